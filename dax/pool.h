@@ -1,0 +1,195 @@
+// The pool: one libpmemobj pool, mapped once, that hands out page runs.
+//
+//   absl::StatusOr<std::unique_ptr<Pool>> pool = Pool::Open("/mnt/pmem/store", PoolOptions());
+//   absl::StatusOr<Run> run = (*pool)->AllocateRun(/*pages=*/512, kMyKind, /*owner=*/7, 2 << 20);
+//   char* bytes = (*pool)->At(run->offset());
+//   ... fill, (*pool)->Flush(bytes, n); (*pool)->Drain();
+//   (*pool)->CommitRun(*run);
+//
+// Definitions
+//   page     4 KiB. Page number = pool offset / 4096. The mapping's base is 2 MiB aligned, so a run
+//            that is naturally aligned by page number is aligned in memory too.
+//   run      contiguous pages: 2^k pages, k = 0..9, aligned to its size; or a multiple of 512 pages
+//            (2 MiB), aligned to 2 MiB.
+//   segment  one large, long-lived libpmemobj object, carved into runs. Segments are never moved.
+//   hole     pages without blocks in the backing file. Pages of no run are holes or spare blocks.
+//   open epoch  a number raised and persisted at each open; stamps of an older epoch are stale.
+//
+// Shapes (PoolOptions::shape)
+//   kDirectory  `path` is a directory: daxkv.set (a poolset with OPTION SINGLEHDR) beside parts/,
+//               where libpmemobj adds a part file whenever the pool grows. The default.
+//   kFixed      `path` is one file of a fixed size, or a device (/dev/dax0.0).
+//
+// Thread safety: all methods may be called from any thread at the same time, except Open, Close and
+// the destructor.
+//
+// Invariants
+//   P1  A run is described by exactly one 8-byte descriptor word, at its first page; the words of
+//       its other pages are zero. Allocation and release commit by storing that word.
+//   P2  Every page of a handed-out run that the caller asked for (`used_bytes`) has its blocks:
+//       storing to it cannot raise SIGBUS for want of space.
+//   P3  A run is in one of three states: free, reserved (handed out, not committed), live. A
+//       reserved run of an older open epoch counts as free: a crash leaks nothing.
+//   P4  A page is punched only while it belongs to no run.
+#ifndef DAXKV_DAX_POOL_H_
+#define DAXKV_DAX_POOL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dax/media.h"
+
+namespace daxkv::dax {
+
+inline constexpr uint64_t kPageSizeBytes = 4096;
+inline constexpr unsigned kPageShift = 12;
+inline constexpr unsigned kHugeOrder = 9;
+inline constexpr uint64_t kHugePages = uint64_t{1} << kHugeOrder;
+// 8 GiB: libpmemobj's largest objects, and so our segments, are a little below 16 GiB.
+inline constexpr uint64_t kMaxRunPages = uint64_t{1} << 21;
+
+enum class PoolShape { kDirectory, kFixed };
+
+struct PoolOptions {
+  bool create_if_missing = true;
+  bool error_if_exists = false;
+  // Used at creation only; an existing pool's shape is read from the path.
+  PoolShape shape = PoolShape::kDirectory;
+  // kFixed, at creation: the file's size, 16 MiB or more; 0 for a device (its whole size).
+  uint64_t fixed_size_bytes = 0;
+  // kDirectory, at creation: the most that the pool may grow to (address space is reserved for it
+  // at each open), 64 MiB..16 TiB.
+  uint64_t max_size_bytes = uint64_t{1} << 40;
+};
+
+// A run of pages. A plain value: it owns nothing.
+struct Run {
+  uint64_t first_page = 0;
+  uint64_t pages = 0;
+  uint8_t kind = 0;    // Of the layer above; 1..255. 0 means: no run.
+  uint16_t owner = 0;  // Free use by the layer above (a size class, a keyspace).
+  bool live = false;   // Committed.
+
+  uint64_t offset() const { return first_page << kPageShift; }
+  uint64_t size_bytes() const { return pages << kPageShift; }
+};
+
+struct PoolStats {
+  uint64_t segments = 0;
+  uint64_t segment_pages = 0;   // Pages that runs can be carved from.
+  uint64_t live_pages = 0;      // In committed runs.
+  uint64_t reserved_pages = 0;  // In runs handed out and not yet committed.
+  uint64_t free_pages = 0;
+  uint64_t free_runs_by_order[kHugeOrder + 1] =
+      {};  // Whole free blocks; order 9 counts 2 MiB ones.
+  uint64_t largest_free_run_pages = 0;
+  uint64_t file_size_bytes = 0;    // Sum of the backing files' lengths.
+  uint64_t file_blocks_bytes = 0;  // What the file system really holds for them (st_blocks).
+};
+
+class Pool {
+ public:
+  // Opens, or creates, the pool at `path`. Costs libpmemobj's own open plus O(segments).
+  //   kNotFound            nothing there and create_if_missing is false
+  //   kAlreadyExists       error_if_exists, and a pool is there
+  //   kFailedPrecondition  another process holds the pool (the message names its pid); `path` is
+  //                        something else than a pool; the format is newer than this program's
+  //   kInvalidArgument     an option out of its range
+  //   kResourceExhausted   no room on the file system, or no address space
+  //   kPermissionDenied    the file system refuses
+  //   kDataLoss            the pool's root or segment table is damaged
+  static absl::StatusOr<std::unique_ptr<Pool>> Open(const std::string& path,
+                                                    const PoolOptions& options);
+  // Closes without marking the pool clean, as a crash would, if Close was not called.
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // Punches the spare blocks of free pages, marks the pool clean (one 8-byte store commits that,
+  // after everything before it is durable) and closes it. Nothing may use the pool afterwards.
+  absl::Status Close();
+
+  const std::string& path() const;
+  PoolShape shape() const;
+  const MediaInfo& media() const;
+  uint32_t format_version() const;
+  // This open's epoch; the first is 1.
+  uint64_t open_epoch() const;
+  // Whether the close before this open was clean (true for a new pool).
+  bool was_clean() const;
+
+  // The address of a pool offset / the offset of an address inside the mapping. No check.
+  char* At(uint64_t offset) const { return base_ + offset; }
+  uint64_t OffsetOf(const void* address) const {
+    return static_cast<uint64_t>(static_cast<const char*>(address) - base_);
+  }
+  // Whether [offset, offset + size_bytes) lies inside the data pages of one segment.
+  bool Contains(uint64_t offset, uint64_t size_bytes) const;
+
+  // kRootAreaSizeBytes bytes for the layer above, zero in a new pool, 64-byte aligned.
+  static constexpr uint64_t kRootAreaSizeBytes = 4096;
+  char* root_area() const;
+
+  // Hands out a free run of at least `pages` pages (rounded up to a power of two, or above 512 to
+  // a multiple of 512), in state reserved, with blocks for its first `used_bytes` (rounded up to
+  // pages). Grows the pool when it must and may. The bytes are unspecified, not zero.
+  //   kResourceExhausted  the pool or the file system is full; nothing changed
+  //   kInvalidArgument    pages 0 or above kMaxRunPages, kind 0, used_bytes above the run
+  absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
+                                  uint64_t used_bytes);
+  // Makes a reserved run live, durably. Commit point: the 8-byte store of its descriptor. A crash
+  // before it: the run is free at the next open; after it: live.
+  absl::Status CommitRun(const Run& run);
+  // Releases a reserved or live run: durably free, then its blocks are punched (a failure to punch
+  // is no error: the blocks stay as spare ones). Commit point: the descriptor's 8-byte store.
+  // The caller has made sure that nobody reads it any more (see Mapping::Truncate).
+  absl::Status ReleaseRun(const Run& run);
+
+  // The run that covers `page`. kNotFound when the page is in no live or reserved run; kDataLoss
+  // when the descriptor words there contradict P1. O(1) on average, lock-free.
+  absl::StatusOr<Run> FindRun(uint64_t page) const;
+  // Calls `visit` for every live run in ascending order until it returns a status that is not OK,
+  // which is then returned. kDataLoss when descriptors contradict P1. Concurrent allocations and
+  // releases may be seen or not.
+  absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
+
+  // Durability. Flush starts writing [address, address + size_bytes) back; Drain waits until all
+  // that this thread flushed is durable, as far as the medium's promise goes: clwb and sfence on
+  // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
+  // neighbouring ranges in one call. Drain's errors (kInternal with the range; EIO) mean that the
+  // data may not be durable.
+  void Flush(const void* address, size_t size_bytes);
+  absl::Status Drain();
+  absl::Status Persist(const void* address, size_t size_bytes) {
+    Flush(address, size_bytes);
+    return Drain();
+  }
+  // Copies into the pool past the cache where that is quicker, and flushes. Drain finishes it.
+  void CopyAndFlush(void* to, const void* from, size_t size_bytes);
+  // Everything stored so far by any thread becomes durable: msync of the whole mapping on
+  // kPageCache, a fence elsewhere.
+  absl::Status Sync();
+
+  // Punches the spare blocks of free pages. Returns the bytes given back. A no-op on devices.
+  absl::StatusOr<uint64_t> Trim();
+
+  // Walks descriptors and files. Costs O(pages / 64).
+  absl::StatusOr<PoolStats> Stats() const;
+
+ private:
+  struct Impl;
+  explicit Pool(std::unique_ptr<Impl> impl);
+
+  char* base_ = nullptr;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace daxkv::dax
+
+#endif  // DAXKV_DAX_POOL_H_
