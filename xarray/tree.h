@@ -1,0 +1,151 @@
+// Tree: the radix tree inside an XArray. Internal to the array and its cursor.
+//
+// The reading half needs an RCU section or the lock; the writing half needs the lock. The writing
+// half never fails: who changes the tree first asks how many nodes that takes, and brings them.
+//
+// How a change becomes visible
+// T1. New nodes are filled privately and appear by one store to the slot (or head) above them.
+// T2. A node leaves in this order: unlink it from above, poison its slots with Retry, give it to
+//     RCU. No path leads to it from then on (rcu.h, R2), and a cursor that still stands in it
+//     starts again from the top.
+// T3. Readers go down only; parent pointers are the writer's. So there is no second path to a node.
+// T4. Marks are cleared before null is published, and united before a larger entry is.
+// T5. A value entry that may be exchanged in place never moves from one slot to another unless by
+// an
+//     atomic exchange: growing takes it out of the head by compare-exchange, and shrinking leaves a
+//     value in its node instead of moving it to the head.
+#ifndef DAXKV_XARRAY_TREE_H_
+#define DAXKV_XARRAY_TREE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "absl/functional/function_ref.h"
+#include "xarray/entry.h"
+#include "xarray/node.h"
+
+namespace daxkv::xarray {
+
+// The three marks. Their meaning is the caller's.
+enum class Mark : uint8_t { k0 = 0, k1 = 1, k2 = 2 };
+
+namespace internal {
+
+// Where an entry is: a tie in a node, or the head (node == nullptr), which is index 0.
+template <unsigned kSlotShift>
+struct Place {
+  Entry entry;
+  Node<kSlotShift>* node = nullptr;
+  unsigned slot = 0;
+  unsigned slots = 1;
+
+  unsigned Order() const;
+  // Given any index that the entry covers.
+  uint64_t First(uint64_t index) const { return index & ~Mask(); }
+  uint64_t Last(uint64_t index) const { return index | Mask(); }
+
+ private:
+  uint64_t Mask() const { return (uint64_t{1} << Order()) - 1; }
+};
+
+template <unsigned kSlotShift>
+class Tree {
+ public:
+  using Node = internal::Node<kSlotShift>;
+  using Place = internal::Place<kSlotShift>;
+  using Reserve = NodeReserve<kSlotShift>;
+  static constexpr unsigned kSlots = Node::kSlots;
+
+  // ---- Reading ----
+
+  // Null; an entry, which then covers index 0 alone; or the top node.
+  Entry Head() const { return Entry::FromRaw(head_.load(std::memory_order_acquire)); }
+  Entry Load(uint64_t index) const;
+  // The entry at `index` and its place; a null entry if there is none.
+  Place Locate(uint64_t index) const;
+  bool Marked(Mark mark) const {
+    return (marks_.load(std::memory_order_acquire) >> static_cast<unsigned>(mark) & 1) != 0;
+  }
+  bool Marked(const Place& place, Mark mark) const;
+  // Replaces a value by a value in place; also without the lock.
+  bool ExchangeInPlace(const Place& place, Entry expected, Entry desired);
+
+  // ---- Writing ----
+
+  // How many nodes Store needs for this block.
+  uint64_t NodesToStore(uint64_t index, unsigned order) const;
+  // Stores a non-null entry (X2). Returns its place, and in *old what `index` had.
+  Place Store(uint64_t index, unsigned order, Entry entry, Reserve& reserve, Entry* old);
+
+  // Removes the entry at `place`; returns the last value it had. With `expected`: only if it has
+  // that value.
+  Entry Erase(const Place& place, std::optional<Entry> expected = std::nullopt);
+  void Clear();
+
+  void SetMark(const Place& place, Mark mark);
+  void ClearMark(const Place& place, Mark mark);
+
+  // How many nodes Split needs; saturates.
+  static uint64_t NodesToSplit(const Place& place, unsigned new_order);
+  // Splits the entry at `place`. False: a piece was null or internal, nothing changed.
+  using Piece = absl::FunctionRef<Entry(uint64_t first)>;
+  bool Split(const Place& place, uint64_t index, unsigned new_order, Piece piece, Reserve& reserve);
+
+ private:
+  static unsigned TopShift(uint64_t last, unsigned shift);
+  void Grow(unsigned top_shift, Reserve& reserve);
+  Place StoreAsHead(uint64_t index, unsigned order, Entry entry, Reserve& reserve, Entry* old);
+  Place StoreInNode(Node* node, uint64_t index, unsigned shift, unsigned slots, Entry entry,
+                    Entry* old);
+  void SweepSlots(Node* node, unsigned slot, unsigned slots, Entry entry);
+  Place MakeChain(unsigned top_shift, unsigned shift, uint64_t index, unsigned slots, Entry entry,
+                  Reserve& reserve, Node** top);
+  Entry MakePieces(unsigned shift, uint64_t first, unsigned new_order, Piece piece, uint8_t marks,
+                   Reserve& reserve);
+  void Unmake(Entry entry, Reserve& reserve);
+  uint8_t MarksAt(const Place& place) const;
+  void ClearMarksAt(const Place& place);
+  void SetMarksAt(const Place& place, uint8_t marks);
+  void Prune(Node* node);
+  void Shrink();
+  static void Poison(Node* node);
+  static void Discard(Node* node);
+
+  std::atomic<uint64_t> head_{0};
+  // Bit m: some entry carries mark m. Written under the lock.
+  std::atomic<uint8_t> marks_{0};
+};
+
+template <unsigned kSlotShift>
+inline Entry Tree<kSlotShift>::Load(uint64_t index) const {
+  for (;;) {
+    Entry entry = Head();
+    if (!entry.is_node()) return index == 0 ? entry : Entry();
+    const Node* node = entry.template node<Node>();
+    if (!node->TopCovers(index)) return Entry();
+    do {
+      const unsigned slot = node->SlotOf(index);
+      entry = node->Load(slot);
+      if (entry.is_sibling()) entry = node->LoadTie(slot);
+      if (!entry.is_internal()) return entry;
+      node = entry.template node<Node>();
+    } while (!entry.is_retry());
+    // The node has left the tree: start again from the top.
+  }
+}
+
+template <unsigned kSlotShift>
+inline unsigned Place<kSlotShift>::Order() const {
+  return (node == nullptr ? 0 : node->shift) + static_cast<unsigned>(__builtin_ctz(slots));
+}
+
+extern template struct Place<3>;
+extern template struct Place<6>;
+extern template class Tree<3>;
+extern template class Tree<6>;
+
+}  // namespace internal
+}  // namespace daxkv::xarray
+
+#endif  // DAXKV_XARRAY_TREE_H_
