@@ -1,0 +1,210 @@
+// daxkv: an embedded, ordered, persistent key-value store on memory-mapped media.
+//
+//   absl::StatusOr<std::unique_ptr<Db>> db = Db::Open("/mnt/pmem/store", Options());
+//   if (!db.ok()) return db.status();
+//   absl::Status put = (*db)->Put("planet", "Saturn");
+//   absl::StatusOr<std::string> value = (*db)->Get("planet");         // A copy.
+//   absl::StatusOr<PinnedValue> pinned = (*db)->Pin("planet");        // The bytes in the pool.
+//   std::unique_ptr<Iterator> it = (*db)->NewIterator();
+//   for (it->Seek("p"); it->Valid(); it->Next()) Use(it->key(), it->value());
+//   absl::Status closed = (*db)->Close();
+//
+// Keys are 1..1024 arbitrary bytes, ordered as unsigned bytes; values are 0..64 MiB.
+//
+// Thread safety: every method of Db from any thread at the same time, except Open, Close and the
+// destructor. An Iterator or PinnedValue belongs to one thread at a time. Readers take no lock and
+// never block writers; writers of different leaves do not block each other. One process at a time
+// may have a store open.
+//
+// Durability: what a returned Put or Delete survives is the medium's promise (Info::media):
+// power loss on kDax and kPageCache (there every Put pays its msyncs; PutGroup shares them), the
+// end of the process on kVolatile. A crash while a call runs leaves it done or not done,
+// never half. A reader may see a value whose Put has not returned yet.
+//
+// Errors: kNotFound no such key; kInvalidArgument a key, value or option out of its range;
+// kResourceExhausted pool or file system full, nothing changed; kDataLoss damage, naming the pool
+// offset; kInternal the medium failed; kFailedPrecondition the store can't be opened like this.
+#ifndef DAXKV_KV_DB_H_
+#define DAXKV_KV_DB_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "dax/media.h"
+#include "dax/pool.h"
+#include "kv/format.h"
+
+namespace daxkv::kv {
+
+struct Options {
+  bool create_if_missing = true;
+  bool error_if_exists = false;
+  // The shape counts at creation: a directory that grows by itself, or one file of fixed_size_bytes
+  // (or a device). An existing store's shape is read from its path.
+  dax::PoolShape shape = dax::PoolShape::kDirectory;
+  // kFixed: the file's size, 16 MiB or more; 0 for a device, which is used whole.
+  uint64_t fixed_size_bytes = 0;
+  // kDirectory: what the store may grow to, 64 MiB..64 TiB. It is address space, not blocks.
+  uint64_t max_size_bytes = uint64_t{1} << 40;
+  // Whether Get, Pin and iterators check each record's CRC32C before they hand it out.
+  bool verify_checksums = true;
+};
+
+// Views of one record, for PutGroup.
+struct KeyValue {
+  std::string_view key;
+  std::string_view value;
+};
+
+// A value in place in the pool. While it lives, the bytes stay mapped and unchanged, whatever
+// happens to the key; the space of its extent is not reclaimed. Move-only. Must not outlive the Db.
+class PinnedValue {
+ public:
+  PinnedValue();
+  PinnedValue(PinnedValue&&) noexcept;
+  PinnedValue& operator=(PinnedValue&&) noexcept;
+  ~PinnedValue();
+  std::string_view value() const { return value_; }
+
+ private:
+  friend class Db;
+  struct Pins;
+  std::unique_ptr<Pins> pins_;
+  std::string_view value_;
+};
+
+struct IteratorOptions {
+  std::string lower_bound;  // Inclusive; empty: none.
+  std::string upper_bound;  // Exclusive; empty: none.
+  bool keys_only = false;   // value() stays empty; values are neither read nor verified.
+};
+
+// Walks forwards in key order. Sees every key that is there throughout, never one twice; a key
+// written or deleted meanwhile is seen or not, and each value seen was current at some moment since
+// the last Seek. key() and value() are good until the next move. Holds copies of at most about
+// 256 KiB of records, or a pin of one larger value; must not outlive the Db.
+class Iterator {
+ public:
+  ~Iterator();
+  void SeekToFirst();
+  // To the first key >= `key` (and >= lower_bound).
+  void Seek(std::string_view key);
+  void Next();  // Requires Valid().
+  // False at the end and after an error; status() tells which.
+  bool Valid() const;
+  const absl::Status& status() const;
+  std::string_view key() const;    // Requires Valid().
+  std::string_view value() const;  // Requires Valid().
+
+ private:
+  friend class Db;
+  struct Impl;
+  explicit Iterator(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct GroupResult {
+  size_t stored = 0;      // Distinct keys written.
+  size_t superseded = 0;  // Records not written, as a later one of the group has the same key.
+  uint64_t replaced = 0;  // Stored keys that existed before.
+};
+
+struct CompactionResult {
+  uint64_t extents_freed = 0;
+  uint64_t size_bytes_freed = 0;    // Of page runs released.
+  uint64_t extents_pinned = 0;      // Empty, but held by a pin.
+  uint64_t trimmed_size_bytes = 0;  // Spare blocks given back besides.
+};
+
+struct CheckReport {
+  uint64_t records = 0, nodes = 0, fences = 0, extents = 0, slots = 0;
+  uint64_t record_size_bytes = 0;      // Keys and values.
+  bool recovered_after_crash = false;  // Extents had to be derived anew.
+  std::vector<std::string> faults;     // Empty: clean. One line each, at most 1000.
+};
+
+struct Info {
+  std::string path;
+  dax::PoolShape shape = dax::PoolShape::kDirectory;
+  dax::MediaInfo media;
+  uint32_t format_version = 0;
+  uint64_t open_epoch = 0;
+  bool was_clean = true;  // The close before this open.
+  uint64_t records = 0;
+  uint64_t key_value_size_bytes = 0;  // 0 unless asked for: it reads every record's header.
+  uint64_t leaves = 0, inner_nodes = 0;
+  unsigned index_height = 0;
+  uint64_t index_view_size_bytes = 0;  // DRAM.
+  uint64_t slab_size_bytes = 0, large_size_bytes = 0;
+  uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
+  dax::PoolStats pool;
+};
+
+class Db {
+ public:
+  // Opens or creates the store. Constant time: libpmemobj's own open plus a few page touches,
+  // after a crash too; what a crash left is finished when it is first met. Statuses of
+  // dax::Pool::Open; kFailedPrecondition too when the pool belongs to another program or a newer
+  // format.
+  static absl::StatusOr<std::unique_ptr<Db>> Open(const std::string& path, const Options& options);
+  // As a crash would, if Close was not called.
+  ~Db();
+  // Saves what makes the next open's first writes quick, and closes. Iterators and pins must be
+  // gone. Every later call returns kFailedPrecondition.
+  absl::Status Close();
+
+  // Stores `value` under `key`, in place of what was there. Durable on return.
+  //   kInvalidArgument, kResourceExhausted, kDataLoss, kInternal; nothing changed, except that
+  //   after kInternal the new value may be there without being durable.
+  absl::Status Put(std::string_view key, std::string_view value);
+  // Puts many records with a few waits for the medium in all. Each is atomic by itself, the group
+  // is not: on an error (statuses of Put; the message says how many were stored) any of them may
+  // have been stored. Keys in any order; a key met twice keeps the last. Every key and value is
+  // checked before the first is written. The views must stay good until the call returns.
+  absl::StatusOr<GroupResult> PutGroup(absl::Span<const KeyValue> records);
+
+  // A copy of the value. kNotFound, kInvalidArgument, kDataLoss; kResourceExhausted without memory.
+  absl::StatusOr<std::string> Get(std::string_view key) const;
+  // The same into *value, whose capacity is reused.
+  absl::Status Get(std::string_view key, std::string* value) const;
+  // The value where it lies, without a copy. Statuses of Get. Costs two atomic operations more
+  // than a Get of a short value, and nothing for each byte (with verify_checksums a read of each).
+  absl::StatusOr<PinnedValue> Pin(std::string_view key) const;
+  // OK or kNotFound; kInvalidArgument, kDataLoss. The value is neither read nor verified.
+  absl::Status Contains(std::string_view key) const;
+  // Durable on return, never needs space. kNotFound when there is none; kInvalidArgument,
+  // kDataLoss, kInternal as of Put.
+  absl::Status Delete(std::string_view key);
+
+  std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const;
+
+  // Everything acknowledged so far becomes as durable as the medium can make it.
+  absl::Status Sync();
+  // Gives wholly empty extents and spare blocks back to the file system. Waits for pins up to
+  // `deadline`; extents still pinned then are left.
+  absl::StatusOr<CompactionResult> Compact(absl::Time deadline = absl::InfinitePast());
+  // Walks and verifies everything. No writer may run meanwhile. An unclean pool is recovered
+  // first, so what is reported is damage or a leak. The status is OK also when faults were found
+  // (see faults); it is an error only when the walk could not be done.
+  absl::StatusOr<CheckReport> Check() const;
+  // With `count_bytes`, reads every record's header.
+  absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
+
+ private:
+  struct Impl;
+  explicit Db(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_DB_H_

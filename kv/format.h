@@ -1,0 +1,176 @@
+// What daxkv keeps in the pool, to the byte. All fields are little-endian and of fixed width.
+//
+// An *address* is a pool offset below 2^48. It names a slot: the place of a record or of a node.
+// Slots lie in slab extents (many slots of one size class) or alone in a large run.
+//
+//   Superblock   in the pool's root area; where the index begins
+//   Extent       a committed run of kind kSlabRun or kLargeRun, beginning with an ExtentHeader
+//   Record       a key and its value, written once and never changed; see RecordHeader
+//   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
+//                address of the leaf whose low fence it is
+//   Node         a leaf or an inner node of the B-link tree; see NodeHeader
+#ifndef DAXKV_KV_FORMAT_H_
+#define DAXKV_KV_FORMAT_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace daxkv::kv {
+
+using Address = uint64_t;
+inline constexpr Address kNullAddress = 0;
+inline constexpr uint64_t kAddressMask = (uint64_t{1} << 48) - 1;
+
+inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint64_t kMaxKeySizeBytes = 1024;
+inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{64} << 20;
+
+// Kinds of pool runs (dax::Run::kind). For slab runs dax::Run::owner is the size class.
+enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
+
+// ---- Superblock: 64 bytes at the start of dax::Pool::root_area() ----------------------------
+//
+//   offset size
+//        0    8  magic "DAXKV\0SB"
+//        8    4  format version
+//       12    4  CRC32C of bytes 0..11, seed 0
+//       16    8  root: address of the root node in bits 0..47, its level in bits 48..55.
+//                Replaced by one 8-byte store when the tree grows a level.
+//       24    8  last sequence number given out, valid after a clean close only
+//       32   32  zero
+struct Superblock {
+  uint64_t magic;
+  uint32_t format_version;
+  uint32_t checksum;
+  uint64_t root;
+  uint64_t last_sequence;
+  uint64_t reserved[4];
+};
+inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0SB"
+static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16);
+
+// ---- Record -----------------------------------------------------------------------------------
+//
+//   offset size
+//        0    4  CRC32C of bytes 4..end of value, seed = low 32 bits of the record's address:
+//                a record at a wrong place does not verify
+//        4    4  value size in bytes
+//        8    8  sequence number: grows with every version of a key
+//       16    2  key size in bytes, 1..1024
+//       18    1  kind (RecordKind)
+//       19    5  zero
+//       24       key, then value
+//
+// A record exists for readers once an index slot holds its address; it is complete and flushed
+// before that. Its slot is reused only after it was unlinked, an RCU grace period has passed and
+// its extent has no pin.
+struct RecordHeader {
+  uint32_t checksum;
+  uint32_t value_size_bytes;
+  uint64_t sequence;
+  uint16_t key_size_bytes;
+  uint8_t kind;
+  uint8_t reserved[5];
+};
+enum RecordKind : uint8_t { kValueRecord = 1, kFenceRecord = 2 };
+static_assert(sizeof(RecordHeader) == 24 && offsetof(RecordHeader, sequence) == 8 &&
+              offsetof(RecordHeader, key_size_bytes) == 16);
+
+// ---- Node -------------------------------------------------------------------------------------
+//
+// Leaf: 1024 bytes; header line, then 15 lines of eight slots.
+// Inner: 2048 bytes; header line, then 248 child slots.
+//
+//   offset size
+//        0    4  magic "DKLF" (leaf) or "DKIN" (inner)
+//        4    1  node format version (1)
+//        5    1  level: 0 for a leaf
+//        6    2  zero
+//        8    8  own address
+//       16    8  low fence: address of a kFence record, 0 for the leftmost node of its level. Never
+//                changes. The node holds keys >= its low fence and < its right neighbour's.
+//       24    4  CRC32C of bytes 0..23, seed 0
+//       28    4  zero
+//       32    8  next: address of the right neighbour, 0 for the last one. Bit 0 (kSplitUnfinished)
+//                says that slots which moved to the neighbour may still be here; they count as
+//                absent. Storing this word commits a split.
+//       40    8  volatile: open epoch in which the volatile words below were set up
+//       48    8  volatile: version (lock bit, split count)
+//       56    8  volatile: overflow bits of a leaf's lines
+//       64       slots, 8 bytes each; 0 = empty
+//
+// A leaf's slot: bits 0..47 the record's address, bits 48..63 the key's tag. A key with tag t has
+// its home in line (t * 15) >> 16 and lies there or in one of the next kProbeLines - 1 lines
+// (cyclic). Insert, update and delete commit by storing the slot.
+// An inner node's slot: the address of a child. Slots are in no order: the low fence of the child
+// says where it belongs.
+struct NodeHeader {
+  uint32_t magic;
+  uint8_t version;
+  uint8_t level;
+  uint16_t reserved0;
+  Address self;
+  Address low_fence;
+  uint32_t checksum;
+  uint32_t reserved1;
+  uint64_t next;
+  uint64_t volatile_epoch;
+  uint64_t volatile_version;
+  uint64_t volatile_overflow;
+};
+inline constexpr uint32_t kLeafMagic = 0x464c'4b44;   // "DKLF"
+inline constexpr uint32_t kInnerMagic = 0x4e49'4b44;  // "DKIN"
+inline constexpr uint8_t kNodeVersion = 1;
+inline constexpr uint64_t kSplitUnfinished = 1;
+inline constexpr uint64_t kLeafSizeBytes = 1024;
+inline constexpr uint64_t kInnerSizeBytes = 2048;
+inline constexpr unsigned kSlotsPerLine = 8;
+inline constexpr unsigned kLeafLines = 15;
+inline constexpr unsigned kLeafSlots = kLeafLines * kSlotsPerLine;
+inline constexpr unsigned kInnerSlots = (kInnerSizeBytes - 64) / 8;
+inline constexpr unsigned kProbeLines = 4;
+static_assert(sizeof(NodeHeader) == 64 && offsetof(NodeHeader, next) == 32 &&
+              offsetof(NodeHeader, volatile_epoch) == 40);
+static_assert(kLeafSizeBytes == 64 + kLeafSlots * 8 && kInnerSlots == 248);
+
+// ---- Extent -----------------------------------------------------------------------------------
+//
+// A slab extent is one run: header, free map, slots. A large extent is one run: header, then one
+// record at offset 64.
+//
+//   offset size
+//        0    4  magic "DKSX" (slab) or "DKLX" (large)
+//        4    2  extent format version (1)
+//        6    2  size class (slab), 0 (large)
+//        8    8  own address
+//       16    4  slot size in bytes (slab), 0 (large)
+//       20    4  slot count (slab), 1 (large)
+//       24    4  offset of the first slot in the extent
+//       28    4  CRC32C of bytes 0..27, seed 0
+//       32    8  map state: 0 = the map is not valid (a crash happened since slots came or went);
+//                otherwise bits 0..31 the CRC32C of the map, bit 32 set. Storing this word is what
+//                makes a saved map valid (at a clean close) or invalid (before the first change
+//                after that).
+//       40   24  zero
+//       64       map (slab): one bit a slot, 1 = used; ceil(slot count / 64) words
+struct ExtentHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t size_class;
+  Address self;
+  uint32_t slot_size_bytes;
+  uint32_t slot_count;
+  uint32_t first_slot_offset;
+  uint32_t checksum;
+  uint64_t map_state;
+  uint64_t reserved[3];
+};
+inline constexpr uint32_t kSlabMagic = 0x5853'4b44;   // "DKSX"
+inline constexpr uint32_t kLargeMagic = 0x584c'4b44;  // "DKLX"
+inline constexpr uint16_t kExtentVersion = 1;
+inline constexpr uint64_t kLargeRecordOffset = 64;
+static_assert(sizeof(ExtentHeader) == 64 && offsetof(ExtentHeader, map_state) == 32);
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_FORMAT_H_
