@@ -185,6 +185,10 @@ class Db {
   // kDataLoss, kInternal as of Put.
   absl::Status Delete(std::string_view key);
 
+  // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
+  // over. Keys in any order. GroupResult::replaced counts those that existed.
+  absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
+
   std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const;
 
   // Everything acknowledged so far becomes as durable as the medium can make it.
