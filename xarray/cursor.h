@@ -30,9 +30,10 @@
 //   }
 //
 // Invariants
-// C1. A cursor's position is valid inside one read section, or while the lock is held. Before the
-//     section ends or the lock drops, Pause() (go on behind the current entry) or Reset() (look at
-//     the same index again).
+// C1. A cursor's position is valid inside one read section, or while the lock is held and nobody
+// but
+//     this cursor changes the array. When that ends, Pause() (go on behind the current entry) or
+//     Reset() (look at the same index again) before the next call.
 // C2. index() is where the caller looks: Find moves it forwards to the first index, at or behind
 // its
 //     old place, that the found entry covers. first()..last() is the whole entry. Marked and
@@ -110,6 +111,7 @@ class BasicCursor {
   Entry FindMarked(uint64_t last, Mark mark);
   Entry FindNextMarked(uint64_t last, Mark mark);
   // The first entry that overlaps the block of SetOrder around index(); null: the block is free.
+  // index() stays in the block, so Store works on the same one.
   Entry FindConflict();
   // The next such entry behind the current one.
   Entry NextConflict();
@@ -171,6 +173,7 @@ class BasicCursor {
   friend class BasicXArray<kSlotShift>;
   using Tree = internal::Tree<kSlotShift>;
   using Node = internal::Node<kSlotShift>;
+  using Tie = internal::Tie;
   using Place = internal::Place<kSlotShift>;
   static constexpr int kUnmarked = -1;  // any entry will do, marked or not
 
@@ -183,6 +186,7 @@ class BasicCursor {
   Entry SearchNext(uint64_t last, int mark);
   bool SearchBelow(Node* node, uint64_t* index, uint64_t last, int mark, Entry* found);
   absl::Status CheckStore(Entry entry) const;
+  absl::Status NeedNodes(uint64_t nodes);
   Entry EraseBlock();
 
   Tree* tree_;

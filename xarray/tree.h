@@ -96,8 +96,7 @@ class Tree {
   static unsigned TopShift(uint64_t last, unsigned shift);
   void Grow(unsigned top_shift, Reserve& reserve);
   Place StoreAsHead(uint64_t index, unsigned order, Entry entry, Reserve& reserve, Entry* old);
-  Place StoreInNode(Node* node, uint64_t index, unsigned shift, unsigned slots, Entry entry,
-                    Entry* old);
+  Place StoreInNode(Node* node, uint64_t index, unsigned slots, Entry entry, Entry* old);
   void SweepSlots(Node* node, unsigned slot, unsigned slots, Entry entry);
   Place MakeChain(unsigned top_shift, unsigned shift, uint64_t index, unsigned slots, Entry entry,
                   Reserve& reserve, Node** top);

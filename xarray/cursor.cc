@@ -1,0 +1,309 @@
+#include "xarray/cursor.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace daxkv::xarray {
+namespace {
+
+// The next slot at or behind `slot` that may hold what a search wants; kSlots if none.
+template <typename Node>
+unsigned NextSlot(const Node& node, unsigned slot, int mark) {
+  if (mark < 0) {
+    while (slot < Node::kSlots && node.Load(slot).is_null()) ++slot;
+    return slot;
+  }
+  // In the middle of a tie the mark is at the canonical slot, further back.
+  if (node.Load(slot).is_sibling()) return slot;
+  const uint64_t bits = node.marks[mark].load(std::memory_order_acquire) >> slot;
+  return bits == 0 ? Node::kSlots : slot + static_cast<unsigned>(__builtin_ctzll(bits));
+}
+
+}  // namespace
+
+// ---- Reading ----
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Arrive(const Place& place, uint64_t index) {
+  current_ = place;
+  index_ = index;
+  const uint64_t last = place.Last(index);
+  at_end_ = last == UINT64_MAX;
+  next_ = last + 1;
+  return place.entry;
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::NotFound(uint64_t last) {
+  Forget();
+  at_end_ = last == UINT64_MAX;
+  next_ = last + 1;
+  return Entry();
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Load() {
+  const Place place = tree_->Locate(index_);
+  return place.entry ? Arrive(place, index_) : NotFound(index_);
+}
+
+// Searches [index, last] from the top of the tree.
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Search(uint64_t index, uint64_t last, int mark) {
+  while (index <= last) {
+    const Entry head = tree_->Head();
+    if (!head.is_node()) {
+      const bool marked = mark < 0 || tree_->Marked(static_cast<Mark>(mark));
+      return index == 0 && head && marked ? Arrive({head}, 0) : NotFound(last);
+    }
+    Node* top = head.template node<Node>();
+    if (!top->TopCovers(index)) return NotFound(last);
+    Entry found;
+    if (SearchBelow(top, &index, last, mark, &found)) return found;
+  }
+  return NotFound(last);
+}
+
+// Searches [*index, last] in `node` and below. True: finished, with or without a find. False: go on
+// from the top at *index, for this path has no more, or `node` has left the tree.
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::SearchBelow(Node* node, uint64_t* index, uint64_t last, int mark,
+                                          Entry* found) {
+  for (;;) {
+    const unsigned slot = NextSlot(*node, node->SlotOf(*index), mark);
+    uint64_t passed;  // the last index that is known not to hold what we want
+    if (slot < Node::kSlots) {
+      *index = std::max(*index, node->SlotFirst(*index, slot));
+      if (*index > last) break;
+      const Tie tie = node->ReadTie(slot);
+      if (tie.entry.is_retry()) return false;
+      if (tie.entry.is_node()) {
+        node = tie.entry.template node<Node>();
+        continue;
+      }
+      const Place place{tie.entry, node, tie.slot, tie.slots};
+      const bool wanted = mark < 0 || tree_->Marked(place, static_cast<Mark>(mark));
+      if (tie.entry && wanted) {
+        *found = Arrive(place, *index);
+        return true;
+      }
+      // Unmarked, or erased or unmarked since.
+      passed = place.Last(*index);
+    } else {
+      passed = node->LastIndex(*index);
+    }
+    if (passed >= last) break;
+    const bool leaves_node = passed == node->LastIndex(*index);
+    *index = passed + 1;
+    if (leaves_node) return false;
+  }
+  *found = NotFound(last);
+  return true;
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::SearchNext(uint64_t last, int mark) {
+  if (at_end_ || next_ > last) {
+    Forget();
+    return Entry();
+  }
+  uint64_t index = next_;
+  Node* node = current_.node;
+  // Mostly the next entry is in the same node.
+  if (current() && node != nullptr && current_.slot + current_.slots < Node::kSlots) {
+    Entry found;
+    if (SearchBelow(node, &index, last, mark, &found)) return found;
+  }
+  return Search(index, last, mark);
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Find(uint64_t last) {
+  return Search(index_, last, kUnmarked);
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::FindNext(uint64_t last) {
+  return SearchNext(last, kUnmarked);
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::FindMarked(uint64_t last, Mark mark) {
+  return Search(index_, last, static_cast<int>(mark));
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::FindNextMarked(uint64_t last, Mark mark) {
+  return SearchNext(last, static_cast<int>(mark));
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::FindConflict() {
+  const uint64_t mask = (uint64_t{1} << store_order_) - 1;
+  return Search(index_ & ~mask, index_ | mask, kUnmarked);
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::NextConflict() {
+  const uint64_t mask = (uint64_t{1} << store_order_) - 1;
+  return SearchNext(index_ | mask, kUnmarked);
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Next() {
+  if (index_ == UINT64_MAX) return NotFound(UINT64_MAX);
+  Set(index_ + 1);
+  return Load();
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Prev() {
+  if (index_ == 0) {
+    Set(0);
+    return Entry();
+  }
+  Set(index_ - 1);
+  return Load();
+}
+
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::GetMark(Mark mark) {
+  if (!current()) Load();
+  return tree_->Marked(current_, mark);
+}
+
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::CompareExchangeInPlace(Entry expected, Entry desired) {
+  if (!expected.is_value() || !desired.is_value()) return false;
+  if (!current() && !Load()) return false;
+  if (!tree_->ExchangeInPlace(current_, expected, desired)) return false;
+  current_.entry = desired;
+  return true;
+}
+
+// ---- Changing ----
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::CheckStore(Entry entry) const {
+  if (store_order_ > kMaxOrder) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("order ", store_order_, " is above ", kMaxOrder, ", the largest"));
+  }
+  if (entry.is_internal()) {
+    return absl::InvalidArgumentError(
+        "the entry has the bit pattern of the array's own entries; pointers must be aligned to 4");
+  }
+  return absl::OkStatus();
+}
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::NeedNodes(uint64_t nodes) {
+  nodes_wanted_ = nodes;
+  if (nodes <= reserve_.size()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "index ", index_, " needs ", nodes - reserve_.size(), " more tree nodes: call Reserve()"));
+}
+
+template <unsigned kSlotShift>
+absl::StatusOr<Entry> BasicCursor<kSlotShift>::Store(Entry entry) {
+  if (absl::Status status = CheckStore(entry); !status.ok()) return status;
+  if (entry.is_null()) return EraseBlock();
+  absl::Status status = NeedNodes(tree_->NodesToStore(index_, store_order_));
+  if (!status.ok()) return status;
+  Entry old;
+  const Place place = tree_->Store(index_, store_order_, entry, reserve_, &old);
+  nodes_wanted_ = 0;
+  Arrive(place, index_);
+  return old;
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::EraseBlock() {
+  const uint64_t index = index_;
+  const uint64_t mask = (uint64_t{1} << store_order_) - 1;
+  Entry old;
+  Forget();
+  for (Entry entry = FindConflict(); entry; entry = SearchNext(index | mask, kUnmarked)) {
+    const bool covers = first() <= index && index <= last();
+    const Entry erased = tree_->Erase(current_);
+    if (covers) old = erased;
+    Forget();  // its node may be gone
+  }
+  Set(index);
+  return old;
+}
+
+template <unsigned kSlotShift>
+absl::StatusOr<Entry> BasicCursor<kSlotShift>::CompareExchange(Entry expected, Entry desired) {
+  if (absl::Status status = CheckStore(desired); !status.ok()) return status;
+  for (;;) {
+    const Entry found = Load();
+    if (found != expected) return found;
+    if (found.is_null()) return desired.is_null() ? Entry() : Store(desired);
+    if (desired.is_null()) {
+      const Entry erased = tree_->Erase(current_, expected);
+      if (erased == expected) Forget();
+      if (erased == expected) return erased;
+    } else if (tree_->ExchangeInPlace(current_, expected, desired)) {
+      current_.entry = desired;
+      return found;
+    }
+    // An in-place exchange came between: look again.
+  }
+}
+
+template <unsigned kSlotShift>
+Entry BasicCursor<kSlotShift>::Erase() {
+  if (!current() && !Load()) return Entry();
+  const Entry erased = tree_->Erase(current_);
+  Forget();  // its node may be gone; next_ stays behind it
+  return erased;
+}
+
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::SetMark(Mark mark) {
+  if (!current() && !Load()) return false;
+  tree_->SetMark(current_, mark);
+  return true;
+}
+
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::ClearMark(Mark mark) {
+  if (!current() && !Load()) return false;
+  tree_->ClearMark(current_, mark);
+  return true;
+}
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
+  const Place place = tree_->Locate(index_);
+  if (place.entry.is_null()) {
+    return absl::NotFoundError(absl::StrCat("index ", index_, " holds no entry to split"));
+  }
+  if (place.Order() <= new_order) {
+    return absl::InvalidArgumentError(absl::StrCat("the entry at index ", index_, " has order ",
+                                                   place.Order(), ", not above ", new_order));
+  }
+  absl::Status status = NeedNodes(Tree::NodesToSplit(place, new_order));
+  if (!status.ok()) return status;
+  if (!tree_->Split(place, index_, new_order, piece, reserve_)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a piece of the entry at index ", index_, " is null or internal"));
+  }
+  nodes_wanted_ = 0;
+  Load();
+  return absl::OkStatus();
+}
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::Reserve() {
+  if (reserve_.FillTo(nodes_wanted_)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no memory for ", nodes_wanted_, " tree nodes of ", sizeof(Node), " bytes"));
+}
+
+template class BasicCursor<3>;
+template class BasicCursor<6>;
+
+}  // namespace daxkv::xarray

@@ -1,0 +1,494 @@
+#include "xarray/tree.h"
+
+namespace daxkv::xarray::internal {
+namespace {
+
+constexpr uint64_t AlignDown(uint64_t index, unsigned order) {
+  return index & ~((uint64_t{1} << order) - 1);
+}
+constexpr uint64_t BlockLast(uint64_t index, unsigned order) {
+  return index | ((uint64_t{1} << order) - 1);
+}
+
+// The shift of the nodes whose slots, or ties of slots, hold entries of an order.
+template <unsigned kSlotShift>
+constexpr unsigned ShiftFor(unsigned order) {
+  return order / kSlotShift * kSlotShift;
+}
+
+// `slots` bits from `slot` on.
+constexpr uint64_t SlotBits(unsigned slot, unsigned slots) {
+  return (slots == 64 ? UINT64_MAX : (uint64_t{1} << slots) - 1) << slot;
+}
+
+// Publishes a tie so that no reader meets a sibling before its canonical slot.
+template <typename Node>
+void PublishTie(Node* node, unsigned slot, unsigned slots, Entry entry) {
+  node->Publish(slot, entry);
+  for (unsigned i = 1; i < slots; ++i) node->Publish(slot + i, Entry::Sibling(slot, slots));
+}
+
+}  // namespace
+
+// ---- Reading ----
+
+template <unsigned kSlotShift>
+auto Tree<kSlotShift>::Locate(uint64_t index) const -> Place {
+  for (;;) {
+    Entry entry = Head();
+    if (!entry.is_node()) return {index == 0 ? entry : Entry()};
+    Node* node = entry.template node<Node>();
+    if (!node->TopCovers(index)) return {};
+    for (;;) {
+      const Tie tie = node->ReadTie(node->SlotOf(index));
+      if (tie.entry.is_retry()) break;
+      if (!tie.entry.is_node()) return {tie.entry, node, tie.slot, tie.slots};
+      node = tie.entry.template node<Node>();
+    }
+  }
+}
+
+template <unsigned kSlotShift>
+bool Tree<kSlotShift>::Marked(const Place& place, Mark mark) const {
+  if (place.entry.is_null()) return false;
+  if (place.node == nullptr) return Marked(mark);
+  return place.node->Marked(static_cast<unsigned>(mark), place.slot);
+}
+
+template <unsigned kSlotShift>
+bool Tree<kSlotShift>::ExchangeInPlace(const Place& place, Entry expected, Entry desired) {
+  std::atomic<uint64_t>& word = place.node == nullptr ? head_ : place.node->slots[place.slot];
+  uint64_t raw = expected.raw();
+  // Acquire and release: who finds `desired` sees what this thread did before, and conversely.
+  return word.compare_exchange_strong(raw, desired.raw(), std::memory_order_acq_rel,
+                                      std::memory_order_relaxed);
+}
+
+// ---- Storing ----
+
+// The shift of the lowest top node that covers indices up to `last` and is no lower than `shift`.
+template <unsigned kSlotShift>
+unsigned Tree<kSlotShift>::TopShift(uint64_t last, unsigned shift) {
+  while (last >> shift > Node::kSlotMask) shift += kSlotShift;
+  return shift;
+}
+
+template <unsigned kSlotShift>
+uint64_t Tree<kSlotShift>::NodesToStore(uint64_t index, unsigned order) const {
+  const unsigned shift = ShiftFor<kSlotShift>(order);
+  const unsigned top_shift = TopShift(BlockLast(index, order), shift);
+  const uint64_t chain = (top_shift - shift) / kSlotShift;  // nodes below a new top
+  const Entry head = Head();
+  if (!head.is_node()) {
+    const bool at_zero = AlignDown(index, order) == 0;
+    if (at_zero && order == 0) return 0;
+    if (at_zero || head.is_null()) return chain + 1;
+    return top_shift / kSlotShift + 1 + chain;
+  }
+  const Node* node = head.template node<Node>();
+  if (top_shift > node->shift) return (top_shift - node->shift) / kSlotShift + chain;
+  while (node->shift > shift) {
+    const Entry entry = node->Load(node->SlotOf(index));
+    if (entry.is_null()) return (node->shift - shift) / kSlotShift;
+    if (!entry.is_node()) return 0;
+    node = entry.template node<Node>();
+  }
+  return 0;
+}
+
+template <unsigned kSlotShift>
+auto Tree<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry, Reserve& reserve,
+                             Entry* old) -> Place {
+  const unsigned shift = ShiftFor<kSlotShift>(order);
+  const unsigned slots = 1u << (order - shift);
+  const Entry head = Head();
+  const bool at_zero = AlignDown(index, order) == 0;
+  if (!head.is_node() && (at_zero || head.is_null())) {
+    return StoreAsHead(index, order, entry, reserve, old);
+  }
+  Grow(TopShift(BlockLast(index, order), shift), reserve);
+
+  Node* node = Head().template node<Node>();
+  while (node->shift > shift) {
+    const Tie tie = node->ReadTie(node->SlotOf(index));
+    if (tie.entry.is_node()) {
+      node = tie.entry.template node<Node>();
+    } else if (tie.entry.is_null()) {
+      Node* top = nullptr;
+      const Place place =
+          MakeChain(node->shift - kSlotShift, shift, index, slots, entry, reserve, &top);
+      top->parent = node;
+      top->parent_slot = static_cast<uint8_t>(tie.slot);
+      ++node->count;
+      node->Publish(tie.slot, Entry::Node(top));
+      *old = Entry();
+      return place;
+    } else {  // a larger entry: replaced as a whole
+      *old = node->Exchange(tie.slot, entry);
+      return {entry, node, tie.slot, tie.slots};
+    }
+  }
+  return StoreInNode(node, index, slots, entry, old);
+}
+
+// No node is there, and what is in the head, if anything, is inside the block.
+template <unsigned kSlotShift>
+auto Tree<kSlotShift>::StoreAsHead(uint64_t index, unsigned order, Entry entry, Reserve& reserve,
+                                   Entry* old) -> Place {
+  const unsigned shift = ShiftFor<kSlotShift>(order);
+  Place place{entry};
+  Entry head = entry;
+  if (order > 0 || index != 0) {
+    Node* top = nullptr;
+    place = MakeChain(TopShift(BlockLast(index, order), shift), shift, index, 1u << (order - shift),
+                      entry, reserve, &top);
+    SetMarksAt(place, marks_.load(std::memory_order_relaxed));
+    head = Entry::Node(top);
+  }
+  const Entry before = Entry::FromRaw(head_.exchange(head.raw(), std::memory_order_acq_rel));
+  *old = index == 0 ? before : Entry();
+  return place;
+}
+
+// The block lies in slots of this node, or inside a larger tie of it.
+template <unsigned kSlotShift>
+auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, Entry entry,
+                                   Entry* old) -> Place {
+  const unsigned slot = node->SlotOf(index) & ~(slots - 1);
+  const Tie tie = node->ReadTie(slot);
+  const bool present = !tie.entry.is_null() && !tie.entry.is_node();
+  if (present && tie.slots >= slots) {
+    *old = node->Exchange(tie.slot, entry);
+    return {entry, node, tie.slot, tie.slots};
+  }
+  if (tie.entry.is_null() && slots == 1) {
+    *old = Entry();
+    ++node->count;
+    node->Publish(slot, entry);
+  } else {
+    *old = Locate(index).entry;
+    SweepSlots(node, slot, slots, entry);
+  }
+  return {entry, node, slot, slots};
+}
+
+// Lays a tie over slots, whatever they hold.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::SweepSlots(Node* node, unsigned slot, unsigned slots, Entry entry) {
+  Node* swept[kSlots];
+  unsigned swept_nodes = 0;
+  for (unsigned i = slot; i < slot + slots; ++i) {
+    const Entry before = node->Load(i);
+    if (before.is_null()) ++node->count;
+    if (before.is_node()) swept[swept_nodes++] = before.template node<Node>();
+  }
+  const uint64_t bits = SlotBits(slot, slots);
+  const uint64_t canonical = SlotBits(slot, 1);
+  for (unsigned mark = 0; mark < kMarks; ++mark) {
+    if (node->marks[mark].load(std::memory_order_relaxed) & bits) {
+      node->SetMarkBits(mark, canonical);
+    }
+  }
+  node->BeginTies();
+  PublishTie(node, slot, slots, entry);
+  node->EndTies();
+  for (unsigned mark = 0; mark < kMarks; ++mark) node->ClearMarkBits(mark, bits & ~canonical);
+  for (unsigned i = 0; i < swept_nodes; ++i) Discard(swept[i]);
+}
+
+// Builds a path of new nodes, with shifts from `top_shift` down to `shift`, to a new entry.
+template <unsigned kSlotShift>
+auto Tree<kSlotShift>::MakeChain(unsigned top_shift, unsigned shift, uint64_t index, unsigned slots,
+                                 Entry entry, Reserve& reserve, Node** top) -> Place {
+  Node* node = reserve.Take(shift);
+  const Place place{entry, node, node->SlotOf(index) & ~(slots - 1), slots};
+  PublishTie(node, place.slot, slots, entry);
+  node->count = static_cast<uint8_t>(slots);
+  while (node->shift < top_shift) {
+    Node* above = reserve.Take(node->shift + kSlotShift);
+    node->parent = above;
+    node->parent_slot = static_cast<uint8_t>(above->SlotOf(index));
+    above->Publish(node->parent_slot, Entry::Node(node));
+    above->count = 1;
+    node = above;
+  }
+  *top = node;
+  return place;
+}
+
+// Puts nodes on top until the top has `top_shift`.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Grow(unsigned top_shift, Reserve& reserve) {
+  for (;;) {
+    Entry head = Head();
+    Node* below = head.is_node() ? head.template node<Node>() : nullptr;
+    if (below != nullptr && below->shift >= top_shift) return;
+    Node* top = reserve.Take(below == nullptr ? 0 : below->shift + kSlotShift);
+    top->count = 1;
+    for (unsigned mark = 0; mark < kMarks; ++mark) {
+      if (Marked(static_cast<Mark>(mark))) top->SetMarkBits(mark, 1);
+    }
+    if (below != nullptr) {
+      below->parent = top;
+      below->parent_slot = 0;
+    }
+    // T5: an in-place exchange may change an entry in the head until this one succeeds.
+    uint64_t raw = head.raw();
+    do {
+      top->Publish(0, Entry::FromRaw(raw));
+    } while (!head_.compare_exchange_weak(raw, Entry::Node(top).raw(), std::memory_order_acq_rel,
+                                          std::memory_order_acquire));
+  }
+}
+
+// ---- Erasing ----
+
+template <unsigned kSlotShift>
+Entry Tree<kSlotShift>::Erase(const Place& place, std::optional<Entry> expected) {
+  const uint8_t marks = MarksAt(place);
+  ClearMarksAt(place);  // T4
+  Node* node = place.node;
+  std::atomic<uint64_t>& word = node == nullptr ? head_ : node->slots[place.slot];
+  if (node != nullptr && place.slots > 1) node->BeginTies();
+  uint64_t raw = place.entry.raw();
+  bool erased = true;
+  if (expected.has_value()) {
+    raw = expected->raw();
+    erased =
+        word.compare_exchange_strong(raw, 0, std::memory_order_acq_rel, std::memory_order_acquire);
+  } else {
+    raw = word.exchange(0, std::memory_order_acq_rel);
+  }
+  if (node != nullptr && place.slots > 1) {
+    for (unsigned i = 1; erased && i < place.slots; ++i) node->Publish(place.slot + i, Entry());
+    node->EndTies();
+  }
+  if (!erased) {
+    SetMarksAt(place, marks);
+  } else if (node != nullptr) {
+    node->count = static_cast<uint8_t>(node->count - place.slots);
+    Prune(node);
+    Shrink();
+  }
+  return Entry::FromRaw(raw);
+}
+
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Clear() {
+  marks_.store(0, std::memory_order_release);
+  const Entry head = Entry::FromRaw(head_.exchange(0, std::memory_order_acq_rel));
+  if (head.is_node()) Discard(head.template node<Node>());
+}
+
+// Removes nodes that have become empty, upwards.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Prune(Node* node) {
+  while (node != nullptr && node->count == 0) {
+    Node* parent = node->parent;
+    if (parent != nullptr) {
+      parent->Publish(node->parent_slot, Entry());
+      --parent->count;
+    } else {
+      head_.store(0, std::memory_order_release);
+    }
+    Poison(node);
+    RetireNode(node);
+    node = parent;
+  }
+}
+
+// Removes top nodes that hold nothing but slot 0.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Shrink() {
+  for (;;) {
+    const Entry head = Head();
+    if (!head.is_node()) return;
+    Node* top = head.template node<Node>();
+    const Entry only = top->Load(0);
+    if (top->count != 1 || only.is_null()) return;
+    if (only.is_node()) {
+      only.template node<Node>()->parent = nullptr;
+    } else if (top->shift > 0 || only.is_value()) {
+      return;  // an entry of a higher order; or one that may not move (T5)
+    }
+    head_.store(only.raw(), std::memory_order_release);
+    Poison(top);
+    RetireNode(top);
+  }
+}
+
+// Fills a node that was unlinked with Retry (N4).
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Poison(Node* node) {
+  node->BeginTies();
+  for (unsigned i = 0; i < kSlots; ++i) node->Publish(i, Entry::Retry());
+  node->EndTies();
+}
+
+// Poisons and retires a whole subtree that was unlinked.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Discard(Node* node) {
+  for (unsigned i = 0; i < kSlots; ++i) {
+    const Entry entry = node->Load(i);
+    if (entry.is_node()) Discard(entry.template node<Node>());
+  }
+  Poison(node);
+  RetireNode(node);
+}
+
+// ---- Marks ----
+
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::SetMark(const Place& place, Mark mark) {
+  const unsigned m = static_cast<unsigned>(mark);
+  unsigned slot = place.slot;
+  for (Node* node = place.node; node != nullptr; node = node->parent) {
+    if (node->Marked(m, slot)) return;  // N2: then all above are set, too
+    node->SetMarkBits(m, SlotBits(slot, 1));
+    slot = node->parent_slot;
+  }
+  marks_.store(static_cast<uint8_t>(marks_.load(std::memory_order_relaxed) | 1u << m),
+               std::memory_order_release);
+}
+
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::ClearMark(const Place& place, Mark mark) {
+  const unsigned m = static_cast<unsigned>(mark);
+  unsigned slot = place.slot;
+  for (Node* node = place.node; node != nullptr; node = node->parent) {
+    if (!node->Marked(m, slot)) return;
+    node->ClearMarkBits(m, SlotBits(slot, 1));
+    if (node->AnyMarked(m)) return;
+    slot = node->parent_slot;
+  }
+  marks_.store(static_cast<uint8_t>(marks_.load(std::memory_order_relaxed) & ~(1u << m)),
+               std::memory_order_release);
+}
+
+template <unsigned kSlotShift>
+uint8_t Tree<kSlotShift>::MarksAt(const Place& place) const {
+  unsigned marks = 0;
+  for (unsigned mark = 0; mark < kMarks; ++mark) {
+    if (Marked(place, static_cast<Mark>(mark))) marks |= 1u << mark;
+  }
+  return static_cast<uint8_t>(marks);
+}
+
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::ClearMarksAt(const Place& place) {
+  for (unsigned mark = 0; mark < kMarks; ++mark) ClearMark(place, static_cast<Mark>(mark));
+}
+
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::SetMarksAt(const Place& place, uint8_t marks) {
+  for (unsigned mark = 0; mark < kMarks; ++mark) {
+    if (marks >> mark & 1) SetMark(place, static_cast<Mark>(mark));
+  }
+}
+
+// ---- Splitting ----
+
+template <unsigned kSlotShift>
+uint64_t Tree<kSlotShift>::NodesToSplit(const Place& place, unsigned new_order) {
+  const unsigned shift = place.node == nullptr ? 0 : place.node->shift;
+  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
+  if (shift > new_shift + 30) return UINT64_MAX;
+  uint64_t nodes = 0;
+  for (unsigned below = new_shift; below < shift; below += kSlotShift) {
+    nodes += uint64_t{place.slots} << (shift - kSlotShift - below);
+  }
+  return nodes;
+}
+
+template <unsigned kSlotShift>
+bool Tree<kSlotShift>::Split(const Place& place, uint64_t index, unsigned new_order, Piece piece,
+                             Reserve& reserve) {
+  Node* node = place.node;
+  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
+  const unsigned piece_slots = new_shift < node->shift ? 1 : 1u << (new_order - new_shift);
+  const uint8_t marks = MarksAt(place);
+  Entry made[kSlots];  // what goes to each canonical slot
+  for (unsigned i = 0; i < place.slots; i += piece_slots) {
+    const uint64_t first = place.First(index) + (uint64_t{i} << node->shift);
+    made[i] = new_shift == node->shift
+                  ? piece(first)
+                  : MakePieces(node->shift - kSlotShift, first, new_order, piece, marks, reserve);
+    const bool bad = made[i].is_null() || (made[i].is_internal() && new_shift == node->shift);
+    if (bad) {
+      while (i > 0) Unmake(made[i -= piece_slots], reserve);
+      return false;
+    }
+  }
+  for (unsigned i = 0; i < place.slots; i += piece_slots) {
+    const unsigned slot = place.slot + i;
+    if (made[i].is_node()) {
+      Node* child = made[i].template node<Node>();
+      child->parent = node;
+      child->parent_slot = static_cast<uint8_t>(slot);
+    }
+    for (unsigned mark = 0; mark < kMarks; ++mark) {
+      if (marks >> mark & 1) node->SetMarkBits(mark, SlotBits(slot, 1));
+    }
+  }
+  // From the top down: as long as siblings of the old tie are there, its canonical slot must hold
+  // the old entry.
+  node->BeginTies();
+  for (unsigned i = place.slots - piece_slots; i > 0; i -= piece_slots) {
+    PublishTie(node, place.slot + i, piece_slots, made[i]);
+  }
+  node->NextTiePhase();
+  PublishTie(node, place.slot, piece_slots, made[0]);
+  node->EndTies();
+  return true;
+}
+
+// Builds a full subtree of pieces from `first` on; null if a piece is null or internal.
+template <unsigned kSlotShift>
+Entry Tree<kSlotShift>::MakePieces(unsigned shift, uint64_t first, unsigned new_order, Piece piece,
+                                   uint8_t marks, Reserve& reserve) {
+  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
+  const unsigned piece_slots = shift > new_shift ? 1 : 1u << (new_order - new_shift);
+  Node* node = reserve.Take(shift);
+  uint64_t canonical = 0;
+  for (unsigned slot = 0; slot < kSlots; slot += piece_slots) {
+    const uint64_t index = first + (uint64_t{slot} << shift);
+    Entry made;
+    if (shift == new_shift) {
+      made = piece(index);
+      if (made.is_internal()) made = Entry();
+    } else {
+      made = MakePieces(shift - kSlotShift, index, new_order, piece, marks, reserve);
+    }
+    if (made.is_null()) {
+      Unmake(Entry::Node(node), reserve);
+      return Entry();
+    }
+    if (made.is_node()) {
+      made.template node<Node>()->parent = node;
+      made.template node<Node>()->parent_slot = static_cast<uint8_t>(slot);
+    }
+    PublishTie(node, slot, piece_slots, made);
+    canonical |= SlotBits(slot, 1);
+  }
+  node->count = static_cast<uint8_t>(kSlots);
+  for (unsigned mark = 0; mark < kMarks; ++mark) {
+    if (marks >> mark & 1) node->SetMarkBits(mark, canonical);
+  }
+  return Entry::Node(node);
+}
+
+// Gives the nodes of a subtree that was never linked back to the reserve.
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Unmake(Entry entry, Reserve& reserve) {
+  if (!entry.is_node()) return;
+  Node* node = entry.template node<Node>();
+  for (unsigned i = 0; i < kSlots; ++i) Unmake(node->Load(i), reserve);
+  reserve.PutBack(node);
+}
+
+template struct Place<3>;
+template struct Place<6>;
+template class Tree<3>;
+template class Tree<6>;
+
+}  // namespace daxkv::xarray::internal
