@@ -1,0 +1,70 @@
+// What the index needs from below: slots to write in, presence of what it reads, durability.
+//
+// kv/space.h implements it on a pool; tests implement it on an arena to see every flush.
+//
+// Thread safety: all methods from any thread at the same time.
+#ifndef DAXKV_KV_MEMORY_H_
+#define DAXKV_KV_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kv/format.h"
+
+namespace daxkv::kv {
+
+enum class SlotKind { kRecord, kLeaf, kInner };
+
+class Memory {
+ public:
+  virtual ~Memory() = default;
+
+  char* At(Address address) const { return base_ + address; }
+  uint64_t open_epoch() const { return open_epoch_; }
+
+  // Whether the extent at `address` is present, and where it ends. 0: absent (FaultIn it, outside
+  // any ReadGuard, and look again); otherwise the address one past the extent's last byte, and
+  // bytes up to there may be read until the caller leaves its ReadGuard. Wait-free. Any 64-bit
+  // value may be asked for: what comes from the medium is hostile until checked here.
+  virtual Address PresentUntil(Address address) const = 0;
+  // Validates and maps the extent at `address`. Sleeps; never inside a ReadGuard.
+  //   kDataLoss  no extent there, or a damaged one (message names the pool offset)
+  virtual absl::Status FaultIn(Address address) = 0;
+
+  // A slot of at least `size_bytes` for a record (24 bytes .. 24 + 1024 + 64 MiB), or a node's slot
+  // (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the caller
+  // until the index refers to it; if it never does, and the process dies, it is free again.
+  // May call back into Index::RefersToRecord and RefersToNode.
+  //   kResourceExhausted  pool or file system full; nothing changed
+  virtual absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) = 0;
+  // Gives back a slot that no reader can have seen.
+  virtual void Abandon(Address address) = 0;
+  // Gives back a slot that was just unlinked, in the same ReadGuard as the unlinking store, whose
+  // flush was started before. It is reused only after this thread's next successful Drain (until
+  // then a crash may bring the link back), a grace period, and when its extent has no pin.
+  virtual void Retire(Address address) = 0;
+
+  // As in dax::Pool: Flush starts, Drain waits for everything this thread has flushed.
+  //   kInternal  the medium failed; what was flushed may not be durable
+  virtual void Flush(const void* address, size_t size_bytes) = 0;
+  virtual absl::Status Drain() = 0;
+  // Copies into [to, to + size_bytes), past the cache where that is quicker, and flushes it.
+  virtual void CopyAndFlush(Address to, const void* from, size_t size_bytes) {
+    std::memcpy(At(to), from, size_bytes);
+    Flush(At(to), size_bytes);
+  }
+
+ protected:
+  Memory(char* base, uint64_t open_epoch) : base_(base), open_epoch_(open_epoch) {}
+
+ private:
+  char* const base_;
+  const uint64_t open_epoch_;
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_MEMORY_H_

@@ -1,0 +1,118 @@
+#include "kv/record.h"
+
+#include <isa-l/crc.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace daxkv::kv {
+namespace {
+
+// Up to this size a value is copied through the cache together with its header: one short flush.
+constexpr size_t kCachedCopySizeBytes = 256;
+constexpr uint64_t kHeaderSizeBytes = sizeof(RecordHeader);
+
+absl::Status Damaged(Address address, std::string_view what, uint64_t value) {
+  return absl::DataLossError(
+      absl::StrCat("record at pool offset ", address, ": ", what, " ", value, " can't be right"));
+}
+
+// The checksum covers all but itself; the address as seed ties the record to its place.
+uint32_t Checksum(Address address, const RecordHeader& header, std::string_view key,
+                  std::string_view value) {
+  constexpr size_t kSkip = sizeof(header.checksum);
+  const char* bytes = reinterpret_cast<const char*>(&header);
+  uint32_t crc =
+      Crc32c(static_cast<uint32_t>(address), bytes + kSkip, kHeaderSizeBytes - kSkip);
+  crc = Crc32c(crc, key.data(), key.size());
+  return Crc32c(crc, value.data(), value.size());
+}
+
+}  // namespace
+
+uint32_t Crc32c(uint32_t seed, const void* bytes, size_t size_bytes) {
+  // ISA-L chooses the instructions at run time. It takes an int for the size, wants the register's
+  // value (the inverted checksum), and declares a pointer to what it only reads as mutable.
+  constexpr size_t kStepSizeBytes = size_t{1} << 30;
+  auto* position = static_cast<unsigned char*>(const_cast<void*>(bytes));
+  uint32_t state = ~seed;
+  while (size_bytes > 0) {
+    const size_t step = std::min(size_bytes, kStepSizeBytes);
+    state = crc32_iscsi(position, static_cast<int>(step), state);
+    position += step;
+    size_bytes -= step;
+  }
+  return ~state;
+}
+
+uint16_t KeyTag(std::string_view key) {
+  return static_cast<uint16_t>(XXH3_64bits(key.data(), key.size()));
+}
+
+void WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                 std::string_view key, std::string_view value) {
+  RecordHeader header = {};
+  header.value_size_bytes = static_cast<uint32_t>(value.size());
+  header.sequence = sequence;
+  header.key_size_bytes = static_cast<uint16_t>(key.size());
+  header.kind = kind;
+  header.checksum = Checksum(address, header, key, value);
+
+  char* to = memory.At(address);
+  std::memcpy(to, &header, kHeaderSizeBytes);
+  std::memcpy(to + kHeaderSizeBytes, key.data(), key.size());
+  const uint64_t value_offset = kHeaderSizeBytes + key.size();
+  if (value.size() <= kCachedCopySizeBytes) {
+    if (!value.empty()) std::memcpy(to + value_offset, value.data(), value.size());
+    memory.Flush(to, value_offset + value.size());
+  } else {
+    memory.Flush(to, value_offset);
+    memory.CopyAndFlush(address + value_offset, value.data(), value.size());
+  }
+}
+
+absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
+  const Address end = memory.PresentUntil(address);
+  if (end == 0) return absl::Status(absl::StatusCode::kUnavailable, "");
+  // Records begin at multiples of 8, in slots and in large runs.
+  if (address % alignof(RecordHeader) != 0) return Damaged(address, "address", address);
+  const uint64_t room = end - address;
+  if (room < kHeaderSizeBytes) return Damaged(address, "room for the header", room);
+  const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(address));
+  const uint64_t key_size_bytes = header->key_size_bytes;
+  const uint64_t value_size_bytes = header->value_size_bytes;
+  if (header->kind != kValueRecord && header->kind != kFenceRecord) {
+    return Damaged(address, "kind", header->kind);
+  }
+  if (key_size_bytes == 0 || key_size_bytes > kMaxKeySizeBytes) {
+    return Damaged(address, "key size in bytes", key_size_bytes);
+  }
+  if (value_size_bytes > kMaxValueSizeBytes ||
+      RecordSizeBytes(key_size_bytes, value_size_bytes) > room) {
+    return Damaged(address, "value size in bytes", value_size_bytes);
+  }
+  RecordView record;
+  record.address = address;
+  record.sequence = header->sequence;
+  record.kind = static_cast<RecordKind>(header->kind);
+  const char* key = memory.At(address) + kHeaderSizeBytes;
+  record.key = std::string_view(key, key_size_bytes);
+  record.value = std::string_view(key + key_size_bytes, value_size_bytes);
+  return record;
+}
+
+absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
+  const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record.address));
+  const uint32_t sum = Checksum(record.address, *header, record.key, record.value);
+  if (sum == header->checksum) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("record at pool offset ", record.address,
+                                          ": its CRC32C is ", sum, ", stored is ",
+                                          header->checksum));
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,50 @@
+// Records: encoding into a slot, and reading them back without trusting a byte.
+#ifndef DAXKV_KV_RECORD_H_
+#define DAXKV_KV_RECORD_H_
+
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kv/format.h"
+#include "kv/memory.h"
+
+namespace daxkv::kv {
+
+// A record in place. The views are good as long as the record is (its ReadGuard or pin).
+struct RecordView {
+  Address address = kNullAddress;
+  uint64_t sequence = 0;
+  RecordKind kind = kValueRecord;
+  std::string_view key;
+  std::string_view value;
+};
+
+// CRC32C (Castagnoli, reflected, as in iSCSI) of `bytes` onto `seed`; chains.
+uint32_t Crc32c(uint32_t seed, const void* bytes, size_t size_bytes);
+
+// The 16-bit tag of a key: low bits of XXH3-64, part of the format.
+uint16_t KeyTag(std::string_view key);
+
+// Bytes that a record needs.
+constexpr uint64_t RecordSizeBytes(uint64_t key_size_bytes, uint64_t value_size_bytes) {
+  return sizeof(RecordHeader) + key_size_bytes + value_size_bytes;
+}
+
+// Writes a record into a slot that nobody else can see and starts flushing it (Memory::Drain
+// finishes that). Sizes were checked by the caller.
+void WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                 std::string_view key, std::string_view value);
+
+// The record at `address`: bounds are checked, the checksum is not.
+//   kUnavailable  its extent is absent (Memory::FaultIn, then again)
+//   kDataLoss     sizes, kind or alignment can't be right (message: pool offset and field)
+absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address);
+
+// Checks the checksum of a viewed record. kDataLoss names the pool offset.
+absl::Status VerifyRecord(const Memory& memory, const RecordView& record);
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_RECORD_H_
