@@ -1,0 +1,169 @@
+// The commands about the store as a whole: info, check, compact.
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kv/db.h"
+#include "nlohmann/json.hpp"
+#include "tools/commands.h"
+#include "tools/store.h"
+#include "tools/text.h"
+
+namespace daxkv::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string_view ShapeName(dax::PoolShape shape) {
+  return shape == dax::PoolShape::kDirectory ? "directory" : "fixed";
+}
+
+uint64_t HoleBytes(const dax::PoolStats& pool) {
+  return pool.file_size_bytes > pool.file_blocks_bytes
+             ? pool.file_size_bytes - pool.file_blocks_bytes
+             : 0;
+}
+
+Json ByOrder(const uint64_t (&counts)[dax::kHugeOrder + 1]) {
+  Json array = Json::array();
+  for (const uint64_t count : counts) array.push_back(count);
+  return array;
+}
+
+Json ToJson(const kv::Info& info) {
+  const dax::PoolStats& pool = info.pool;
+  return Json{
+      {"path", Escaped(info.path)},
+      {"shape", ShapeName(info.shape)},
+      {"media",
+       {{"class", dax::MediaClassName(info.media.media_class)},
+        {"forced", info.media.forced},
+        {"file_system", info.media.file_system},
+        {"promise", dax::MediaPromise(info.media)}}},
+      {"format_version", info.format_version},
+      {"open_epoch", info.open_epoch},
+      {"was_clean", info.was_clean},
+      {"records", info.records},
+      {"bytes",
+       {{"keys_and_values", info.key_value_size_bytes},
+        {"slab_extents", info.slab_size_bytes},
+        {"large_extents", info.large_size_bytes},
+        {"files", pool.file_size_bytes},
+        {"blocks", pool.file_blocks_bytes},
+        {"holes", HoleBytes(pool)}}},
+      {"index",
+       {{"height", info.index_height},
+        {"leaves", info.leaves},
+        {"inner_nodes", info.inner_nodes},
+        {"view_bytes", info.index_view_size_bytes}}},
+      {"pages",
+       {{"segments", pool.segments},
+        {"total", pool.segment_pages},
+        {"live", pool.live_pages},
+        {"reserved", pool.reserved_pages},
+        {"free", pool.free_pages},
+        {"largest_free_run", pool.largest_free_run_pages},
+        {"live_extents_by_order", ByOrder(info.live_extents_by_order)},
+        {"free_runs_by_order", ByOrder(pool.free_runs_by_order)}}},
+  };
+}
+
+// "order 0 (4 KiB): 3, order 9 (2 MiB): 12"; "none" if there is none.
+std::string OrdersText(const uint64_t (&counts)[dax::kHugeOrder + 1]) {
+  std::string text;
+  for (unsigned order = 0; order <= dax::kHugeOrder; ++order) {
+    if (counts[order] == 0) continue;
+    absl::StrAppendFormat(&text, "%sorder %d (%s): %s", text.empty() ? "" : ", ", order,
+                          HumanBytes(dax::kPageSizeBytes << order), Grouped(counts[order]));
+  }
+  return text.empty() ? "none" : text;
+}
+
+std::string ToText(const kv::Info& info) {
+  const dax::PoolStats& pool = info.pool;
+  std::string text;
+  const auto line = [&text](std::string_view name, const std::string& value) {
+    absl::StrAppendFormat(&text, "%-15s %s\n", name, value);
+  };
+  line("pool", absl::StrFormat("%s (%s)", Escaped(info.path), ShapeName(info.shape)));
+  line("medium", absl::StrFormat("%s on %s%s", dax::MediaClassName(info.media.media_class),
+                                 info.media.file_system,
+                                 info.media.forced ? ", forced by PMEM_IS_PMEM_FORCE" : ""));
+  line("promise", std::string(dax::MediaPromise(info.media)));
+  line("format version", absl::StrCat(info.format_version));
+  line("open epoch",
+       absl::StrCat(info.open_epoch, info.was_clean ? ", after a clean close"
+                                                    : ", after a close that was not clean"));
+  line("records", Grouped(info.records));
+  line("keys + values", HumanBytes(info.key_value_size_bytes));
+  line("slab extents", HumanBytes(info.slab_size_bytes));
+  line("large extents", HumanBytes(info.large_size_bytes));
+  line("index", absl::StrFormat("height %d, %s leaves, %s inner nodes, %s of DRAM views",
+                                info.index_height, Grouped(info.leaves), Grouped(info.inner_nodes),
+                                HumanBytes(info.index_view_size_bytes)));
+  line("files", absl::StrFormat("%s, blocks %s, holes %s", HumanBytes(pool.file_size_bytes),
+                                HumanBytes(pool.file_blocks_bytes), HumanBytes(HoleBytes(pool))));
+  line("pages", absl::StrFormat("%s in %d segments: %s live, %s reserved, %s free (longest run %s)",
+                                Grouped(pool.segment_pages), pool.segments,
+                                Grouped(pool.live_pages), Grouped(pool.reserved_pages),
+                                Grouped(pool.free_pages), Grouped(pool.largest_free_run_pages)));
+  line("live extents", OrdersText(info.live_extents_by_order));
+  line("free runs", OrdersText(pool.free_runs_by_order));
+  return text;
+}
+
+}  // namespace
+
+absl::Status PrintInfo(const StoreArgs& store, bool json) {
+  return WithStore(store, IfMissing::kFail, [json](kv::Db& db) -> absl::Status {
+    absl::StatusOr<kv::Info> info = db.GetInfo(/*count_bytes=*/true);
+    if (!info.ok()) return info.status();
+    const std::string text = json ? ToJson(*info).dump(2) + "\n" : ToText(*info);
+    if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
+    return FlushTo(stdout);
+  });
+}
+
+absl::Status Check(const StoreArgs& store) {
+  return WithStore(store, IfMissing::kFail, [](kv::Db& db) -> absl::Status {
+    absl::StatusOr<kv::CheckReport> report = db.Check();
+    if (!report.ok()) return report.status();
+    std::string text = absl::StrFormat(
+        "verified %s records (%s of keys and values, every checksum), %s index nodes, %s fences,\n"
+        "         %s slots in %s extents: each is reachable once, or free%s\n",
+        Grouped(report->records), HumanBytes(report->record_size_bytes), Grouped(report->nodes),
+        Grouped(report->fences), Grouped(report->slots), Grouped(report->extents),
+        report->recovered_after_crash ? " (free slots derived anew after a crash)" : "");
+    for (const std::string& fault : report->faults) absl::StrAppend(&text, "fault: ", fault, "\n");
+    absl::StrAppend(&text, report->faults.empty() ? "clean\n" : "");
+    if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
+    if (absl::Status status = FlushTo(stdout); !status.ok()) return status;
+    if (report->faults.empty()) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat(report->faults.size(), " faults; the first: ", report->faults.front()));
+  });
+}
+
+absl::Status Compact(const StoreArgs& store) {
+  return WithStore(store, IfMissing::kFail, [](kv::Db& db) -> absl::Status {
+    absl::StatusOr<kv::Info> before = db.GetInfo();
+    if (!before.ok()) return before.status();
+    absl::StatusOr<kv::CompactionResult> result = db.Compact();
+    if (!result.ok()) return result.status();
+    absl::StatusOr<kv::Info> after = db.GetInfo();
+    if (!after.ok()) return after.status();
+    const std::string text = absl::StrFormat(
+        "freed %s extents (%s) and %s of spare blocks; %s kept by pins\nblocks: %s before, %s "
+        "after\n",
+        Grouped(result->extents_freed), HumanBytes(result->size_bytes_freed),
+        HumanBytes(result->trimmed_size_bytes), Grouped(result->extents_pinned),
+        HumanBytes(before->pool.file_blocks_bytes), HumanBytes(after->pool.file_blocks_bytes));
+    if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
+    return FlushTo(stdout);
+  });
+}
+
+}  // namespace daxkv::tools

@@ -1,0 +1,174 @@
+// kvctl: daxkv at the shell. Parses the command line; the commands are in commands.h.
+//
+// Exit codes: 0 done; 1 no such key; 2 usage or malformed input; 3 I/O, resources, or a store that
+// can't be opened; 4 corrupt data; 130 interrupted. Errors are one line on stderr.
+#include <csignal>
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "tools/commands.h"
+
+namespace daxkv::tools {
+namespace {
+
+enum ExitCode {
+  kDone = 0,
+  kNotFound = 1,
+  kUsage = 2,
+  kResource = 3,
+  kCorrupt = 4,
+  kInterrupted = 130
+};
+
+int ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kDone;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kInvalidArgument:
+      return kUsage;
+    case absl::StatusCode::kDataLoss:
+      return kCorrupt;
+    case absl::StatusCode::kCancelled:
+      return kInterrupted;
+    default:
+      return kResource;
+  }
+}
+
+int Report(const absl::Status& status) {
+  if (!status.ok()) {
+    const std::string line = absl::StrReplaceAll(status.message(), {{"\n", " "}});
+    std::fprintf(stderr, "kvctl: %s\n", line.c_str());
+  }
+  return ExitCodeOf(status);
+}
+
+// Everything that the command line can say.
+struct CommandLine {
+  StoreArgs store;
+  CreateArgs create;
+  PutArgs put;
+  std::string get_key;
+  DelArgs del;
+  ScanArgs scan;
+  LoadArgs load;
+  std::string dump_file;
+  bool info_json = false;
+  std::function<absl::Status()> run;
+};
+
+CLI::App* AddCommand(CLI::App& app, CommandLine& line, const char* name, const char* description,
+                     std::function<absl::Status()> run) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->fallthrough();
+  command->callback([&line, run = std::move(run)] { line.run = run; });
+  return command;
+}
+
+void AddRange(CLI::App* command, RangeArgs& range) {
+  command->add_option("--from", range.from, "First key")->type_name("KEY");
+  command->add_option("--to", range.to, "The key to stop before")->type_name("KEY");
+}
+
+void AddRecordCommands(CLI::App& app, CommandLine& line) {
+  CLI::App* create = AddCommand(app, line, "create", "Make an empty store",
+                                [&line] { return Create(line.store, line.create); });
+  create
+      ->add_option("--fixed", line.create.fixed_size,
+                   "One file of this size (512M, 4G), instead of a directory that grows")
+      ->type_name("SIZE");
+  create->add_option("--max-size", line.create.max_size, "The most that a directory may grow to")
+      ->type_name("SIZE");
+
+  CLI::App* put = AddCommand(app, line, "put", "Store a value, durably",
+                             [&line] { return Put(line.store, line.put); });
+  put->add_option("KEY", line.put.key, "1..1024 bytes")->required();
+  CLI::Option* value = put->add_option("VALUE", line.put.value, "The value");
+  CLI::Option* file =
+      put->add_option("--value-file", line.put.value_file, "Take the value from FILE; - is stdin");
+  file->type_name("FILE")->excludes(value);
+  put->callback([&line, value, file] {
+    if (value->count() + file->count() != 1) throw CLI::RequiredError("VALUE or --value-file");
+    line.run = [&line] { return Put(line.store, line.put); };
+  });
+
+  CLI::App* get = AddCommand(app, line, "get", "Print a value: its exact bytes",
+                             [&line] { return Get(line.store, line.get_key); });
+  get->add_option("KEY", line.get_key, "The key")->required();
+
+  CLI::App* del = AddCommand(app, line, "del", "Delete keys, or a half-open range of them",
+                             [&line] { return Del(line.store, line.del); });
+  del->add_option("KEY", line.del.keys, "Keys");
+  AddRange(del, line.del.range);
+
+  CLI::App* scan = AddCommand(app, line, "scan", "Print records in key order: key, tab, value",
+                              [&line] { return Scan(line.store, line.scan); });
+  AddRange(scan, line.scan.range);
+  scan->add_option("--prefix", line.scan.prefix, "Only keys that begin so")->type_name("BYTES");
+  scan->add_option("--limit", line.scan.limit, "At most so many")->type_name("N");
+  scan->add_flag("--keys-only", line.scan.keys_only, "Print keys alone");
+
+  AddCommand(app, line, "count", "Print the number of records",
+             [&line] { return Count(line.store); });
+}
+
+void AddStoreCommands(CLI::App& app, CommandLine& line) {
+  CLI::App* load = AddCommand(app, line, "load", "Put all records of a file, synced in groups",
+                              [&line] { return Load(line.store, line.load); });
+  load->add_option("FILE", line.load.file, "The file; - is stdin")->required();
+  load->add_option("--format", line.load.format,
+                   "tsv (as scan prints) or debian (apt-cache dumpavail)")
+      ->required()
+      ->check(CLI::IsMember({"tsv", "debian"}));
+
+  CLI::App* dump = AddCommand(app, line, "dump", "Write all records to a file, as scan prints them",
+                              [&line] { return Dump(line.store, line.dump_file); });
+  dump->add_option("FILE", line.dump_file, "The file; - is stdout")->required();
+
+  CLI::App* info =
+      AddCommand(app, line, "info", "Print what the store is and how it uses its space",
+                 [&line] { return PrintInfo(line.store, line.info_json); });
+  info->add_flag("--json", line.info_json, "As JSON");
+
+  AddCommand(app, line, "check", "Verify everything; non-zero on any fault or leak",
+             [&line] { return Check(line.store); });
+  AddCommand(app, line, "compact", "Give empty extents back to the file system",
+             [&line] { return Compact(line.store); });
+  AddCommand(app, line, "quickstart", "See what daxkv does, on real input, in a temporary folder",
+             [] { return Quickstart(); });
+}
+
+int Main(int argc, char** argv) {
+  // A closed pipe is a write error, so that the store is closed cleanly first.
+  std::signal(SIGPIPE, SIG_IGN);
+  CommandLine line;
+  CLI::App app("daxkv: an ordered key-value store on memory-mapped media", "kvctl");
+  app.add_option("--db", line.store.path, "The store")->type_name("PATH")->capture_default_str();
+  app.add_flag("--escaped", line.store.escaped,
+               "Keys and values given as arguments have C escapes");
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 no such key, 2 usage, 3 I/O or resource, 4 corrupt data.");
+  AddRecordCommands(app, line);
+  AddStoreCommands(app, line);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);  // --help
+  } catch (const CLI::ParseError& error) {
+    return Report(absl::InvalidArgumentError(absl::StrCat(error.what(), " (see kvctl --help)")));
+  }
+  return Report(line.run());
+}
+
+}  // namespace
+}  // namespace daxkv::tools
+
+int main(int argc, char** argv) { return daxkv::tools::Main(argc, argv); }
