@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kCachedCopySizeBytes = 256;
 constexpr uint64_t kHeaderSizeBytes = sizeof(RecordHeader);
 
-absl::Status Damaged(Address address, std::string_view what, uint64_t value) {
+absl::Status Damaged(Address address, const char* what, uint64_t value) {
   return absl::DataLossError(
       absl::StrCat("record at pool offset ", address, ": ", what, " ", value, " can't be right"));
 }
@@ -27,8 +27,7 @@ uint32_t Checksum(Address address, const RecordHeader& header, std::string_view 
                   std::string_view value) {
   constexpr size_t kSkip = sizeof(header.checksum);
   const char* bytes = reinterpret_cast<const char*>(&header);
-  uint32_t crc =
-      Crc32c(static_cast<uint32_t>(address), bytes + kSkip, kHeaderSizeBytes - kSkip);
+  uint32_t crc = Crc32c(static_cast<uint32_t>(address), bytes + kSkip, kHeaderSizeBytes - kSkip);
   crc = Crc32c(crc, key.data(), key.size());
   return Crc32c(crc, value.data(), value.size());
 }
