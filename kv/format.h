@@ -37,17 +37,21 @@ enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
 //       16    8  root: address of the root node in bits 0..47, its level in bits 48..55.
 //                Replaced by one 8-byte store when the tree grows a level.
 //       24    8  last sequence number given out, valid after a clean close only
-//       32   32  zero
+//       32    8  maps valid since: maps that extents saved in an older open epoch do not count. Raised
+//                to the epoch of the first open after a crash.
+//       40   24  zero
 struct Superblock {
   uint64_t magic;
   uint32_t format_version;
   uint32_t checksum;
   uint64_t root;
   uint64_t last_sequence;
-  uint64_t reserved[4];
+  uint64_t maps_valid_since;
+  uint64_t reserved[3];
 };
 inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0SB"
-static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16);
+static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
+              offsetof(Superblock, maps_valid_since) == 32);
 
 // ---- Record -----------------------------------------------------------------------------------
 //
@@ -143,15 +147,15 @@ static_assert(kLeafSizeBytes == 64 + kLeafSlots * 8 && kInnerSlots == 248);
 //        4    2  extent format version (1)
 //        6    2  size class (slab), 0 (large)
 //        8    8  own address
-//       16    4  slot size in bytes (slab), 0 (large)
+//       16    4  slot size in bytes (slab), size of the record (large)
 //       20    4  slot count (slab), 1 (large)
 //       24    4  offset of the first slot in the extent
 //       28    4  CRC32C of bytes 0..27, seed 0
-//       32    8  map state: 0 = the map is not valid (a crash happened since slots came or went);
-//                otherwise bits 0..31 the CRC32C of the map, bit 32 set. Storing this word is what
-//                makes a saved map valid (at a clean close) or invalid (before the first change
-//                after that).
-//       40   24  zero
+//       32    8  map state: 0, or bit 32 set and bits 0..31 the CRC32C of map epoch and map, seed 0
+//       40    8  map epoch: the open epoch whose clean close saved the map. The map counts if that
+//                is not below Superblock::maps_valid_since. (A large extent has no map: if its
+//                state counts, its record is in use.)
+//       48   16  zero
 //       64       map (slab): one bit a slot, 1 = used; ceil(slot count / 64) words
 struct ExtentHeader {
   uint32_t magic;
@@ -163,13 +167,15 @@ struct ExtentHeader {
   uint32_t first_slot_offset;
   uint32_t checksum;
   uint64_t map_state;
-  uint64_t reserved[3];
+  uint64_t map_epoch;
+  uint64_t reserved[2];
 };
 inline constexpr uint32_t kSlabMagic = 0x5853'4b44;   // "DKSX"
 inline constexpr uint32_t kLargeMagic = 0x584c'4b44;  // "DKLX"
 inline constexpr uint16_t kExtentVersion = 1;
 inline constexpr uint64_t kLargeRecordOffset = 64;
-static_assert(sizeof(ExtentHeader) == 64 && offsetof(ExtentHeader, map_state) == 32);
+static_assert(sizeof(ExtentHeader) == 64 && offsetof(ExtentHeader, map_state) == 32 &&
+              offsetof(ExtentHeader, map_epoch) == 40);
 
 }  // namespace daxkv::kv
 
