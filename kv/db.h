@@ -45,6 +45,8 @@
 
 namespace daxkv::kv {
 
+class Engine;
+
 struct Options {
   bool create_if_missing = true;
   bool error_if_exists = false;
@@ -113,9 +115,9 @@ class Iterator {
 };
 
 struct GroupResult {
-  size_t stored = 0;      // Distinct keys written.
-  size_t superseded = 0;  // Records not written, as a later one of the group has the same key.
-  uint64_t replaced = 0;  // Stored keys that existed before.
+  size_t stored = 0;      // Distinct keys written; 0 for deletes.
+  size_t superseded = 0;  // Records passed over, as a later one of the group has the same key.
+  uint64_t replaced = 0;  // Keys that existed before: replaced or deleted.
 };
 
 struct CompactionResult {
@@ -145,6 +147,7 @@ struct Info {
   unsigned index_height = 0;
   uint64_t index_view_size_bytes = 0;  // DRAM.
   uint64_t slab_size_bytes = 0, large_size_bytes = 0;
+  // Extents by the order of their run; a run of n * 2 MiB counts n times at the last.
   uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
   dax::PoolStats pool;
 };
@@ -186,7 +189,8 @@ class Db {
   absl::Status Delete(std::string_view key);
 
   // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
-  // over. Keys in any order. GroupResult::replaced counts those that existed.
+  // over. Each delete is atomic by itself, the group is not. Keys in any order. Needs no space.
+  //   kInvalidArgument: nothing changed. kDataLoss, kInternal: any of them may be deleted.
   absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
 
   std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const;
@@ -204,9 +208,8 @@ class Db {
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
 
  private:
-  struct Impl;
-  explicit Db(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Db(std::unique_ptr<Engine> engine);
+  std::unique_ptr<Engine> engine_;  // Null once closed.
 };
 
 }  // namespace daxkv::kv
