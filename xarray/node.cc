@@ -9,7 +9,7 @@ namespace {
 
 std::atomic<int64_t> g_live_nodes{0};
 std::atomic<bool (*)()> g_allow_allocation{nullptr};
-std::atomic<void (*)()> g_retire_stall{nullptr};
+std::atomic<void (*)(const void*)> g_retire_stall{nullptr};
 
 template <unsigned kSlotShift>
 Node<kSlotShift>* AllocateNode() {
@@ -120,7 +120,8 @@ void NodeReserve<kSlotShift>::Push(Node<kSlotShift>* node) {
 
 template <unsigned kSlotShift>
 void RetireNode(Node<kSlotShift>* node) {
-  if (void (*stall)() = g_retire_stall.load(std::memory_order_acquire)) stall();
+  void (*stall)(const void*) = g_retire_stall.load(std::memory_order_acquire);
+  if (stall != nullptr) stall(node);
   rcu::Defer<&FreeNode<kSlotShift>>(node);
 }
 
@@ -130,7 +131,9 @@ void SetAllocationHook(bool (*allow)()) {
   g_allow_allocation.store(allow, std::memory_order_release);
 }
 
-void SetRetireHook(void (*stall)()) { g_retire_stall.store(stall, std::memory_order_release); }
+void SetRetireHook(void (*stall)(const void*)) {
+  g_retire_stall.store(stall, std::memory_order_release);
+}
 
 template struct Node<3>;
 template struct Node<6>;

@@ -148,7 +148,7 @@ int64_t LiveNodes();
 void SetAllocationHook(bool (*allow)());
 // While set, runs where a node has left the tree and RCU does not have it yet: a writer preempted
 // there must do no harm.
-void SetRetireHook(void (*stall)());
+void SetRetireHook(void (*stall)(const void* node));
 
 extern template struct Node<3>;
 extern template struct Node<6>;

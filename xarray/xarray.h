@@ -70,6 +70,7 @@ struct Located {
 
 template <unsigned kSlotShift>
 class BasicCursor;
+class TreeInspector;
 
 // `kSlotShift`: log2 of the slots per node. 6 for use; 3 makes deep trees out of small tests.
 template <unsigned kSlotShift>
@@ -159,6 +160,7 @@ class BasicXArray {
 
  private:
   friend class BasicCursor<kSlotShift>;
+  friend class TreeInspector;  // of the tests
 
   mutable internal::Tree<kSlotShift> tree_;  // const calls read it through a cursor
   WriterLock lock_;
