@@ -1,0 +1,124 @@
+#include "kv/extent_header.h"
+
+#include "absl/strings/str_cat.h"
+#include "kv/record.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr uint64_t kMapValid = uint64_t{1} << 32;
+
+ExtentHeader* HeaderAt(const dax::Pool& pool, Address extent) {
+  return reinterpret_cast<ExtentHeader*>(pool.At(extent));
+}
+
+uint32_t HeaderChecksum(const ExtentHeader& header) {
+  return Crc32c(0, &header, offsetof(ExtentHeader, checksum));
+}
+
+// A large extent has no map: its one record is used if the state says valid.
+uint64_t MapSizeBytes(const SlotLayout& layout) {
+  return layout.size_class == kLargeClass ? 0 : uint64_t{MapWords(layout.slot_count)} * 8;
+}
+
+uint64_t MapState(const ExtentHeader* header, const SlotLayout& layout) {
+  const char* map = reinterpret_cast<const char*>(header) + kMapOffset;
+  const uint32_t seed = Crc32c(0, &header->map_epoch, sizeof(header->map_epoch));
+  return kMapValid | Crc32c(seed, map, MapSizeBytes(layout));
+}
+
+void WriteHeader(dax::Pool& pool, const dax::Run& run, uint32_t magic, uint16_t size_class,
+                 const SlotLayout& layout) {
+  ExtentHeader header = {};
+  header.magic = magic;
+  header.version = kExtentVersion;
+  header.size_class = size_class;
+  header.self = run.offset();
+  header.slot_size_bytes = layout.slot_size_bytes;
+  header.slot_count = layout.slot_count;
+  header.first_slot_offset = layout.first_slot_offset;
+  header.checksum = HeaderChecksum(header);
+  *HeaderAt(pool, run.offset()) = header;
+  pool.Flush(pool.At(run.offset()), sizeof(header));
+}
+
+absl::Status Damaged(const dax::Run& run, std::string_view what) {
+  return absl::DataLossError(absl::StrCat("damaged extent at pool offset ", run.offset(), ": ",
+                                          absl::string_view(what.data(), what.size())));
+}
+
+// The layout that an undamaged header of this run states, up to a large record's size.
+SlotLayout ExpectedLayout(const dax::Run& run, const ExtentHeader& header) {
+  if (run.kind == kSlabRun) return SlabLayout(run.owner, run.pages);
+  SlotLayout layout;
+  layout.size_class = kLargeClass;
+  layout.slot_size_bytes = header.slot_size_bytes;
+  layout.slot_count = 1;
+  layout.first_slot_offset = kLargeRecordOffset;
+  return layout;
+}
+
+}  // namespace
+
+void WriteSlabHeader(dax::Pool& pool, const dax::Run& run) {
+  WriteHeader(pool, run, kSlabMagic, run.owner, SlabLayout(run.owner, run.pages));
+}
+
+void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes) {
+  SlotLayout layout;
+  layout.slot_size_bytes = static_cast<uint32_t>(record_size_bytes);
+  layout.slot_count = 1;
+  layout.first_slot_offset = kLargeRecordOffset;
+  WriteHeader(pool, run, kLargeMagic, 0, layout);
+}
+
+absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& run) {
+  if (run.kind != kSlabRun && run.kind != kLargeRun) return Damaged(run, "unknown kind of run");
+  const bool slab = run.kind == kSlabRun;
+  if (slab && run.owner >= kSizeClasses) return Damaged(run, "size class out of range");
+  if (slab && (run.pages < SmallRunPages(run.owner) || run.pages > dax::kHugePages)) {
+    return Damaged(run, "run of a size that slabs do not have");
+  }
+  const ExtentHeader& header = *HeaderAt(pool, run.offset());
+  if (header.magic != (slab ? kSlabMagic : kLargeMagic)) return Damaged(run, "wrong magic");
+  if (header.checksum != HeaderChecksum(header)) return Damaged(run, "wrong header checksum");
+  if (header.version != kExtentVersion) return Damaged(run, "unknown extent version");
+  if (header.self != run.offset()) return Damaged(run, "header belongs to another offset");
+  if (header.size_class != (slab ? run.owner : 0)) return Damaged(run, "wrong size class");
+  const SlotLayout layout = ExpectedLayout(run, header);
+  if (header.slot_size_bytes != layout.slot_size_bytes || header.slot_count != layout.slot_count ||
+      header.first_slot_offset != layout.first_slot_offset) {
+    return Damaged(run, "slots that do not fit the run");
+  }
+  if (!slab && (header.slot_size_bytes < sizeof(RecordHeader) ||
+                header.slot_size_bytes > run.size_bytes() - kLargeRecordOffset)) {
+    return Damaged(run, "record size that does not fit the run");
+  }
+  return layout;
+}
+
+bool HasValidMap(const dax::Pool& pool, Address extent, const SlotLayout& layout,
+                 uint64_t maps_valid_since) {
+  const ExtentHeader* header = HeaderAt(pool, extent);
+  return (header->map_state & kMapValid) != 0 && header->map_epoch >= maps_valid_since &&
+         header->map_state == MapState(header, layout);
+}
+
+const uint64_t* SavedMap(const dax::Pool& pool, Address extent) {
+  return reinterpret_cast<const uint64_t*>(pool.At(extent + kMapOffset));
+}
+
+void SealMap(dax::Pool& pool, Address extent, const SlotLayout& layout, uint64_t open_epoch) {
+  ExtentHeader* header = HeaderAt(pool, extent);
+  header->map_epoch = open_epoch;
+  header->map_state = MapState(header, layout);
+  pool.Flush(header, kMapOffset + MapSizeBytes(layout));
+}
+
+void BreakMapSeal(dax::Pool& pool, Address extent) {
+  ExtentHeader* header = HeaderAt(pool, extent);
+  header->map_state = 0;
+  pool.Flush(&header->map_state, sizeof(header->map_state));
+}
+
+}  // namespace daxkv::kv

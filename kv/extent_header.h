@@ -1,0 +1,49 @@
+// Extents on the medium: writing a header, checking one that may be damaged, saving and loading
+// maps. Stateless; Space decides when.
+//
+// A saved map counts only if every session since it was saved ended in a clean Close, because a
+// clean Close saves the maps of all extents that its session changed (Space, E3). The map's epoch
+// and Superblock::maps_valid_since tell. So no slot's coming or going ever writes to its map.
+#ifndef DAXKV_KV_EXTENT_HEADER_H_
+#define DAXKV_KV_EXTENT_HEADER_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "dax/pool.h"
+#include "kv/format.h"
+#include "kv/size_classes.h"
+
+namespace daxkv::kv {
+
+inline constexpr uint64_t kMapOffset = sizeof(ExtentHeader);
+
+// 64-bit words of the map of `slot_count` slots.
+inline uint32_t MapWords(uint32_t slot_count) { return (slot_count + 63) / 64; }
+
+// Writes the header of a fresh extent at `extent`, with no valid map, and starts flushing it.
+void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);
+void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes);
+
+// Checks the header of a live run against the run and returns its layout (size_class is kLargeClass
+// for a large extent).
+//   kDataLoss  the header does not describe this run (message: pool offset and field)
+absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& run);
+
+// Whether the map saved in a checked extent counts, given Superblock::maps_valid_since.
+bool HasValidMap(const dax::Pool& pool, Address extent, const SlotLayout& layout,
+                 uint64_t maps_valid_since);
+
+// The saved map's words (slab extents only).
+const uint64_t* SavedMap(const dax::Pool& pool, Address extent);
+
+// Stores the map's epoch and state for words that already lie at the extent's kMapOffset, and
+// starts flushing words and header. A torn map does not match its checksum.
+void SealMap(dax::Pool& pool, Address extent, const SlotLayout& layout, uint64_t open_epoch);
+
+// Makes the saved map not count, and starts flushing that.
+void BreakMapSeal(dax::Pool& pool, Address extent);
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_EXTENT_HEADER_H_

@@ -1,0 +1,252 @@
+#include "kv/space.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kv/space_impl.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr uint64_t kBlockPages = dax::kHugePages;
+
+// Order of the mapping's entries for a run: the whole run, or 2 MiB of it.
+unsigned EntryOrder(uint64_t pages) {
+  const unsigned order = 63 - static_cast<unsigned>(__builtin_clzll(pages));
+  return std::min(order, dax::kHugeOrder);
+}
+
+uint64_t PageOf(Address address) { return address >> dax::kPageShift; }
+
+absl::Status NoExtentAt(Address address) {
+  return absl::DataLossError(absl::StrCat("no extent at pool offset ", address));
+}
+
+}  // namespace
+
+Space::Impl::Impl(dax::Pool* pool, Space* space)
+    : pool(pool), space(space), mapping(pool, space), worker([this] { WorkerLoop(); }) {}
+
+Space::Impl::~Impl() {
+  StopWorker();
+  for (ExtentFrame* frame : Frames()) {
+    EraseFrame(frame);
+    delete frame;
+  }
+}
+
+void Space::Impl::StopWorker() {
+  if (!worker.joinable()) return;
+  {
+    std::lock_guard<std::mutex> lock(worker_mutex);
+    stopping.store(true, std::memory_order_relaxed);
+  }
+  worker_wakeup.notify_one();
+  worker.join();
+}
+
+// ---- Frames ----
+
+ExtentFrame* Space::Impl::FindFrame(Address address) const {
+  if (address > kAddressMask) return nullptr;
+  return frames.Load(PageOf(address)).pointer<ExtentFrame>();
+}
+
+absl::Status Space::Impl::InsertFrame(ExtentFrame* frame) {
+  const dax::Run& run = frame->run();
+  const unsigned order = EntryOrder(run.pages);
+  for (uint64_t page = 0; page < run.pages; page += kBlockPages) {
+    const absl::Status status =
+        frames.Insert(run.first_page + page, order, xarray::Entry::Pointer(frame));
+    if (status.ok()) continue;
+    if (page > 0) frames.EraseRange(run.first_page, run.first_page + page - 1);
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+void Space::Impl::EraseFrame(ExtentFrame* frame) {
+  const dax::Run& run = frame->run();
+  frames.EraseRange(run.first_page, run.first_page + run.pages - 1);
+}
+
+std::vector<ExtentFrame*> Space::Impl::Frames() const {
+  std::vector<ExtentFrame*> all;
+  frames.ForEach(0, UINT64_MAX, [&all](const xarray::Located& located) {
+    ExtentFrame* frame = located.entry.pointer<ExtentFrame>();
+    if (located.first == frame->run().first_page) all.push_back(frame);
+    return true;
+  });
+  return all;
+}
+
+// ---- Open and close ----
+
+Space::Space(dax::Pool* pool)
+    : Memory(pool->At(0), pool->open_epoch()), impl_(std::make_unique<Impl>(pool, this)) {}
+
+Space::~Space() = default;
+
+absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
+  std::unique_ptr<Space> space(new Space(pool));
+  if (!pool->was_clean()) {
+    const absl::Status status = space->impl_->SetMapsValidSince(pool->open_epoch());
+    if (!status.ok()) return status;
+  }
+  return space;
+}
+
+// One 8-byte store. Before it is durable, an open still sees the unclean close and does the same.
+absl::Status Space::Impl::SetMapsValidSince(uint64_t epoch) {
+  uint64_t& word = superblock()->maps_valid_since;
+  if (word == epoch) return absl::OkStatus();
+  word = epoch;
+  return pool->Persist(&word, sizeof(word));
+}
+
+absl::Status Space::Close() {
+  impl_->StopWorker();
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  impl_->RetireRound();
+  return impl_->SaveMaps();
+}
+
+// Until the last step no map counts, whether we crash or fail: the first step sees to that.
+absl::Status Space::Impl::SaveMaps() {
+  const uint64_t valid_since = superblock()->maps_valid_since;
+  std::vector<ExtentFrame*> changed;
+  for (ExtentFrame* frame : Frames()) {
+    // What a pin still held back is free: no pin outlives the mapping.
+    for (uint32_t slot : frame->held) ReleaseSlot(frame, slot);
+    held_count.fetch_sub(frame->held.size(), std::memory_order_relaxed);
+    frame->held.clear();
+    if (frame->changed.load(std::memory_order_relaxed)) changed.push_back(frame);
+  }
+  held_frames.clear();
+  if (changed.empty()) return absl::OkStatus();
+  absl::Status status = SetMapsValidSince(pool->open_epoch() + 1);
+  if (!status.ok()) return status;
+  for (ExtentFrame* frame : changed) {
+    // A large extent whose record is dead loses its state: the next session derives, and frees, it.
+    if (frame->is_large() && frame->used_count() == 0) {
+      BreakMapSeal(*pool, frame->address());
+      continue;
+    }
+    if (!frame->is_large()) {
+      frame->StoreMap(reinterpret_cast<uint64_t*>(pool->At(frame->address() + kMapOffset)));
+    }
+    SealMap(*pool, frame->address(), frame->layout(), pool->open_epoch());
+  }
+  status = pool->Drain();
+  if (!status.ok()) return status;
+  for (ExtentFrame* frame : changed) frame->changed.store(false, std::memory_order_relaxed);
+  return SetMapsValidSince(valid_since);
+}
+
+void Space::SetLivenessOracle(LivenessOracle* oracle) {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  impl_->oracle = oracle;
+}
+
+dax::Mapping& Space::mapping() { return impl_->mapping; }
+
+// ---- Presence ----
+
+Address Space::PresentUntil(Address address) const {
+  if (address > kAddressMask) return kNullAddress;
+  const dax::Mapping& mapping = impl_->mapping;
+  const std::optional<dax::Extent> extent = mapping.LookUp(PageOf(address));
+  if (!extent.has_value()) return kNullAddress;
+  const Address begin = extent->first_index << dax::kPageShift;
+  Address end = begin + (extent->pages() << dax::kPageShift);
+  if (address - begin != kLargeRecordOffset) return end;
+
+  // No slot of a slab begins there (its map does): this is a large record, or a wrong address.
+  const auto* header = reinterpret_cast<const ExtentHeader*>(At(begin));
+  if (header->magic != kLargeMagic || header->self != begin) return end;
+  const Address record_end = address + header->slot_size_bytes;
+  while (end < record_end) {
+    const std::optional<dax::Extent> next = mapping.LookUp(PageOf(end));
+    if (!next.has_value()) return kNullAddress;
+    end += next->pages() << dax::kPageShift;
+  }
+  return record_end;
+}
+
+absl::Status Space::FaultIn(Address address) {
+  if (address > kAddressMask) return NoExtentAt(address);
+  const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(address));
+  if (absl::IsNotFound(run.status())) return NoExtentAt(address);
+  if (!run.ok()) return run.status();
+  return impl_->FaultRun(*run);
+}
+
+absl::Status Space::Impl::FaultRun(const dax::Run& run) {
+  const unsigned order = EntryOrder(run.pages);
+  for (uint64_t page = 0; page < run.pages; page += kBlockPages) {
+    const absl::StatusOr<dax::FaultResult> result =
+        mapping.Fault(run.first_page + page, order, dax::Access::kWrite);
+    if (absl::IsNotFound(result.status())) return NoExtentAt(run.offset());
+    if (!result.ok()) return result.status();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, dax::Access) {
+  const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(index);
+  if (!run.ok()) return run.status();
+  if (!run->live) {
+    return absl::NotFoundError(
+        absl::StrCat("no live extent at pool offset ", index << dax::kPageShift));
+  }
+  const absl::StatusOr<SlotLayout> layout = CheckExtent(*impl_->pool, *run);
+  if (!layout.ok()) return layout.status();
+  dax::Extent extent;
+  extent.order = std::min(EntryOrder(run->pages), max_order);
+  extent.first_index = index >> extent.order << extent.order;
+  extent.first_frame = extent.first_index;
+  return extent;
+}
+
+void Space::Flush(const void* address, size_t size_bytes) {
+  impl_->pool->Flush(address, size_bytes);
+}
+
+absl::Status Space::Drain() { return impl_->pool->Drain(); }
+
+// ---- Statistics ----
+
+uint64_t Space::Impl::RetiredCount() const {
+  uint64_t count =
+      held_count.load(std::memory_order_relaxed) + in_round_count.load(std::memory_order_relaxed);
+  for (const RetireQueue& queue : retire_queues) {
+    std::lock_guard<std::mutex> lock(const_cast<RetireQueue&>(queue).mutex);
+    count += queue.addresses.size();
+  }
+  return count;
+}
+
+absl::StatusOr<SpaceStats> Space::stats() const {
+  SpaceStats stats;
+  const absl::Status status = impl_->pool->ForEachRun([&](const dax::Run& run) {
+    const bool large = run.kind == kLargeRun;
+    ++(large ? stats.large_extents : stats.slab_extents);
+    (large ? stats.large_size_bytes : stats.slab_size_bytes) += run.size_bytes();
+    rcu::ReadGuard guard;  // Keeps the frame.
+    const ExtentFrame* frame = impl_->FindFrame(run.offset());
+    if (frame == nullptr) {
+      ++stats.extents_not_derived;
+    } else {
+      const uint64_t used = frame->used_count();
+      stats.used_slots += used;
+      stats.used_slots_size_bytes += used * frame->layout().slot_size_bytes;
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  stats.retired_slots = impl_->RetiredCount();
+  return stats;
+}
+
+}  // namespace daxkv::kv

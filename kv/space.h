@@ -1,0 +1,133 @@
+// Space: slots for records and nodes inside the pool's runs.
+//
+// Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB, or 2 MiB once a size
+// class has outgrown small ones. A larger record has a run of its own. Which slots are used is kept
+// in DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
+// first allocated from or freed into: from the map that a clean close saved, or, after a crash, by
+// asking the index about every slot (LivenessOracle): the extent is *derived*. Nothing leaks: an
+// unreachable slot is found free again by that. Open reads none of them: it is O(1).
+//
+// Thread safety: every method from any thread at the same time, except Open, Close, destructor.
+//
+// Which call may sleep, and what may be held meanwhile
+//   PresentUntil               wait-free; inside a ReadGuard
+//   Retire, Abandon            short locks only; inside a ReadGuard or not
+//   Allocate of a node         runs and fsyncs; never waits for readers, never asks the oracle:
+//   node
+//                              locks may be held, a ReadGuard must not
+//   Allocate of a record       the same, and when the pool is full waits for readers and asks the
+//                              oracle: hold nothing that a reader or the index may wait for
+//   FaultIn, Reclaim, Audit, Quiesce, Close   as Allocate of a record
+//
+// Invariants
+//   E1  An extent's run is live in the pool only after its header is durable.
+//   E2  A slot is handed out only if no index entry refers to it, every reader that might have seen
+//       it has left its ReadGuard, and afterwards its extent was seen without any pin.
+//   E3  A saved map counts only while every session since it was saved has ended in a clean Close:
+//       such a Close saves the map of each extent that its session changed. So neither allocating
+//       nor retiring ever writes to a map, and no crash between an unlink and its Retire can leak.
+//   E4  Only a wholly empty extent, detached from its arena, is truncated.
+//   E5  Slots of an extent without a frame are never handed out; their frees are ignored, as
+//   deriving
+//       finds them, unless the saved map counts: then it is loaded first.
+#ifndef DAXKV_KV_SPACE_H_
+#define DAXKV_KV_SPACE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "dax/mapping.h"
+#include "dax/pool.h"
+#include "kv/format.h"
+#include "kv/memory.h"
+#include "kv/size_classes.h"
+
+namespace daxkv::kv {
+
+// Tells whether the index refers to a slot. Implemented by the engine on kv::Index.
+class LivenessOracle {
+ public:
+  virtual ~LivenessOracle() = default;
+  // Called from any thread, outside any ReadGuard; may sleep. The slot's extent is present, and its
+  // header fields are plausible. A slot is taken as live if the answer is an error.
+  virtual absl::StatusOr<bool> IsLive(SlotKind kind, Address address) = 0;
+};
+
+struct SpaceStats {
+  uint64_t slab_extents = 0, large_extents = 0;
+  uint64_t extents_not_derived = 0;  // Which of their slots are free is not known.
+  uint64_t slab_size_bytes = 0, large_size_bytes = 0;  // Of the runs.
+  uint64_t used_slots = 0, used_slots_size_bytes = 0;  // Of extents with a frame.
+  uint64_t retired_slots = 0;                          // Waiting for readers or pins.
+};
+
+struct ReclaimResult {
+  uint64_t extents_freed = 0;
+  uint64_t size_bytes_freed = 0;
+  uint64_t extents_pinned = 0;  // Empty, but somebody holds a pin: left for a later call.
+};
+
+class Space : public Memory, public dax::ExtentProvider {
+ public:
+  // `pool` must outlive the space. O(1). kInternal: the medium failed.
+  static absl::StatusOr<std::unique_ptr<Space>> Open(dax::Pool* pool);
+  // Saves nothing unless Close was called: the next open sees a crash. Nothing may be pinned.
+  ~Space() override;
+  // Without an oracle, extents whose saved map does not count stay as they are: their free slots
+  // can't be used. Waits until the previous oracle is not in use.
+  void SetLivenessOracle(LivenessOracle* oracle);
+
+  dax::Mapping& mapping();
+
+  // Memory. PresentUntil of a large record's address is the end of the record, if all of it is
+  // present; FaultIn makes all of it present. Further statuses of Allocate:
+  //   kInvalidArgument  a record of less than 24 bytes or more than key, value and header can have
+  //   kInternal         the medium failed
+  Address PresentUntil(Address address) const override;
+  absl::Status FaultIn(Address address) override;
+  absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) override;
+  void Abandon(Address address) override;
+  void Retire(Address address) override;
+  void Flush(const void* address, size_t size_bytes) override;
+  absl::Status Drain() override;
+
+  // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
+  absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,
+                                      dax::Access access) override;
+
+  // Derives every extent (after a crash this finds all that leaked), waits for retired slots, and
+  // truncates extents without a used slot. Extents pinned beyond `deadline` are skipped, as are
+  // damaged ones. kFailedPrecondition: an extent must be derived and there is no oracle.
+  absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);
+
+  // For check, on a quiet store: derives everything, then compares the maps with the slots that
+  // the index reaches. `reachable(address)` tells; `report` gets one line for each leaked slot,
+  // each reachable slot marked free, each damaged extent. Returns the number of slots compared.
+  // Statuses of Reclaim.
+  absl::StatusOr<uint64_t> Audit(const std::function<bool(Address)>& reachable,
+                                 const std::function<void(std::string)>& report);
+
+  // Waits until everything retired so far that no pin holds is free again.
+  void Quiesce();
+  // Saves the maps (E3). The pool's Close comes next. Commit point: the 8-byte store of
+  // Superblock::maps_valid_since; without it, as after a crash, the maps do not count.
+  // kInternal: the medium failed.
+  absl::Status Close();
+
+  absl::StatusOr<SpaceStats> stats() const;
+
+ private:
+  struct Impl;
+  explicit Space(dax::Pool* pool);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_SPACE_H_

@@ -1,0 +1,288 @@
+// Handing out slots: shards, lists of extents with free slots, new extents.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kv/space_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+// One more shard of a class is in use for each so many bytes that it has: small stores stay small.
+constexpr unsigned kShardShift = 23;
+constexpr uint64_t kHugeRunSizeBytes = dax::kHugePages << dax::kPageShift;
+constexpr uint64_t kMaxRecordSizeBytes =
+    sizeof(RecordHeader) + kMaxKeySizeBytes + kMaxValueSizeBytes;
+
+unsigned ThreadNumber() {
+  static std::atomic<unsigned> next{0};
+  thread_local const unsigned number = next.fetch_add(1, std::memory_order_relaxed);
+  return number;
+}
+
+// A load first: the flag's cache line stays shared.
+void NoteChange(ExtentFrame* frame) {
+  if (!frame->changed.load(std::memory_order_relaxed)) {
+    frame->changed.store(true, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
+  absl::Status status = impl_->EnumerateOnce();
+  if (!status.ok()) return status;
+  if (kind == SlotKind::kLeaf) return impl_->AllocateSlot(kLeafClass);
+  if (kind == SlotKind::kInner) return impl_->AllocateSlot(kInnerClass);
+  if (size_bytes < sizeof(RecordHeader) || size_bytes > kMaxRecordSizeBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a record can't have ", size_bytes, " bytes"));
+  }
+  const auto allocate = [&] {
+    return size_bytes > kMaxSlabSlotSizeBytes ? impl_->AllocateLarge(size_bytes)
+                                              : impl_->AllocateSlot(RecordClass(size_bytes));
+  };
+  absl::StatusOr<Address> address = allocate();
+  if (!absl::IsResourceExhausted(address.status())) return address;
+  status = impl_->MakeRoom();
+  if (!status.ok()) return address;
+  return allocate();
+}
+
+void Space::Abandon(Address address) {
+  ExtentFrame* frame = impl_->FindFrame(address);
+  if (frame == nullptr) return;
+  const std::optional<uint32_t> slot = frame->SlotAt(address);
+  if (!slot.has_value()) return;
+  // A large extent goes as a whole, and that sleeps.
+  if (frame->is_large()) return Retire(address);
+  impl_->ReleaseSlot(frame, *slot);
+}
+
+Shard& Space::Impl::ShardOf(SizeClass& size_class) {
+  const uint64_t size_bytes = size_class.run_size_bytes.load(std::memory_order_relaxed);
+  const uint64_t in_use = std::clamp<uint64_t>(size_bytes >> kShardShift, 1, kShards);
+  return size_class.shards[ThreadNumber() % in_use];
+}
+
+// Needs the shard's mutex.
+std::optional<Address> Space::Impl::ClaimSlot(Shard& shard) {
+  if (shard.current == nullptr) return std::nullopt;
+  const std::optional<uint32_t> slot = shard.current->Claim(&shard.word);
+  if (!slot.has_value()) return std::nullopt;
+  NoteChange(shard.current);
+  return shard.current->SlotAddress(*slot);
+}
+
+absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number) {
+  SizeClass& size_class = classes[class_number];
+  Shard& shard = ShardOf(size_class);
+  absl::Status status;
+  {
+    std::lock_guard<std::mutex> lock(shard.mutex);
+    do {
+      if (const std::optional<Address> address = ClaimSlot(shard)) return *address;
+      status = Refill(class_number, shard);
+    } while (status.ok());
+  }
+  if (!absl::IsResourceExhausted(status)) return status;
+  if (const std::optional<Address> address = ClaimFromOtherShards(size_class)) return *address;
+  if (SlotKindOf(class_number) != SlotKind::kRecord) {
+    // Our caller may hold locks: let the worker do what waits.
+    std::lock_guard<std::mutex> lock(worker_mutex);
+    room_wanted = urgent = true;
+    worker_wakeup.notify_one();
+  }
+  return status;
+}
+
+// Gives the shard another current extent, one with a free slot. Needs the shard's mutex.
+absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard) {
+  SizeClass& size_class = classes[class_number];
+  if (shard.current != nullptr) {
+    ExtentFrame* old = shard.current;
+    shard.current = nullptr;
+    Attach(old);
+  }
+  if (TakeFromList(size_class, Place::kRoomy, shard)) return absl::OkStatus();
+  FeedFromSavedMaps(class_number);
+  if (TakeFromList(size_class, Place::kRoomy, shard)) return absl::OkStatus();
+  const absl::StatusOr<ExtentFrame*> fresh = NewSlabExtent(class_number);
+  if (fresh.ok()) {
+    SetCurrent(shard, *fresh);
+    return absl::OkStatus();
+  }
+  if (absl::IsResourceExhausted(fresh.status()) &&
+      TakeFromList(size_class, Place::kNearlyFull, shard)) {
+    return absl::OkStatus();
+  }
+  return fresh.status();
+}
+
+bool Space::Impl::TakeFromList(SizeClass& size_class, Place place, Shard& shard) {
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  std::vector<ExtentFrame*>& list = *size_class.ListOf(place);
+  if (list.empty()) return false;
+  ExtentFrame* frame = list.back();
+  list.pop_back();
+  frame->place.store(Place::kCurrent, std::memory_order_seq_cst);
+  shard.current = frame;
+  shard.word = 0;
+  return true;
+}
+
+void Space::Impl::SetCurrent(Shard& shard, ExtentFrame* frame) {
+  std::lock_guard<std::mutex> lock(ClassOf(*frame).mutex);
+  frame->place.store(Place::kCurrent, std::memory_order_seq_cst);
+  shard.current = frame;
+  shard.word = 0;
+}
+
+std::optional<Address> Space::Impl::ClaimFromOtherShards(SizeClass& size_class) {
+  for (Shard& shard : size_class.shards) {
+    std::lock_guard<std::mutex> lock(shard.mutex);
+    if (shard.current != nullptr) shard.word = 0;  // Slots before it may have come free.
+    if (const std::optional<Address> address = ClaimSlot(shard)) return address;
+  }
+  return std::nullopt;
+}
+
+// ---- Lists ----
+
+// A free lowers the count, then reads `place`; Attach stores `place`, then reads the count. Both
+// are sequentially consistent, so one of the two sees the other, and the frame gets into its list.
+void Space::Impl::Relist(ExtentFrame* frame) {
+  SizeClass& size_class = ClassOf(*frame);
+  const auto wanted_place = [frame] {
+    const uint64_t free_slots = frame->slot_count() - frame->used_count();
+    if (free_slots == 0) return Place::kFull;
+    return free_slots * 8 >= frame->slot_count() ? Place::kRoomy : Place::kNearlyFull;
+  };
+  const auto settled = [&](Place place) {
+    return place == Place::kCurrent || place == Place::kDetached || place == Place::kRoomy ||
+           place == wanted_place();
+  };
+  if (settled(frame->place.load(std::memory_order_seq_cst))) return;
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  if (settled(frame->place.load(std::memory_order_seq_cst))) return;
+  Unlist(size_class, frame);
+  const Place place = wanted_place();
+  if (std::vector<ExtentFrame*>* list = size_class.ListOf(place)) {
+    frame->list_index = list->size();
+    list->push_back(frame);
+  }
+  frame->place.store(place, std::memory_order_seq_cst);
+}
+
+void Space::Impl::Attach(ExtentFrame* frame) {
+  {
+    std::lock_guard<std::mutex> lock(ClassOf(*frame).mutex);
+    frame->place.store(Place::kFull, std::memory_order_seq_cst);
+  }
+  Relist(frame);
+}
+
+// Needs the class's mutex.
+void Space::Impl::Unlist(SizeClass& size_class, ExtentFrame* frame) {
+  std::vector<ExtentFrame*>* list = size_class.ListOf(frame->place.load(std::memory_order_relaxed));
+  if (list == nullptr) return;
+  list->back()->list_index = frame->list_index;
+  (*list)[frame->list_index] = list->back();
+  list->pop_back();
+}
+
+bool Space::Impl::Detach(ExtentFrame* frame) {
+  SizeClass& size_class = ClassOf(*frame);
+  for (Shard& shard : size_class.shards) {
+    if (frame->place.load(std::memory_order_relaxed) != Place::kCurrent) break;
+    std::lock_guard<std::mutex> lock(shard.mutex);
+    if (shard.current != frame) continue;
+    shard.current = nullptr;
+    std::lock_guard<std::mutex> class_lock(size_class.mutex);
+    frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+    return true;
+  }
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  if (frame->place.load(std::memory_order_relaxed) == Place::kCurrent) return false;
+  Unlist(size_class, frame);
+  frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+  return true;
+}
+
+void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) {
+  NoteChange(frame);
+  frame->Free(slot);
+  Relist(frame);
+}
+
+// ---- New extents ----
+
+absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
+  SizeClass& size_class = classes[class_number];
+  const uint64_t small_pages = SmallRunPages(class_number);
+  const bool outgrown =
+      size_class.run_size_bytes.load(std::memory_order_relaxed) >= kHugeRunSizeBytes;
+  const auto allocate = [&](uint64_t pages) {
+    return pool->AllocateRun(pages, kSlabRun, class_number, pages << dax::kPageShift);
+  };
+  absl::StatusOr<dax::Run> run = allocate(outgrown ? dax::kHugePages : small_pages);
+  if (outgrown && absl::IsResourceExhausted(run.status())) run = allocate(small_pages);
+  if (!run.ok()) return run.status();
+  WriteSlabHeader(*pool, *run);
+  return AdoptRun(*run);
+}
+
+// A record's run is committed before the record is written: after a crash an unreferenced one is
+// found by asking the oracle, as an unreferenced slot of a slab is.
+absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
+  const uint64_t used_size_bytes = kLargeRecordOffset + size_bytes;
+  const uint64_t pages = (used_size_bytes + dax::kPageSizeBytes - 1) >> dax::kPageShift;
+  const absl::StatusOr<dax::Run> run = pool->AllocateRun(pages, kLargeRun, 0, used_size_bytes);
+  if (!run.ok()) return run.status();
+  WriteLargeHeader(*pool, *run, size_bytes);
+  const absl::StatusOr<ExtentFrame*> frame = AdoptRun(*run);
+  if (!frame.ok()) return frame.status();
+  return (*frame)->SlotAddress(0);
+}
+
+// Makes a reserved run with a header an extent: E1. Commit point: the pool's CommitRun. Crash
+// before it: the run is free; after it: an extent without a reachable slot, which deriving finds
+// empty. The frame comes first, so that nobody takes a live run for one of an earlier session.
+absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
+  const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, run);
+  absl::Status status = layout.ok() ? pool->Drain() : layout.status();
+  if (!status.ok()) {
+    pool->ReleaseRun(run).IgnoreError();
+    return status;
+  }
+  auto owned = std::make_unique<ExtentFrame>(run, *layout);
+  ExtentFrame* frame = owned.get();
+  frame->changed.store(true, std::memory_order_relaxed);
+  // Neither looks empty and unused to a Reclaim that comes now.
+  if (frame->is_large()) {
+    frame->SetUsed(0);
+  } else {
+    frame->place.store(Place::kCurrent, std::memory_order_relaxed);
+  }
+  status = InsertFrame(frame);
+  if (status.ok()) {
+    status = pool->CommitRun(run);
+    if (!status.ok()) EraseFrame(frame);
+  }
+  if (!status.ok()) {
+    pool->ReleaseRun(run).IgnoreError();
+    rcu::Retire(owned.release());
+    return status;
+  }
+  owned.release();
+  ClassOf(*frame).run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
+  status = FaultRun(run);
+  if (status.ok()) return frame;
+  // Nobody can use it: it goes back in a way that does not sleep here.
+  if (frame->is_large()) {
+    space->Retire(frame->SlotAddress(0));
+  } else {
+    frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+  }
+  return status;
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,224 @@
+// Frames for extents of earlier sessions: loaded from saved maps, or derived.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kv/space_impl.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+// Saved maps that one allocation may load before it rather takes a new run.
+constexpr unsigned kMapsPerRefill = 4;
+// Extents that the worker derives each time that a class has run out of free slots.
+constexpr size_t kDerivesPerRefill = 4;
+
+// Whether bytes may be what a slot of this kind holds. Only fields that never change are read: the
+// slot may be a node at which writers are at work.
+bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t slot_size_bytes) {
+  if (kind == SlotKind::kRecord) {
+    const auto* record = reinterpret_cast<const RecordHeader*>(pool.At(address));
+    return (record->kind == kValueRecord || record->kind == kFenceRecord) &&
+           record->key_size_bytes <= kMaxKeySizeBytes &&
+           sizeof(RecordHeader) + record->key_size_bytes + uint64_t{record->value_size_bytes} <=
+               slot_size_bytes;
+  }
+  const auto* node = reinterpret_cast<const NodeHeader*>(pool.At(address));
+  return node->magic == (kind == SlotKind::kLeaf ? kLeafMagic : kInnerMagic) &&
+         node->self == address;
+}
+
+}  // namespace
+
+absl::Status Space::Impl::EnumerateOnce() {
+  // Acquire pairs with the release below.
+  if (enumerated.load(std::memory_order_acquire)) return absl::OkStatus();
+  std::lock_guard<std::mutex> lock(enumerate_mutex);
+  if (enumerated.load(std::memory_order_relaxed)) return absl::OkStatus();
+  const absl::Status status = pool->ForEachRun([this](const dax::Run& run) {
+    const bool large = run.kind == kLargeRun;
+    const bool slab = run.kind == kSlabRun && run.owner < kSizeClasses;
+    if ((!large && !slab) || FindFrame(run.offset()) != nullptr) return absl::OkStatus();
+    SizeClass& size_class = classes[large ? kLargeClass : run.owner];
+    size_class.run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
+    std::lock_guard<std::mutex> class_lock(size_class.mutex);
+    size_class.unknown.push_back(run.offset());
+    return absl::OkStatus();
+  });
+  if (status.ok()) enumerated.store(true, std::memory_order_release);
+  return status;
+}
+
+// O(1): reads the header and the map. The extent is present afterwards.
+absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired) {
+  const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+  if (!run.ok()) return run.status();
+  if (!run->live || run->offset() != extent) return nullptr;
+  absl::Status status = FaultRun(*run);
+  if (!status.ok()) return status;
+  const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
+  if (!layout.ok()) return layout.status();
+  const bool known = (retired && layout->size_class == kLargeClass) ||
+                     HasValidMap(*pool, extent, *layout, superblock()->maps_valid_since);
+  if (!known) return nullptr;
+  auto frame = std::make_unique<ExtentFrame>(*run, *layout);
+  if (frame->is_large()) {
+    frame->SetUsed(0);
+  } else {
+    frame->LoadMap(SavedMap(*pool, extent));
+  }
+  status = InsertFrame(frame.get());
+  if (!status.ok()) return status;
+  if (!frame->is_large()) Attach(frame.get());
+  return frame.release();
+}
+
+void Space::Impl::NoteDamage(Address extent, const absl::Status& status) {
+  // Not found: the run was released since it was listed.
+  if (status.ok() || absl::IsNotFound(status)) return;
+  damaged.emplace(extent, std::string(status.message()));
+}
+
+void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
+  SizeClass& size_class = classes[class_number];
+  const auto take = [&]() -> Address {
+    std::lock_guard<std::mutex> lock(size_class.mutex);
+    if (size_class.unknown.empty() || !size_class.roomy.empty()) return kNullAddress;
+    const Address extent = size_class.unknown.back();
+    size_class.unknown.pop_back();
+    return extent;
+  };
+  std::unique_lock<std::mutex> maintenance_lock(maintenance, std::try_to_lock);
+  if (maintenance_lock.owns_lock()) {
+    for (unsigned loaded = 0; loaded < kMapsPerRefill;) {
+      const Address extent = take();
+      if (extent == kNullAddress) break;
+      if (FindFrame(extent) != nullptr) continue;
+      const absl::StatusOr<ExtentFrame*> frame = LoadFrame(extent, /*retired=*/false);
+      ++loaded;
+      if (!frame.ok()) {
+        NoteDamage(extent, frame.status());
+      } else if (*frame == nullptr) {
+        std::lock_guard<std::mutex> lock(size_class.mutex);
+        size_class.underived.push_back(extent);
+      }
+    }
+  }
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  if (!size_class.roomy.empty()) return;
+  if (size_class.underived.empty() && size_class.unknown.empty()) return;
+  std::lock_guard<std::mutex> worker_lock(worker_mutex);
+  if (std::find(derive_wanted.begin(), derive_wanted.end(), class_number) == derive_wanted.end()) {
+    derive_wanted.push_back(class_number);
+  }
+  worker_wakeup.notify_one();
+}
+
+bool Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t slot) {
+  const Address address = frame.SlotAddress(slot);
+  const SlotKind kind = SlotKindOf(frame.layout().size_class);
+  if (!IsPlausible(*pool, kind, address, frame.layout().slot_size_bytes)) return false;
+  const absl::StatusOr<bool> live = oracle->IsLive(kind, address);
+  return !live.ok() || *live;
+}
+
+// A frame with every slot used that the index refers to at some moment of the call. Null: the
+// extent has a frame, or is gone, or we are stopping.
+absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
+  const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+  if (!run.ok()) return run.status();
+  const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
+  if (!layout.ok()) return layout.status();
+  auto frame = std::make_unique<ExtentFrame>(*run, *layout);
+  frame->changed.store(true, std::memory_order_relaxed);
+  for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
+    if (stopping.load(std::memory_order_relaxed)) return nullptr;
+    if (IsSlotLive(*frame, slot)) frame->SetUsed(slot);
+  }
+  const absl::Status status = InsertFrame(frame.get());
+  if (!status.ok()) return status;
+  return frame.release();
+}
+
+// Gives extents their frames. A slot that a scan finds dead may have been unlinked a moment ago:
+// its readers may still be there and its Retire may still come. So before such a slot may be handed
+// out, (1) a grace period: whoever unlinked it has called Retire, since both lie in one read
+// section; (2) everything retired is collected, then (3) a second grace period and FreeRetired,
+// which passes over slots already found dead. A Retire that comes later is for a slot that the scan
+// found live.
+absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
+  std::vector<ExtentFrame*> scanned;
+  for (const Address extent : extents) {
+    if (FindFrame(extent) != nullptr || damaged.count(extent) != 0) continue;
+    absl::StatusOr<ExtentFrame*> frame = LoadFrame(extent, /*retired=*/false);
+    if (frame.ok() && *frame == nullptr) {
+      const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+      if (!run.ok() || !run->live || run->offset() != extent) continue;  // Gone since.
+      if (oracle == nullptr) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "the free slots of the extent at pool offset ", extent,
+            " are not known and there is no index to ask: set a liveness oracle first"));
+      }
+      frame = ScanExtent(extent);
+      if (frame.ok() && *frame != nullptr) scanned.push_back(*frame);
+    }
+    NoteDamage(extent, frame.status());
+  }
+  if (scanned.empty()) return absl::OkStatus();
+  rcu::Synchronize();
+  RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
+  for (ExtentFrame* frame : scanned) {
+    // A pin may show any slot found dead.
+    if (frame->is_large() || IsPinned(*frame, 0)) HoldFreeSlots(frame);
+    if (!frame->is_large()) Attach(frame);
+  }
+  FreeHeld();
+  return absl::OkStatus();
+}
+
+void Space::Impl::HoldFreeSlots(ExtentFrame* frame) {
+  for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
+    if (frame->IsUsed(slot)) continue;
+    frame->SetUsed(slot);
+    Hold(frame, slot);
+  }
+}
+
+absl::Status Space::Impl::DeriveSome(uint16_t class_number) {
+  if (oracle == nullptr) return absl::OkStatus();
+  SizeClass& size_class = classes[class_number];
+  std::vector<Address> extents;
+  {
+    std::lock_guard<std::mutex> lock(size_class.mutex);
+    for (std::vector<Address>* list : {&size_class.underived, &size_class.unknown}) {
+      while (extents.size() < kDerivesPerRefill && !list->empty()) {
+        extents.push_back(list->back());
+        list->pop_back();
+      }
+    }
+  }
+  return Derive(extents);
+}
+
+absl::Status Space::Impl::DeriveAll() {
+  absl::Status status = EnumerateOnce();
+  if (!status.ok()) return status;
+  for (SizeClass& size_class : classes) {
+    std::vector<Address> extents;
+    {
+      std::lock_guard<std::mutex> lock(size_class.mutex);
+      extents.swap(size_class.underived);
+      extents.insert(extents.end(), size_class.unknown.begin(), size_class.unknown.end());
+      size_class.unknown.clear();
+    }
+    status = Derive(extents);
+    if (!status.ok()) {
+      std::lock_guard<std::mutex> lock(size_class.mutex);
+      size_class.underived.insert(size_class.underived.end(), extents.begin(), extents.end());
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace daxkv::kv

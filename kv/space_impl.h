@@ -1,0 +1,184 @@
+// The parts of Space. Jobs by file:
+//   space.cc           presence, provider, statistics, open and close
+//   space_allocate.cc  arenas, new extents
+//   space_retire.cc    retired slots on their way back, the worker thread, truncation
+//   space_derive.cc    frames for extents of earlier sessions
+//   space_reclaim.cc   reclaim and audit
+//
+// Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
+//   maintenance     deriving, freeing of retired slots, truncation: one thread at a time. Its
+//   holder
+//                   waits for readers and asks the oracle
+//   Shard::mutex    one shard's current extent; held while a new run is made
+//   SizeClass::mutex, RetireQueue::mutex, worker_mutex   for a few instructions
+#ifndef DAXKV_KV_SPACE_IMPL_H_
+#define DAXKV_KV_SPACE_IMPL_H_
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "dax/mapping.h"
+#include "dax/pool.h"
+#include "kv/extent_frame.h"
+#include "kv/extent_header.h"
+#include "kv/format.h"
+#include "kv/size_classes.h"
+#include "kv/space.h"
+#include "xarray/xarray.h"
+
+namespace daxkv::kv {
+
+inline constexpr unsigned kShards = 8;
+
+// The extent that some threads allocate from.
+struct alignas(64) Shard {
+  std::mutex mutex;
+  ExtentFrame* current = nullptr;
+  uint32_t word = 0;  // Of the current extent's bitmap: no free slot before it.
+};
+
+struct SizeClass {
+  std::mutex mutex;
+  // Frames in Place::kNearlyFull and kRoomy.
+  std::vector<ExtentFrame*> nearly_full, roomy;
+  // Extents of earlier sessions without a frame: not looked at yet; and those whose map does not
+  // count. Hints: an extent may have got a frame, or gone, by another way.
+  std::vector<Address> unknown, underived;
+  std::atomic<uint64_t> run_size_bytes{0};
+  std::array<Shard, kShards> shards;
+
+  std::vector<ExtentFrame*>* ListOf(Place place) {
+    if (place == Place::kNearlyFull) return &nearly_full;
+    return place == Place::kRoomy ? &roomy : nullptr;
+  }
+};
+
+struct alignas(64) RetireQueue {
+  std::mutex mutex;
+  std::vector<Address> addresses;
+};
+
+struct Space::Impl {
+  Impl(dax::Pool* pool, Space* space);
+  ~Impl();
+
+  // ---- space.cc ----
+  Superblock* superblock() { return reinterpret_cast<Superblock*>(pool->root_area()); }
+  absl::Status SetMapsValidSince(uint64_t epoch);
+  // Makes every entry of a run present.
+  absl::Status FaultRun(const dax::Run& run);
+  absl::Status SaveMaps();
+  uint64_t RetiredCount() const;
+  void StopWorker();
+
+  // ---- Frames ----
+  // The frame of the extent at `address`, or null. It stays while the caller owns a used slot of
+  // the extent, holds `maintenance`, or is in a ReadGuard.
+  ExtentFrame* FindFrame(Address address) const;
+  // kAlreadyExists: the extent has one.
+  absl::Status InsertFrame(ExtentFrame* frame);
+  void EraseFrame(ExtentFrame* frame);
+  // All frames; under `maintenance`.
+  std::vector<ExtentFrame*> Frames() const;
+
+  // ---- space_allocate.cc ----
+  SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
+  Shard& ShardOf(SizeClass& size_class);
+  std::optional<Address> ClaimSlot(Shard& shard);
+  absl::StatusOr<Address> AllocateSlot(uint16_t size_class);
+  absl::Status Refill(uint16_t size_class, Shard& shard);
+  bool TakeFromList(SizeClass& size_class, Place place, Shard& shard);
+  std::optional<Address> ClaimFromOtherShards(SizeClass& size_class);
+  void SetCurrent(Shard& shard, ExtentFrame* frame);
+  absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t size_class);
+  absl::StatusOr<Address> AllocateLarge(uint64_t size_bytes);
+  absl::StatusOr<ExtentFrame*> AdoptRun(const dax::Run& run);
+  // Puts a frame into the list for its number of free slots, unless it is current or detached.
+  void Relist(ExtentFrame* frame);
+  // The same for one that was current or detached.
+  void Attach(ExtentFrame* frame);
+  // Takes a frame out of its list or shard. False: it was taken up by another thread meanwhile.
+  bool Detach(ExtentFrame* frame);
+  void Unlist(SizeClass& size_class, ExtentFrame* frame);
+  void ReleaseSlot(ExtentFrame* frame, uint32_t slot);
+
+  // ---- space_retire.cc; under `maintenance` ----
+  std::vector<Address> CollectRetired();
+  void FreeRetired(const std::vector<Address>& addresses);
+  void FreeHeld();
+  // Keeps a used slot that is dead until no pin may show it.
+  void Hold(ExtentFrame* frame, uint32_t slot);
+  bool IsPinned(const ExtentFrame& frame, uint32_t slot) const;
+  // Frees everything retired so far, unless pinned.
+  void RetireRound();
+  absl::Status TruncateExtent(ExtentFrame* frame, absl::Time deadline);
+  void WorkerLoop();
+  void WakeWorker();
+
+  // ---- space_derive.cc ----
+  // Lists the extents of earlier sessions, once.
+  absl::Status EnumerateOnce();
+  // A frame from the saved map; null if the map does not count. `retired`: a slot of the extent
+  // was, which says all about a large one. Under `maintenance`.
+  absl::StatusOr<ExtentFrame*> LoadFrame(Address extent, bool retired);
+  void NoteDamage(Address extent, const absl::Status& status);
+  // Gives some unknown extents of a class their frames, from saved maps only and only if
+  // `maintenance` is free; asks the worker to derive others.
+  void FeedFromSavedMaps(uint16_t size_class);
+  // The rest under `maintenance`.
+  absl::Status Derive(const std::vector<Address>& extents);
+  absl::StatusOr<ExtentFrame*> ScanExtent(Address extent);
+  void HoldFreeSlots(ExtentFrame* frame);
+  bool IsSlotLive(const ExtentFrame& frame, uint32_t slot);
+  absl::Status DeriveSome(uint16_t size_class);
+  absl::Status DeriveAll();
+
+  // ---- space_reclaim.cc ----
+  absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);  // Under `maintenance`.
+  // Reclaims because the pool is full; threads that come together share one round.
+  absl::Status MakeRoom();
+
+  dax::Pool* const pool;
+  Space* const space;
+  dax::Mapping mapping;
+
+  xarray::XArray frames;  // By page; several order-9 entries for a larger extent.
+  std::array<SizeClass, kSizeClasses + 1> classes;  // The last: large extents.
+  std::array<RetireQueue, kShards> retire_queues;
+
+  std::mutex maintenance;
+  LivenessOracle* oracle = nullptr;        // maintenance
+  std::vector<ExtentFrame*> held_frames;   // maintenance: frames whose `held` is not empty
+  std::map<Address, std::string> damaged;  // maintenance: extents that were refused, and why
+  uint64_t truncated_extents = 0;          // maintenance
+  uint64_t truncated_size_bytes = 0;       // maintenance
+  std::atomic<uint64_t> held_count{0}, in_round_count{0};
+  std::atomic<uint64_t> make_room_rounds{0};
+
+  std::mutex enumerate_mutex;
+  std::atomic<bool> enumerated{false};
+
+  std::mutex worker_mutex;
+  std::condition_variable worker_wakeup;
+  std::atomic<bool> retired_waiting{false};  // Something was retired since the last round began.
+  std::atomic<bool> stopping{false};
+  bool urgent = false;                  // worker_mutex: do not wait for more
+  bool room_wanted = false;             // worker_mutex
+  std::vector<uint16_t> derive_wanted;  // worker_mutex: classes
+  std::thread worker;                   // Last: it uses all of the above.
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_SPACE_IMPL_H_

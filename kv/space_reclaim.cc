@@ -1,0 +1,84 @@
+// Giving space back, and proving that none leaked.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kv/space_impl.h"
+
+namespace daxkv::kv {
+
+absl::StatusOr<ReclaimResult> Space::Reclaim(absl::Time deadline) {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  return impl_->Reclaim(deadline);
+}
+
+absl::StatusOr<ReclaimResult> Space::Impl::Reclaim(absl::Time deadline) {
+  const uint64_t extents_before = truncated_extents;
+  const uint64_t size_bytes_before = truncated_size_bytes;
+  absl::Status status = DeriveAll();
+  if (!status.ok()) return status;
+  RetireRound();
+  ReclaimResult result;
+  for (ExtentFrame* frame : Frames()) {
+    // Slots that only a pin holds are dead, too.
+    const auto is_empty = [frame] { return frame->used_count() == frame->held.size(); };
+    if (!is_empty()) continue;
+    if (!frame->is_large() && !Detach(frame)) continue;
+    if (is_empty()) {
+      const size_t held = frame->held.size();
+      const absl::Status truncated = TruncateExtent(frame, deadline);
+      if (truncated.ok()) {
+        if (held == 0) continue;
+        held_count.fetch_sub(held, std::memory_order_relaxed);
+        held_frames.erase(std::find(held_frames.begin(), held_frames.end(), frame));
+        continue;
+      }
+      if (absl::IsDeadlineExceeded(truncated)) {
+        ++result.extents_pinned;
+      } else {
+        status.Update(truncated);
+      }
+    }
+    if (!frame->is_large()) Attach(frame);
+  }
+  if (!status.ok()) return status;
+  result.extents_freed = truncated_extents - extents_before;
+  result.size_bytes_freed = truncated_size_bytes - size_bytes_before;
+  return result;
+}
+
+absl::Status Space::Impl::MakeRoom() {
+  const uint64_t rounds_seen = make_room_rounds.load(std::memory_order_relaxed);
+  std::lock_guard<std::mutex> lock(maintenance);
+  // Two rounds ended while we waited: the second began after our call.
+  if (make_room_rounds.load(std::memory_order_relaxed) >= rounds_seen + 2) return absl::OkStatus();
+  const absl::Status status = Reclaim(absl::InfinitePast()).status();
+  make_room_rounds.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+absl::StatusOr<uint64_t> Space::Audit(const std::function<bool(Address)>& reachable,
+                                      const std::function<void(std::string)>& report) {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  const absl::Status status = impl_->DeriveAll();
+  if (!status.ok()) return status;
+  impl_->RetireRound();
+  for (const auto& [extent, reason] : impl_->damaged) {
+    report(absl::StrCat("extent at pool offset ", extent, " is unusable: ", reason));
+  }
+  uint64_t compared = 0;
+  for (const ExtentFrame* frame : impl_->Frames()) {
+    for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
+      const Address address = frame->SlotAddress(slot);
+      const bool used = frame->IsUsed(slot) && frame->held.count(slot) == 0;
+      const bool reached = reachable(address);
+      ++compared;
+      if (used == reached) continue;
+      report(absl::StrCat("slot at pool offset ", address, " (", frame->layout().slot_size_bytes,
+                          " bytes) ",
+                          used ? "is used but not reachable: leaked" : "is reachable but free"));
+    }
+  }
+  return compared;
+}
+
+}  // namespace daxkv::kv
