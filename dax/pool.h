@@ -86,8 +86,8 @@ struct PoolStats {
   uint64_t live_pages = 0;      // In committed runs.
   uint64_t reserved_pages = 0;  // In runs handed out and not yet committed.
   uint64_t free_pages = 0;
-  uint64_t free_runs_by_order[kHugeOrder + 1] =
-      {};  // Whole free blocks; order 9 counts 2 MiB ones.
+  // Maximal free buddies; order 9 counts whole 2 MiB blocks.
+  uint64_t free_runs_by_order[kHugeOrder + 1] = {};
   uint64_t largest_free_run_pages = 0;
   uint64_t file_size_bytes = 0;    // Sum of the backing files' lengths.
   uint64_t file_blocks_bytes = 0;  // What the file system really holds for them (st_blocks).
@@ -139,16 +139,22 @@ class Pool {
   // Hands out a free run of at least `pages` pages (rounded up to a power of two, or above 512 to
   // a multiple of 512), in state reserved, with blocks for its first `used_bytes` (rounded up to
   // pages). Grows the pool when it must and may. The bytes are unspecified, not zero.
+  // Cost: about a microsecond, a fallocate for pages without blocks, and now and then a growth
+  // step, which other allocations wait for.
   //   kResourceExhausted  the pool or the file system is full; nothing changed
   //   kInvalidArgument    pages 0 or above kMaxRunPages, kind 0, used_bytes above the run
   absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
                                   uint64_t used_bytes);
   // Makes a reserved run live, durably. Commit point: the 8-byte store of its descriptor. A crash
-  // before it: the run is free at the next open; after it: live.
+  // before it: the run is free at the next open; after it: live. What the run holds must be durable
+  // before.
+  //   kNotFound  no such run is reserved
   absl::Status CommitRun(const Run& run);
   // Releases a reserved or live run: durably free, then its blocks are punched (a failure to punch
   // is no error: the blocks stay as spare ones). Commit point: the descriptor's 8-byte store.
   // The caller has made sure that nobody reads it any more (see Mapping::Truncate).
+  //   kNotFound  there is no such run
+  //   kDataLoss  another descriptor of its segment is damaged: nothing there is given out or back
   absl::Status ReleaseRun(const Run& run);
 
   // The run that covers `page`. kNotFound when the page is in no live or reserved run; kDataLoss

@@ -1,0 +1,213 @@
+#include "dax/backing_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+#include <mutex>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "dax/pool.h"
+
+namespace daxkv::dax {
+namespace {
+
+// A device's length is not in its stat.
+absl::StatusOr<uint64_t> DeviceSize(const struct stat& device, const std::string& path) {
+  std::ifstream size_file(
+      absl::StrCat("/sys/dev/char/", major(device.st_rdev), ":", minor(device.st_rdev), "/size"));
+  uint64_t size_bytes = 0;
+  if (!(size_file >> size_bytes)) {
+    return absl::InternalError(absl::StrCat("cannot read the size of device ", path));
+  }
+  return size_bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BackingFiles>> BackingFiles::OpenParts(
+    const std::string& directory) {
+  std::unique_ptr<BackingFiles> files(new BackingFiles(directory));
+  const absl::Status status = files->AddNewParts();
+  if (!status.ok()) return status;
+  if (files->parts_.empty()) {
+    return absl::DataLossError(absl::StrCat(directory, "/000000.pmem is missing"));
+  }
+  return files;
+}
+
+absl::StatusOr<std::unique_ptr<BackingFiles>> BackingFiles::OpenFile(const std::string& path) {
+  std::unique_ptr<BackingFiles> files(new BackingFiles(""));
+  const absl::Status status = files->Append(path);
+  if (!status.ok()) return status;
+  return files;
+}
+
+BackingFiles::~BackingFiles() {
+  for (const Part& part : parts_) close(part.fd);
+}
+
+absl::Status BackingFiles::AddNewParts() {
+  if (directory_.empty()) return absl::OkStatus();
+  const std::unique_lock<std::shared_mutex> lock(mutex_);
+  const size_t known = parts_.size();
+  while (true) {
+    const std::string path = absl::StrFormat("%s/%06u.pmem", directory_, parts_.size());
+    const absl::Status status = Append(path);
+    if (absl::IsNotFound(status)) break;
+    if (!status.ok()) return status;
+  }
+  if (known == 0 || parts_.size() == known) return absl::OkStatus();
+  // libpmemobj does not wait for the new file's directory entry.
+  for (size_t i = known; i < parts_.size(); ++i) {
+    if (fsync(parts_[i].fd) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", parts_[i].path));
+    }
+  }
+  const int fd = open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", directory_));
+  const absl::Cleanup close_fd = [fd] { close(fd); };
+  if (fsync(fd) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", directory_));
+  return absl::OkStatus();
+}
+
+absl::Status BackingFiles::Append(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  absl::Cleanup close_fd = [fd] { close(fd); };
+  struct stat file;
+  if (fstat(fd, &file) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", path));
+  }
+  Part part;
+  part.device = S_ISCHR(file.st_mode);
+  if (!part.device && !S_ISREG(file.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file"));
+  }
+  part.size_bytes = static_cast<uint64_t>(file.st_size);
+  if (part.device) {
+    const absl::StatusOr<uint64_t> size_bytes = DeviceSize(file, path);
+    if (!size_bytes.ok()) return size_bytes.status();
+    part.size_bytes = *size_bytes;
+  }
+  part.size_bytes &= ~(kPageSizeBytes - 1);
+  part.inode = file.st_ino;
+  part.fd = fd;
+  part.path = path;
+  if (!parts_.empty()) part.offset = parts_.back().offset + parts_.back().size_bytes;
+  parts_.push_back(std::move(part));
+  std::move(close_fd).Cancel();
+  return absl::OkStatus();
+}
+
+absl::Status BackingFiles::VerifyMapping(const char* base) const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  std::ifstream maps("/proc/self/maps");
+  if (!maps) return absl::InternalError("cannot read /proc/self/maps");
+  const auto wrong = [](const Part& part) {
+    return absl::InternalError(
+        absl::StrCat(part.path, " is not mapped at pool offset ", part.offset, " as it should be"));
+  };
+  // Lines come in ascending order, so each goes on where the parts before it ended.
+  size_t next = 0;          // The first part not yet seen to its end...
+  uint64_t seen_bytes = 0;  // ...and how much of it was.
+  const auto origin = reinterpret_cast<uint64_t>(base);
+  std::string line;
+  while (next < parts_.size() && std::getline(maps, line)) {
+    uint64_t first, last, file_offset, inode;
+    const int fields =
+        std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %" SCNu64, &first,
+                    &last, &file_offset, &inode);
+    // The first part's mapping may go on to the end of the reserved addresses.
+    while (fields == 4 && next < parts_.size()) {
+      const Part& part = parts_[next];
+      const uint64_t wanted = origin + part.offset + seen_bytes;
+      if (wanted < first || wanted >= last) break;
+      if (part.inode != inode || wanted - first + file_offset != seen_bytes) return wrong(part);
+      seen_bytes += std::min(last - wanted, part.size_bytes - seen_bytes);
+      if (seen_bytes != part.size_bytes) break;
+      ++next;
+      seen_bytes = 0;
+    }
+  }
+  return next == parts_.size() ? absl::OkStatus() : wrong(parts_[next]);
+}
+
+uint64_t BackingFiles::size_bytes() const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  return parts_.back().offset + parts_.back().size_bytes;
+}
+
+std::string BackingFiles::first_path() const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  return parts_.front().path;
+}
+
+absl::Status BackingFiles::ForEachPiece(
+    uint64_t offset, uint64_t size_bytes,
+    const std::function<absl::Status(const Part&, uint64_t, uint64_t)>& visit) const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  auto part = std::upper_bound(parts_.begin(), parts_.end(), offset,
+                               [](uint64_t wanted, const Part& p) { return wanted < p.offset; });
+  --part;
+  for (; size_bytes != 0 && part != parts_.end(); ++part) {
+    const uint64_t inside = offset - part->offset;
+    const uint64_t length = std::min(size_bytes, part->size_bytes - inside);
+    const absl::Status status = visit(*part, inside, length);
+    if (!status.ok()) return status;
+    offset += length;
+    size_bytes -= length;
+  }
+  if (size_bytes == 0) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("pool offset ", offset, " lies in no backing file"));
+}
+
+absl::Status BackingFiles::Allocate(int mode, const char* action, uint64_t offset,
+                                    uint64_t size_bytes) {
+  return ForEachPiece(
+      offset, size_bytes, [&](const Part& part, uint64_t inside, uint64_t length) -> absl::Status {
+        if (part.device) return absl::OkStatus();
+        int result;
+        do {
+          result = fallocate(part.fd, mode, static_cast<off_t>(inside), static_cast<off_t>(length));
+        } while (result != 0 && errno == EINTR);
+        if (result == 0) return absl::OkStatus();
+        return absl::ErrnoToStatus(
+            errno, absl::StrCat("cannot ", action, " ", length, " bytes at offset ", inside, " of ",
+                                part.path));
+      });
+}
+
+absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) {
+  const absl::Status status = Allocate(FALLOC_FL_KEEP_SIZE, "reserve", offset, size_bytes);
+  // Where fallocate is unknown there are no holes either, so the blocks are there.
+  if (absl::IsUnavailable(status) || absl::IsUnimplemented(status)) return absl::OkStatus();
+  return status;
+}
+
+absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) {
+  return Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, "punch", offset, size_bytes);
+}
+
+absl::StatusOr<uint64_t> BackingFiles::BlocksBytes() const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  uint64_t bytes = 0;
+  for (const Part& part : parts_) {
+    struct stat file;
+    if (fstat(part.fd, &file) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", part.path));
+    }
+    bytes += part.device ? part.size_bytes : static_cast<uint64_t>(file.st_blocks) * 512;
+  }
+  return bytes;
+}
+
+}  // namespace daxkv::dax

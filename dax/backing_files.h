@@ -1,0 +1,73 @@
+// The files under a pool's mapping, concatenated: which one holds a pool offset, how many blocks
+// they have, reserving blocks and punching holes.
+//
+// Thread safety: all methods from any thread.
+#ifndef DAXKV_DAX_BACKING_FILES_H_
+#define DAXKV_DAX_BACKING_FILES_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace daxkv::dax {
+
+class BackingFiles {
+ public:
+  // The parts that libpmemobj keeps in a directory: 000000.pmem and so on, in that order.
+  static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenParts(const std::string& directory);
+  // One file or device. A device has no blocks: Reserve and Punch do nothing.
+  static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenFile(const std::string& path);
+  ~BackingFiles();
+  BackingFiles(const BackingFiles&) = delete;
+  BackingFiles& operator=(const BackingFiles&) = delete;
+
+  // Takes in the parts that have come since, and makes their directory entries durable.
+  absl::Status AddNewParts();
+  // Checks against /proc/self/maps that byte N of these files is what lies at base + N. Punching
+  // by a wrong table would destroy data, so nothing is punched before this has been asked.
+  //   kInternal  it is not so
+  absl::Status VerifyMapping(const char* base) const;
+
+  uint64_t size_bytes() const;
+  // The first file's path: what the media probe looks at.
+  std::string first_path() const;
+  // Allocates blocks for the range. kResourceExhausted: the file system is full; blocks may have
+  // come for a part of the range.
+  absl::Status Reserve(uint64_t offset, uint64_t size_bytes);
+  // Gives the blocks of the range back; it reads as zeros then.
+  //   kUnimplemented  the file system has no holes
+  absl::Status Punch(uint64_t offset, uint64_t size_bytes);
+  // What the file system holds for the files.
+  absl::StatusOr<uint64_t> BlocksBytes() const;
+
+ private:
+  struct Part {
+    int fd = -1;
+    std::string path;
+    uint64_t offset = 0;
+    uint64_t size_bytes = 0;
+    uint64_t inode = 0;
+    bool device = false;
+  };
+
+  explicit BackingFiles(std::string directory) : directory_(std::move(directory)) {}
+  absl::Status Append(const std::string& path);
+  absl::Status ForEachPiece(
+      uint64_t offset, uint64_t size_bytes,
+      const std::function<absl::Status(const Part&, uint64_t, uint64_t)>& visit) const;
+  absl::Status Allocate(int mode, const char* action, uint64_t offset, uint64_t size_bytes);
+
+  const std::string directory_;  // Empty: one file.
+  mutable std::shared_mutex mutex_;
+  std::vector<Part> parts_;  // Guarded by mutex_; only ever grows.
+};
+
+}  // namespace daxkv::dax
+
+#endif  // DAXKV_DAX_BACKING_FILES_H_

@@ -1,0 +1,161 @@
+#include "dax/object_heap.h"
+
+#include <libpmemobj.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <exception>
+#include <libpmemobj++/persistent_ptr.hpp>
+#include <libpmemobj++/transaction.hpp>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "dax/segment.h"
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kSegmentTypeNumber = 0x736567;
+constexpr uint64_t kChunkBytes = 256 << 10;  // libpmemobj's unit for large objects.
+
+// Runs `call`, which may throw as libpmemobj-cpp does.
+template <typename Call>
+absl::Status Translate(const std::string& action, Call call) {
+  errno = 0;
+  try {
+    call();
+    return absl::OkStatus();
+  } catch (const std::exception& failure) {
+    const int error = errno;
+    const std::string message = absl::StrCat("cannot ", action, ": ", failure.what());
+    if (error == EAGAIN || error == EWOULDBLOCK) {
+      return absl::FailedPreconditionError(message + " (held by another process)");
+    }
+    if (error == 0 || error == EINVAL) return absl::FailedPreconditionError(message);
+    return absl::ErrnoToStatus(error, message);
+  }
+}
+
+}  // namespace
+
+ObjectHeap::ObjectHeap(pmem::obj::pool<RootObject> pool) : pool_(std::move(pool)) {
+  base_ = reinterpret_cast<char*>(pool_.handle());
+  const auto address = reinterpret_cast<uintptr_t>(pool_.root().get());
+  root_ = reinterpret_cast<PoolRoot*>((address + 63) / 64 * 64);
+}
+
+ObjectHeap::~ObjectHeap() {
+  // Throws only when the pool is closed already.
+  const absl::Status status = Translate("close the pool", [this] { pool_.close(); });
+  static_cast<void>(status.ok());
+}
+
+absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string& path,
+                                                               uint64_t size_bytes) {
+  std::unique_ptr<ObjectHeap> heap;
+  const absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
+    heap.reset(
+        new ObjectHeap(pmem::obj::pool<RootObject>::create(path, kLayoutName, size_bytes, 0644)));
+    heap->WriteRoot();
+  });
+  if (!status.ok()) return status;
+  return heap;
+}
+
+absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& path) {
+  std::unique_ptr<ObjectHeap> heap;
+  absl::Status status = Translate(absl::StrCat("open ", path, " as a pool"), [&] {
+    heap.reset(new ObjectHeap(pmem::obj::pool<RootObject>::open(path, kLayoutName)));
+    // The pool grows when we say so, by as much as we say.
+    heap->pool_.ctl_set<long long>("heap.size.granularity", 0);
+  });
+  if (status.ok()) status = heap->CheckRoot(path);
+  if (!status.ok()) return status;
+  return heap;
+}
+
+void ObjectHeap::WriteRoot() {
+  pool_.ctl_set<long long>("heap.size.granularity", 0);
+  std::random_device random;
+  pmem::obj::transaction::run(pool_, [&] {
+    root_->magic = kRootMagic;
+    root_->format_version = kFormatVersion;
+    root_->page_size_bytes = static_cast<uint32_t>(kPageSizeBytes);
+    for (auto& half : root_->uuid) half = (uint64_t{random()} << 32) | random();
+    root_->checksum = Checksum(root_, kRootChecksumSpan);
+    root_->clean = 1;
+  });
+}
+
+absl::Status ObjectHeap::CheckRoot(const std::string& path) const {
+  if (root_->magic != kRootMagic) {
+    return absl::DataLossError(absl::StrCat(path, ": the pool's root is damaged or unfinished"));
+  }
+  if (root_->format_version > kFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " has format version ", root_->format_version.get_ro(),
+        "; this program knows versions up to ", kFormatVersion, ": open it with a newer program"));
+  }
+  if (root_->checksum != Checksum(root_, kRootChecksumSpan) || root_->format_version == 0 ||
+      root_->page_size_bytes != kPageSizeBytes || root_->segment_count > kMaxSegments) {
+    return absl::DataLossError(absl::StrCat(path, ": the pool's root is damaged"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ObjectHeap::Extend(uint64_t size_bytes) {
+  auto step = static_cast<long long>(size_bytes);
+  // libpmemobj overwrites errno on its way out, so its text is all there is to go by.
+  if (pmemobj_ctl_exec(pool_.handle(), "heap.size.extend", &step) == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot grow the pool by ", size_bytes, " bytes: ", pmemobj_errormsg()));
+}
+
+absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes) {
+  if (root_->segment_count >= kMaxSegments) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the pool has all the ", kMaxSegments, " segments that it can have"));
+  }
+  bool appended = false;
+  const absl::Status status = Translate("add a segment", [&] {
+    uint64_t chunks = most_bytes / kChunkBytes;
+    while (chunks * kChunkBytes >= least_bytes && chunks != 0 && !appended) {
+      // A page below whole chunks: room for libpmemobj's own header.
+      appended = TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes);
+      chunks -= std::max<uint64_t>(chunks / 8, 1);
+    }
+  });
+  if (!status.ok() || appended) return status;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the pool's heap has no object of ", least_bytes, " bytes"));
+}
+
+bool ObjectHeap::TryAppendSegment(uint64_t size_bytes) {
+  bool appended = false;
+  pmem::obj::transaction::run(pool_, [&] {
+    // No flush by libpmemobj: it would write back every page of the segment.
+    const PMEMoid object = pmemobj_tx_xalloc(size_bytes, kSegmentTypeNumber,
+                                             POBJ_XALLOC_NO_FLUSH | POBJ_XALLOC_NO_ABORT);
+    if (OID_IS_NULL(object)) return;
+    const uint64_t used_bytes = Segment::Format(base(), object.off, size_bytes);
+    if (used_bytes == 0) {
+      pmemobj_tx_free(object);
+      return;
+    }
+    pool_.persist(base() + object.off, used_bytes);
+    const uint64_t count = root_->segment_count;
+    root_->segments[count].object_offset = object.off;
+    root_->segments[count].object_size_bytes = size_bytes;
+    root_->segment_count = count + 1;
+    appended = true;
+  });
+  return appended;
+}
+
+void ObjectHeap::StoreDurably(pmem::obj::p<uint64_t>& word, uint64_t value) {
+  __atomic_store_n(&word.get_rw(), value, __ATOMIC_RELEASE);
+  pool_.persist(&word, sizeof(word));
+}
+
+}  // namespace daxkv::dax

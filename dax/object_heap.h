@@ -1,0 +1,61 @@
+// The libpmemobj pool under a daxkv pool: the one place that calls libpmemobj and libpmemobj-cpp,
+// and so the one place where their exceptions become statuses.
+//
+// Thread safety: none; the pool calls it under its allocation mutex.
+#ifndef DAXKV_DAX_OBJECT_HEAP_H_
+#define DAXKV_DAX_OBJECT_HEAP_H_
+
+#include <cstdint>
+#include <libpmemobj++/pool.hpp>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dax/pool_format.h"
+
+namespace daxkv::dax {
+
+class ObjectHeap {
+ public:
+  // Creates a libpmemobj pool: by a set file (size 0), in a new file of that size, or on a device
+  // (size 0). Its root is written and its segment table empty.
+  static absl::StatusOr<std::unique_ptr<ObjectHeap>> Create(const std::string& path,
+                                                            uint64_t size_bytes);
+  // Opens one and checks its root.
+  //   kFailedPrecondition  not a pool of ours, a newer format, held by another process
+  //   kDataLoss            the root is damaged
+  static absl::StatusOr<std::unique_ptr<ObjectHeap>> Open(const std::string& path);
+  // Unmaps everything.
+  ~ObjectHeap();
+  ObjectHeap(const ObjectHeap&) = delete;
+  ObjectHeap& operator=(const ObjectHeap&) = delete;
+
+  char* base() const { return base_; }
+  PoolRoot* root() const { return root_; }
+
+  // Grows a pool made by a set file by one part of `size_bytes`, fully allocated.
+  //   kResourceExhausted  no room on the file system, or the set's limit
+  absl::Status Extend(uint64_t size_bytes);
+  // Takes an object of at most `most_bytes`, as large as the heap allows but not below
+  // `least_bytes`, formats it as a segment and enters it in the segment table: all in one
+  // transaction, whose commit is the commit point. A crash before it leaves no trace.
+  //   kResourceExhausted  the heap has no object of that size, or the table is full
+  absl::Status AppendSegment(uint64_t most_bytes, uint64_t least_bytes);
+  // Stores one word of the root, durably. The 8-byte store commits it.
+  void StoreDurably(pmem::obj::p<uint64_t>& word, uint64_t value);
+
+ private:
+  explicit ObjectHeap(pmem::obj::pool<RootObject> pool);
+  void WriteRoot();
+  absl::Status CheckRoot(const std::string& path) const;
+  bool TryAppendSegment(uint64_t size_bytes);
+
+  pmem::obj::pool<RootObject> pool_;
+  char* base_ = nullptr;
+  PoolRoot* root_ = nullptr;
+};
+
+}  // namespace daxkv::dax
+
+#endif  // DAXKV_DAX_OBJECT_HEAP_H_

@@ -1,0 +1,214 @@
+#include "dax/page_space.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace daxkv::dax {
+namespace {
+
+std::string Describe(const Run& run) {
+  return absl::StrCat("run of ", run.pages, " pages at page ", run.first_page);
+}
+
+}  // namespace
+
+PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
+    : heap_(*parts.heap),
+      files_(*parts.files),
+      persister_(*parts.persister),
+      most_bytes_(most_bytes) {}
+
+absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
+                                           uint64_t used_bytes) {
+  if (pages == 0 || pages > kMaxRunPages || kind == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("a run must have 1..", kMaxRunPages,
+                                                   " pages and a kind, not ", pages,
+                                                   " pages of kind ", kind));
+  }
+  pages = RoundToRunPages(pages);
+  if (used_bytes > pages * kPageSizeBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(used_bytes, " used bytes do not fit into ", pages, " pages"));
+  }
+  std::optional<Taken> taken;
+  bool has_blocks;
+  {
+    const Lock lock(mutex_);
+    taken = Take(pages);
+    if (!taken) {
+      const absl::Status grown = Grow(pages);
+      if (!grown.ok()) return grown;
+      taken = Take(pages);
+      if (!taken) return absl::InternalError(absl::StrCat("no run of ", pages, " pages in growth"));
+    }
+    PageBitmap& spare = taken->segment->spare();
+    has_blocks = spare.AllSet(taken->first, (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes);
+    spare.Clear(taken->first, pages);
+  }
+  if (!has_blocks) {
+    const absl::Status reserved = ReserveBlocks(*taken, pages, used_bytes);
+    if (!reserved.ok()) return reserved;
+  }
+  Run run;
+  run.first_page = taken->segment->first_page() + taken->first;
+  run.pages = pages;
+  run.kind = kind;
+  run.owner = owner;
+  // Not flushed: durable or not, it means a free run after a crash. Release: pairs with the loads
+  // of FindRun and Walk.
+  taken->segment->Word(run.first_page)
+      .store(EncodeRunDescriptor(run, open_epoch_), std::memory_order_release);
+  return run;
+}
+
+std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages) {
+  Segment* best = nullptr;
+  unsigned best_fit = kHugeOrder + 1;
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    if (segment->allocator() == nullptr) continue;
+    const std::optional<unsigned> fit = segment->allocator()->Fit(pages);
+    if (fit && *fit < best_fit) {
+      best = segment.get();
+      best_fit = *fit;
+    }
+  }
+  // The newest segments are the likeliest to have room. A damaged one is passed over here; whoever
+  // walks the runs is told of it.
+  for (size_t i = segments_.size(); best == nullptr && i-- > 0;) {
+    if (!segments_[i]->Build(open_epoch_, persister_).ok()) continue;
+    if (segments_[i]->allocator()->Fit(pages)) best = segments_[i].get();
+  }
+  if (best == nullptr) return std::nullopt;
+  return Taken{best, *best->allocator()->Allocate(pages)};
+}
+
+absl::Status PageSpace::ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_bytes) {
+  const uint64_t offset = (taken.segment->first_page() + taken.first) * kPageSizeBytes;
+  const uint64_t length = (used_bytes + kPageSizeBytes - 1) & ~(kPageSizeBytes - 1);
+  absl::Status status = files_.Reserve(offset, length);
+  if (absl::IsResourceExhausted(status)) {
+    const Lock lock(mutex_);
+    PunchSpare().IgnoreError();  // What was punched may be enough.
+    status = files_.Reserve(offset, length);
+  }
+  // Some of the blocks may have come.
+  if (!status.ok()) GiveBack(taken, pages, PunchRun(*taken.segment, taken.first, pages).ok());
+  return status;
+}
+
+absl::StatusOr<uint64_t> PageSpace::WordOfRun(const Run& run, Segment** segment) const {
+  *segment = index_.Find(run.first_page);
+  if (*segment != nullptr) {
+    const uint64_t word = (*segment)->Word(run.first_page).load(std::memory_order_acquire);
+    Run expected = run;
+    expected.live = false;
+    if (word != 0 && word == EncodeRunDescriptor(expected, open_epoch_)) return word;
+    expected.live = true;
+    if (word != 0 && word == EncodeRunDescriptor(expected, 0)) return word;
+  }
+  return absl::NotFoundError(absl::StrCat("there is no ", Describe(run)));
+}
+
+absl::Status PageSpace::CommitRun(const Run& run) {
+  Segment* segment;
+  absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
+  if (!word.ok()) return word.status();
+  Run live = run;
+  live.live = true;
+  // The commit point. A crash before it: the run is free; after it: live.
+  std::atomic<uint64_t>& place = segment->Word(run.first_page);
+  place.store(EncodeRunDescriptor(live, 0), std::memory_order_release);
+  persister_.Flush(&place, sizeof(place));
+  return persister_.Drain();
+}
+
+absl::Status PageSpace::ReleaseRun(const Run& run) {
+  Segment* segment;
+  absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
+  if (!word.ok()) return word.status();
+  {
+    // Before the word goes: a later walk would take the pages for free, and GiveBack free them
+    // again.
+    const Lock lock(mutex_);
+    const absl::Status built = segment->Build(open_epoch_, persister_);
+    if (!built.ok()) return built;
+  }
+  // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
+  // blocks that Trim finds. Durable even for a reserved run, whose word may have reached the medium
+  // by itself: it must not come back inside a later run.
+  std::atomic<uint64_t>& place = segment->Word(run.first_page);
+  if (!place.compare_exchange_strong(*word, 0, std::memory_order_acq_rel,
+                                     std::memory_order_relaxed)) {
+    return absl::NotFoundError(absl::StrCat("somebody else released the ", Describe(run)));
+  }
+  persister_.Flush(&place, sizeof(place));
+  const absl::Status durable = persister_.Drain();
+  // Without that the pages must not be used again: they stay out of the allocator until the next
+  // open, which sees whether the word is there.
+  if (!durable.ok()) return durable;
+  const uint64_t first = run.first_page - segment->first_page();
+  GiveBack({segment, first}, run.pages, PunchRun(*segment, first, run.pages).ok());
+  return absl::OkStatus();
+}
+
+absl::Status PageSpace::PunchRun(const Segment& segment, uint64_t first, uint64_t pages) {
+  return files_.Punch((segment.first_page() + first) * kPageSizeBytes, pages * kPageSizeBytes);
+}
+
+void PageSpace::GiveBack(const Taken& taken, uint64_t pages, bool punched) {
+  const Lock lock(mutex_);
+  taken.segment->allocator()->Free(taken.first, pages);
+  if (!punched) taken.segment->may_hide_blocks = true;
+}
+
+absl::StatusOr<Run> PageSpace::FindRun(uint64_t page) const {
+  const Segment* segment = index_.Find(page);
+  if (segment != nullptr) return segment->FindRun(page, open_epoch_);
+  return absl::NotFoundError(absl::StrCat("page ", page, " lies in no segment"));
+}
+
+absl::Status PageSpace::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
+  for (const Segment* segment : index_.All()) {
+    const absl::Status status = segment->Walk(
+        open_epoch_, [&](const Run& run) { return run.live ? visit(run) : absl::OkStatus(); }, {});
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool PageSpace::Contains(uint64_t offset, uint64_t size_bytes) const {
+  const Segment* segment = index_.Find(offset / kPageSizeBytes);
+  return segment != nullptr && size_bytes <= segment->end_page() * kPageSizeBytes - offset;
+}
+
+absl::Status PageSpace::AddStats(PoolStats& stats) {
+  const Lock lock(mutex_);
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    absl::Status status = segment->Build(open_epoch_, persister_);
+    if (!status.ok()) return status;
+    uint64_t live_pages = 0;
+    status = segment->Walk(open_epoch_,
+                           [&](const Run& run) {
+                             if (run.live) live_pages += run.pages;
+                             return absl::OkStatus();
+                           },
+                           {});
+    if (!status.ok()) return status;
+    const RunAllocator& allocator = *segment->allocator();
+    ++stats.segments;
+    stats.segment_pages += segment->pages();
+    stats.live_pages += live_pages;
+    stats.free_pages += allocator.free_pages();
+    // Runs on their way in or out count here too.
+    stats.reserved_pages += segment->pages() - allocator.free_pages() - live_pages;
+    allocator.CountFreeRuns(stats.free_runs_by_order);
+    stats.largest_free_run_pages =
+        std::max(stats.largest_free_run_pages, allocator.LargestFreeRun());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace daxkv::dax

@@ -1,0 +1,97 @@
+// The pages of a pool: its segments, and the runs in them. Everything of the Pool's contract that
+// is about runs is here; see pool.h for what the calls promise.
+//
+// Thread safety: all methods from any thread, except Attach, which comes first. One mutex guards
+// the allocators and growth; blocks are reserved and punched outside it, while the pages are in no
+// allocator and so nobody else's.
+#ifndef DAXKV_DAX_PAGE_SPACE_H_
+#define DAXKV_DAX_PAGE_SPACE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dax/backing_files.h"
+#include "dax/object_heap.h"
+#include "dax/persist.h"
+#include "dax/pool.h"
+#include "dax/segment.h"
+#include "dax/segment_index.h"
+
+namespace daxkv::dax {
+
+class PageSpace {
+ public:
+  struct Parts {
+    ObjectHeap* heap;
+    BackingFiles* files;
+    Persister* persister;
+  };
+  // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
+  PageSpace(const Parts& parts, uint64_t most_bytes);
+
+  // Takes in the segments that the table names. `was_clean`: no free page hides blocks.
+  //   kDataLoss  an entry is out of range, overlaps another, or its header is damaged
+  absl::Status Attach(uint64_t open_epoch, bool was_clean);
+  // Makes the heap's free memory segments: for a new pool. Its pages are spare.
+  absl::Status TakeWholeHeap();
+  // Clears descriptor words of every older epoch now rather than at a segment's first use.
+  absl::Status ForgetOldEpochs();
+
+  absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
+                                  uint64_t used_bytes);
+  absl::Status CommitRun(const Run& run);
+  absl::Status ReleaseRun(const Run& run);
+  absl::StatusOr<Run> FindRun(uint64_t page) const;
+  absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
+  bool Contains(uint64_t offset, uint64_t size_bytes) const;
+
+  // Punches all free pages.
+  absl::Status Trim();
+  // Punches the free pages that have blocks or may have: cheap after a session that changed little.
+  absl::Status TrimKnown();
+  // Fills in what is counted in pages.
+  absl::Status AddStats(PoolStats& stats);
+
+ private:
+  struct Taken {
+    Segment* segment;
+    uint64_t first;  // Counted from the segment's first page.
+  };
+  using Lock = std::lock_guard<std::mutex>;
+
+  // These need mutex_ held.
+  std::optional<Taken> Take(uint64_t pages);
+  absl::Status Grow(uint64_t pages);
+  absl::Status ExtendHeap(uint64_t least_bytes);
+  absl::Status AppendSegments(uint64_t least_bytes);
+  absl::StatusOr<Segment*> AttachEntry(uint64_t number);
+  absl::Status PunchSpare();
+  absl::Status PunchFree(Segment& segment);
+
+  absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_bytes);
+  absl::Status PunchRun(const Segment& segment, uint64_t first, uint64_t pages);
+  void GiveBack(const Taken& taken, uint64_t pages, bool punched);
+  // The word of a run that the caller says it holds; kNotFound when there is no such run.
+  absl::StatusOr<uint64_t> WordOfRun(const Run& run, Segment** segment) const;
+
+  ObjectHeap& heap_;
+  BackingFiles& files_;
+  Persister& persister_;
+  const uint64_t most_bytes_;
+  uint64_t open_epoch_ = 0;
+
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
+  bool heap_may_have_rest_ = true;  // A crash may have left heap in no segment. Guarded by mutex_.
+  SegmentIndex index_;
+};
+
+}  // namespace daxkv::dax
+
+#endif  // DAXKV_DAX_PAGE_SPACE_H_

@@ -1,0 +1,193 @@
+// How a PageSpace gets segments, grows, and gives the blocks of free pages back.
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "dax/page_space.h"
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kHugeBytes = kHugePages * kPageSizeBytes;
+constexpr uint64_t kMostSegmentBytes = uint64_t{12} << 30;
+// Below this an object holds nothing of use beside its alignment.
+constexpr uint64_t kLeastSegmentBytes = 3 * kMiB;
+// Growth from this size on keeps its blocks until Trim or Close: punching them and reserving them
+// again run by run costs more than their short stay. Small pools stay small.
+constexpr uint64_t kKeepBlocksFromBytes = 64 * kMiB;
+
+uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// An object of this size has room for a run of `pages`, wherever libpmemobj puts it: the run, its
+// share of descriptor words, and up to 2 MiB for alignment.
+uint64_t ObjectBytesFor(uint64_t pages) {
+  const uint64_t run_bytes = RoundUp(pages, kHugePages) * kPageSizeBytes;
+  return RoundUp(run_bytes + run_bytes / 448 + 2 * kMiB + kMiB / 2, kMiB);
+}
+
+// Steps grow with the pool, so that the number of parts, which each cost time at open, stays low:
+// about a hundred at 1 TiB.
+uint64_t GrowthStep(uint64_t size_bytes) {
+  const uint64_t step =
+      std::max(std::clamp(size_bytes / 2, 16 * kMiB, 256 * kMiB), size_bytes / 16);
+  return std::min(step, 8192 * kMiB);
+}
+
+}  // namespace
+
+absl::Status PageSpace::Attach(uint64_t open_epoch, bool was_clean) {
+  const Lock lock(mutex_);
+  open_epoch_ = open_epoch;
+  for (uint64_t number = 0; number < heap_.root()->segment_count; ++number) {
+    const absl::StatusOr<Segment*> segment = AttachEntry(number);
+    if (!segment.ok()) return segment.status();
+    (*segment)->may_hide_blocks = !was_clean;
+  }
+  const Segment* before = nullptr;
+  for (const Segment* segment : index_.All()) {
+    if (before != nullptr && before->object_end() > segment->object_offset()) {
+      return absl::DataLossError(absl::StrCat("the segments at pool offsets ",
+                                              before->object_offset(), " and ",
+                                              segment->object_offset(), " overlap"));
+    }
+    before = segment;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Segment*> PageSpace::AttachEntry(uint64_t number) {
+  const SegmentEntry& entry = heap_.root()->segments[number];
+  absl::StatusOr<std::unique_ptr<Segment>> segment = Segment::Attach(
+      heap_.base(), files_.size_bytes(), number, entry.object_offset, entry.object_size_bytes);
+  if (!segment.ok()) return segment.status();
+  index_.Insert(segment->get());
+  segments_.push_back(*std::move(segment));
+  return segments_.back().get();
+}
+
+absl::Status PageSpace::TakeWholeHeap() {
+  const Lock lock(mutex_);
+  return AppendSegments(kLeastSegmentBytes);
+}
+
+// Makes segments from what the heap has, while it has objects of `least_bytes`.
+absl::Status PageSpace::AppendSegments(uint64_t least_bytes) {
+  while (true) {
+    const absl::Status appended = heap_.AppendSegment(kMostSegmentBytes, least_bytes);
+    if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
+    if (!appended.ok()) return appended;
+    const absl::StatusOr<Segment*> segment = AttachEntry(segments_.size());
+    if (!segment.ok()) return segment.status();
+    absl::Status status = (*segment)->Build(open_epoch_, persister_);
+    if (!status.ok()) return status;
+    (*segment)->spare().Set(0, (*segment)->pages());
+    const bool small = (*segment)->pages() * kPageSizeBytes < kKeepBlocksFromBytes;
+    if (small && !PunchFree(**segment).ok()) (*segment)->may_hide_blocks = true;
+  }
+}
+
+absl::Status PageSpace::Grow(uint64_t pages) {
+  const uint64_t least_bytes = ObjectBytesFor(pages);
+  const auto fits = [&] {
+    return std::any_of(segments_.begin(), segments_.end(), [&](const auto& segment) {
+      return segment->allocator() != nullptr && segment->allocator()->Fit(pages).has_value();
+    });
+  };
+  if (heap_may_have_rest_) {
+    heap_may_have_rest_ = false;
+    const absl::Status status = AppendSegments(kLeastSegmentBytes);
+    if (!status.ok() || fits()) return status;
+  }
+  // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    absl::Status status = ExtendHeap(least_bytes);
+    if (status.ok()) status = files_.AddNewParts();
+    if (status.ok()) status = files_.VerifyMapping(heap_.base());
+    if (status.ok()) status = AppendSegments(kLeastSegmentBytes);
+    if (!status.ok() || fits()) return status;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the pool has grown, and still has no room for ", pages, " pages together"));
+}
+
+// Adds one part: the step that suits the pool's size, or as much of it as the file system has room
+// for, but enough for an object of `least_bytes`.
+absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
+  const std::string full = absl::StrCat("no free run of that size, and the pool ");
+  if (most_bytes_ == 0) return absl::ResourceExhaustedError(full + "has a fixed size");
+  const uint64_t size_bytes = files_.size_bytes();
+  const uint64_t least = RoundUp(least_bytes + kMiB, kHugeBytes);
+  const uint64_t room = (most_bytes_ - std::min(most_bytes_, size_bytes)) & ~(kHugeBytes - 1);
+  if (room < least) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        full, "has reached the size it may grow to: ", size_bytes, " of ", most_bytes_, " bytes"));
+  }
+  bool punched = false;
+  uint64_t step = std::clamp(RoundUp(GrowthStep(size_bytes), kHugeBytes), least, room);
+  while (true) {
+    const absl::Status status = heap_.Extend(step);
+    if (status.ok() || (step == least && punched)) return status;
+    if (step == least) {
+      punched = PunchSpare().ok();
+      if (!punched) return status;
+    }
+    step = std::max(least, RoundUp(step / 2, kHugeBytes));
+  }
+}
+
+absl::Status PageSpace::PunchSpare() {
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    if (segment->allocator() == nullptr) continue;
+    absl::Status status;
+    PageBitmap& spare = segment->spare();
+    spare.ForEachRange(segment->pages(), [&](uint64_t first, uint64_t pages) {
+      status.Update(PunchRun(*segment, first, pages));
+    });
+    spare.Clear(0, segment->pages());
+    if (!status.ok()) {
+      segment->may_hide_blocks = true;
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PageSpace::PunchFree(Segment& segment) {
+  absl::Status status = segment.Build(open_epoch_, persister_);
+  if (!status.ok()) return status;
+  segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
+    status.Update(PunchRun(segment, first, pages));
+  });
+  segment.spare().Clear(0, segment.pages());
+  segment.may_hide_blocks = !status.ok();
+  return status;
+}
+
+absl::Status PageSpace::Trim() {
+  const Lock lock(mutex_);
+  absl::Status status;
+  for (const std::unique_ptr<Segment>& segment : segments_) status.Update(PunchFree(*segment));
+  return status;
+}
+
+absl::Status PageSpace::TrimKnown() {
+  const Lock lock(mutex_);
+  absl::Status status = PunchSpare();
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    if (segment->may_hide_blocks) status.Update(PunchFree(*segment));
+  }
+  return status;
+}
+
+absl::Status PageSpace::ForgetOldEpochs() {
+  const Lock lock(mutex_);
+  absl::Status status;
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    status.Update(segment->Build(open_epoch_, persister_));
+  }
+  return status;
+}
+
+}  // namespace daxkv::dax

@@ -1,0 +1,137 @@
+#include "dax/persist.h"
+
+#include <libpmem.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace daxkv::dax {
+namespace {
+
+// Ranges closer than this go out in one msync, which writes only what is dirty between them.
+constexpr uintptr_t kMergeGapBytes = uintptr_t{1} << 20;
+// So many notes are merged before another one is taken.
+constexpr size_t kMaxNotes = 256;
+// From here on copies bypass the cache.
+constexpr size_t kNonTemporalBytes = 256;
+
+struct Range {
+  uintptr_t first;
+  uintptr_t last;  // One past the end.
+};
+
+struct Notes {
+  std::weak_ptr<const Persister*> owner;
+  std::vector<Range> ranges;
+};
+
+// A thread works with few pools at a time, so a scan finds them.
+thread_local std::vector<Notes> thread_notes;
+
+// Null when this thread has noted nothing for `owner`.
+std::vector<Range>* FindNotes(const std::shared_ptr<const Persister*>& owner) {
+  for (Notes& notes : thread_notes) {
+    if (!notes.owner.owner_before(owner) && !owner.owner_before(notes.owner)) return &notes.ranges;
+  }
+  return nullptr;
+}
+
+std::vector<Range>& NotesOf(const std::shared_ptr<const Persister*>& owner) {
+  if (std::vector<Range>* ranges = FindNotes(owner)) return *ranges;
+  thread_notes.erase(std::remove_if(thread_notes.begin(), thread_notes.end(),
+                                    [](const Notes& notes) { return notes.owner.expired(); }),
+                     thread_notes.end());
+  thread_notes.push_back({owner, {}});
+  return thread_notes.back().ranges;
+}
+
+void Merge(std::vector<Range>& ranges, uintptr_t gap_bytes) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.first < b.first; });
+  size_t kept = 0;
+  for (const Range& range : ranges) {
+    if (kept != 0 && range.first <= ranges[kept - 1].last + gap_bytes) {
+      ranges[kept - 1].last = std::max(ranges[kept - 1].last, range.last);
+    } else {
+      ranges[kept++] = range;
+    }
+  }
+  ranges.resize(kept);
+}
+
+}  // namespace
+
+Persister::Persister(MediaClass media_class, const char* base)
+    : page_cache_(media_class == MediaClass::kPageCache),
+      base_(base),
+      identity_(std::make_shared<const Persister*>(this)) {}
+
+void Persister::Flush(const void* address, size_t size_bytes) {
+  if (!page_cache_) {
+    pmem_flush(address, size_bytes);
+    return;
+  }
+  if (size_bytes == 0) return;
+  const auto first = reinterpret_cast<uintptr_t>(address);
+  std::vector<Range>& ranges = NotesOf(identity_);
+  // Neighbours in time are often neighbours in space.
+  if (!ranges.empty() && first >= ranges.back().first &&
+      first <= ranges.back().last + kMergeGapBytes) {
+    ranges.back().last = std::max(ranges.back().last, first + size_bytes);
+    return;
+  }
+  // The gap grows until the list is short: in the end one msync covers everything.
+  for (uintptr_t gap = kMergeGapBytes; ranges.size() >= kMaxNotes; gap *= 16) Merge(ranges, gap);
+  ranges.push_back({first, first + size_bytes});
+}
+
+absl::Status Persister::Drain() {
+  if (!page_cache_) {
+    pmem_drain();
+    return absl::OkStatus();
+  }
+  std::vector<Range>* noted = FindNotes(identity_);
+  if (noted == nullptr) return absl::OkStatus();
+  Merge(*noted, kMergeGapBytes);
+  absl::Status status;
+  for (const Range& range : *noted) status.Update(WriteBack(range.first, range.last));
+  noted->clear();
+  return status;
+}
+
+absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) {
+  const auto* address = reinterpret_cast<const char*>(first);
+  if (pmem_msync(address, last - first) == 0) return absl::OkStatus();
+  const int error = errno;
+  return absl::InternalError(absl::StrCat(
+      "msync of pool offsets ", address - base_, " to ", address - base_ + (last - first),
+      " failed, the data there may not be durable: ", std::strerror(error)));
+}
+
+void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
+  if (page_cache_) {
+    std::memcpy(to, from, size_bytes);
+    Flush(to, size_bytes);
+    return;
+  }
+  const unsigned flags =
+      PMEM_F_MEM_NODRAIN | (size_bytes >= kNonTemporalBytes ? PMEM_F_MEM_NONTEMPORAL : 0);
+  pmem_memcpy(to, from, size_bytes, flags);
+}
+
+absl::Status Persister::SyncAll(size_t size_bytes) {
+  if (!page_cache_) {
+    pmem_drain();
+    return absl::OkStatus();
+  }
+  if (std::vector<Range>* noted = FindNotes(identity_)) noted->clear();
+  const auto first = reinterpret_cast<uintptr_t>(base_);
+  return WriteBack(first, first + size_bytes);
+}
+
+}  // namespace daxkv::dax

@@ -1,0 +1,46 @@
+// Making stores durable, as each media class needs it.
+//
+// On kDax and kVolatile: cache line write-back and a fence, by libpmem's exported functions, which
+// a test binary may interpose. (On kVolatile nothing depends on it; the same code runs so that what
+// is tested on tmpfs is what runs on DAX.) On kPageCache: msync. A msync costs a fraction of a
+// millisecond whatever its length, so ranges are only noted at first, for each thread, and written
+// by one call for each neighbourhood when the thread drains.
+//
+// Thread safety: all methods from any thread. Notes belong to a thread and a Persister; those of a
+// Persister that has gone are dropped.
+#ifndef DAXKV_DAX_PERSIST_H_
+#define DAXKV_DAX_PERSIST_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "dax/media.h"
+
+namespace daxkv::dax {
+
+class Persister {
+ public:
+  // `base` is the mapping's first byte, for the offsets in messages.
+  Persister(MediaClass media_class, const char* base);
+
+  void Flush(const void* address, size_t size_bytes);
+  // kInternal: an msync failed; the message has the pool offsets and the reason.
+  absl::Status Drain();
+  void CopyAndFlush(void* to, const void* from, size_t size_bytes);
+  // Everything below base + size_bytes, whichever thread stored it.
+  absl::Status SyncAll(size_t size_bytes);
+
+ private:
+  absl::Status WriteBack(uintptr_t first, uintptr_t last);
+
+  const bool page_cache_;
+  const char* const base_;
+  // Outlived by no note: threads hold it weakly.
+  const std::shared_ptr<const Persister*> identity_;
+};
+
+}  // namespace daxkv::dax
+
+#endif  // DAXKV_DAX_PERSIST_H_

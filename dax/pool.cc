@@ -1,0 +1,325 @@
+#include "dax/pool.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "dax/backing_files.h"
+#include "dax/lock_file.h"
+#include "dax/object_heap.h"
+#include "dax/page_space.h"
+#include "dax/persist.h"
+#include "dax/store_directory.h"
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kLeastMaxSizeBytes = uint64_t{64} << 20;
+constexpr uint64_t kMostMaxSizeBytes = uint64_t{16} << 40;
+constexpr uint64_t kLeastFixedSizeBytes = uint64_t{16} << 20;
+
+enum class PathType { kMissing, kDirectory, kFile, kDevice, kOther };
+
+absl::StatusOr<PathType> TypeOf(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT) return PathType::kMissing;
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", path));
+  }
+  if (S_ISDIR(info.st_mode)) return PathType::kDirectory;
+  if (S_ISREG(info.st_mode)) return PathType::kFile;
+  return S_ISCHR(info.st_mode) ? PathType::kDevice : PathType::kOther;
+}
+
+absl::Status NotFound(const std::string& path) {
+  return absl::NotFoundError(absl::StrCat("there is no pool at ", path));
+}
+
+absl::Status AlreadyThere(const std::string& path) {
+  return absl::AlreadyExistsError(absl::StrCat("there is a pool already at ", path));
+}
+
+absl::Status CheckOptions(const std::string& path, const PoolOptions& options) {
+  if (path.empty()) return absl::InvalidArgumentError("the pool's path is empty");
+  if (options.max_size_bytes < kLeastMaxSizeBytes || options.max_size_bytes > kMostMaxSizeBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("max_size_bytes must be ", kLeastMaxSizeBytes,
+                                                   "..", kMostMaxSizeBytes, ", not ",
+                                                   options.max_size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Declared in the order in which they depend on each other, so they go in the right one.
+struct Pool::Impl {
+  std::string path;
+  PoolShape shape = PoolShape::kDirectory;
+  MediaInfo media;
+  uint64_t open_epoch = 0;
+  bool was_clean = false;
+  bool created = false;
+
+  std::unique_ptr<LockFile> lock;
+  std::unique_ptr<StoreDirectory> directory;
+  std::unique_ptr<ObjectHeap> heap;
+  std::unique_ptr<BackingFiles> files;
+  std::unique_ptr<Persister> persister;
+  std::unique_ptr<PageSpace> space;
+
+  absl::Status OpenDirectory(const PoolOptions& options);
+  absl::Status CreateDirectory(const PoolOptions& options);
+  absl::Status OpenFixed(const PoolOptions& options, PathType type);
+  absl::Status CreateFixed(const PoolOptions& options, PathType type);
+  absl::Status SetUp();
+  absl::Status Start();
+  void Shut();
+};
+
+absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
+                                                 const PoolOptions& options) {
+  absl::Status status = CheckOptions(path, options);
+  if (!status.ok()) return status;
+  const absl::StatusOr<PathType> type = TypeOf(path);
+  if (!type.ok()) return type.status();
+  auto impl = std::make_unique<Impl>();
+  impl->path = path;
+  const bool directory = *type == PathType::kDirectory ||
+                         (*type == PathType::kMissing && options.shape == PoolShape::kDirectory);
+  if (*type == PathType::kOther) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is neither a directory, a file nor a DAX device"));
+  }
+  impl->shape = directory ? PoolShape::kDirectory : PoolShape::kFixed;
+  status = directory ? impl->OpenDirectory(options) : impl->OpenFixed(options, *type);
+  if (status.ok()) status = impl->Start();
+  if (!status.ok()) return status;
+  return std::unique_ptr<Pool>(new Pool(std::move(impl)));
+}
+
+absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
+  using Content = StoreDirectory::Content;
+  directory = std::make_unique<StoreDirectory>(path);
+  absl::StatusOr<Content> content = directory->Examine();
+  if (!content.ok()) return content.status();
+  const bool vacant = *content == Content::kMissing || *content == Content::kEmpty;
+  if (vacant && !options.create_if_missing) return NotFound(path);
+  if (*content == Content::kMissing) {
+    const absl::Status made = directory->MakeDirectory();
+    if (!made.ok()) return made;
+  }
+  if (*content == Content::kSomething) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " is a directory with other files and no daxkv.set: it is not a pool, and none is ",
+        "made there; name an empty or a new directory"));
+  }
+  absl::StatusOr<std::unique_ptr<LockFile>> locked =
+      LockFile::Acquire(directory->lock_path(), path);
+  if (!locked.ok()) return locked.status();
+  lock = *std::move(locked);
+  // Somebody may have made the pool before we got the lock.
+  content = directory->Examine();
+  if (!content.ok()) return content.status();
+  if (*content != Content::kPool) return CreateDirectory(options);
+  if (options.error_if_exists) return AlreadyThere(path);
+
+  const absl::StatusOr<std::string> set_path = directory->PrepareToOpen();
+  if (!set_path.ok()) return set_path.status();
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened = ObjectHeap::Open(*set_path);
+  if (!opened.ok()) return opened.status();
+  heap = *std::move(opened);
+  return SetUp();
+}
+
+absl::Status Pool::Impl::CreateDirectory(const PoolOptions& options) {
+  created = true;
+  const absl::StatusOr<std::string> set_path = directory->BeginCreation(options.max_size_bytes);
+  if (!set_path.ok()) return set_path.status();
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> made = ObjectHeap::Create(*set_path, 0);
+  absl::Status status = made.status();
+  if (status.ok()) {
+    heap = *std::move(made);
+    status = SetUp();
+  }
+  // The commit point of the creation.
+  if (status.ok()) status = directory->CommitCreation();
+  if (status.ok()) return status;
+  const std::unique_ptr<LockFile> kept_lock = std::move(lock);
+  const std::unique_ptr<StoreDirectory> kept_directory = std::move(directory);
+  Shut();
+  kept_directory->AbandonCreation().IgnoreError();
+  return status;
+}
+
+// Beside a fixed file lies its lock, PATH.lock. A device has none: libpmemobj locks it itself.
+absl::Status Pool::Impl::OpenFixed(const PoolOptions& options, PathType type) {
+  if (type == PathType::kMissing && !options.create_if_missing) return NotFound(path);
+  if (type != PathType::kDevice) {
+    absl::StatusOr<std::unique_ptr<LockFile>> locked = LockFile::Acquire(path + ".lock", path);
+    if (!locked.ok()) return locked.status();
+    lock = *std::move(locked);
+    const absl::StatusOr<PathType> now = TypeOf(path);
+    if (!now.ok()) return now.status();
+    if (*now == PathType::kMissing) return CreateFixed(options, *now);
+  }
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened = ObjectHeap::Open(path);
+  if (!opened.ok() && type == PathType::kDevice && options.create_if_missing) {
+    // libpmemobj makes a pool only on a device whose first bytes are zero.
+    const absl::Status status = CreateFixed(options, type);
+    return status.ok() ? status : opened.status();
+  }
+  if (!opened.ok()) return opened.status();
+  if (options.error_if_exists) return AlreadyThere(path);
+  heap = *std::move(opened);
+  return SetUp();
+}
+
+absl::Status Pool::Impl::CreateFixed(const PoolOptions& options, PathType type) {
+  created = true;
+  const bool device = type == PathType::kDevice;
+  if (!device && options.fixed_size_bytes < kLeastFixedSizeBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("fixed_size_bytes must be at least ",
+                                                   kLeastFixedSizeBytes, ", not ",
+                                                   options.fixed_size_bytes));
+  }
+  const std::string making = device ? path : path + ".creating";
+  if (!device && unlink(making.c_str()) != 0 && errno != ENOENT) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot remove ", making));
+  }
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> made =
+      ObjectHeap::Create(making, device ? 0 : options.fixed_size_bytes & ~(kPageSizeBytes - 1));
+  absl::Status status = made.status();
+  if (status.ok()) {
+    heap = *std::move(made);
+    // The commit point: a crash before it leaves a file that the next attempt removes.
+    if (!device && rename(making.c_str(), path.c_str()) != 0) {
+      status = absl::ErrnoToStatus(errno, absl::StrCat("cannot rename ", making, " to ", path));
+    }
+  }
+  if (status.ok()) status = SetUp();
+  if (!status.ok() && !device) unlink(making.c_str());
+  return status;
+}
+
+// From an open heap to attached segments; nothing persistent changes but in a new pool.
+absl::Status Pool::Impl::SetUp() {
+  const bool is_directory = shape == PoolShape::kDirectory;
+  absl::StatusOr<std::unique_ptr<BackingFiles>> opened =
+      is_directory ? BackingFiles::OpenParts(directory->parts_path())
+                   : BackingFiles::OpenFile(path);
+  if (!opened.ok()) return opened.status();
+  files = *std::move(opened);
+  absl::Status status = files->VerifyMapping(heap->base());
+  if (!status.ok()) return status;
+  const absl::StatusOr<MediaInfo> probed = ProbeMedia(files->first_path());
+  if (!probed.ok()) return probed.status();
+  media = *probed;
+  persister = std::make_unique<Persister>(media.media_class, heap->base());
+  space = std::make_unique<PageSpace>(PageSpace::Parts{heap.get(), files.get(), persister.get()},
+                                      is_directory ? directory->max_size_bytes() : 0);
+  was_clean = heap->root()->clean == 1;
+  open_epoch = heap->root()->open_epoch + 1;
+  status = space->Attach(open_epoch, was_clean);
+  if (status.ok() && created) status = space->TakeWholeHeap();
+  return status;
+}
+
+// The last step of an open. Two words commit by themselves, in this order; a crash between them
+// leaves an unclean pool of the old epoch, in which nothing was handed out.
+absl::Status Pool::Impl::Start() {
+  heap->StoreDurably(heap->root()->clean, 0);
+  heap->StoreDurably(heap->root()->open_epoch, open_epoch);
+  // Descriptor words hold the low bits of an epoch only: before one comes round again, which takes
+  // 2^18 opens, no word of it may be left.
+  if ((open_epoch & kEpochMask) != 0) return absl::OkStatus();
+  return space->ForgetOldEpochs();
+}
+
+void Pool::Impl::Shut() {
+  space.reset();
+  persister.reset();
+  files.reset();
+  heap.reset();
+  directory.reset();
+  lock.reset();
+}
+
+Pool::Pool(std::unique_ptr<Impl> impl) : base_(impl->heap->base()), impl_(std::move(impl)) {}
+
+Pool::~Pool() = default;
+
+absl::Status Pool::Close() {
+  if (impl_->heap == nullptr) return absl::FailedPreconditionError("the pool is closed already");
+  // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
+  impl_->space->TrimKnown().IgnoreError();
+  const absl::Status status = Sync();
+  // The commit point: everything before it is durable.
+  if (status.ok()) impl_->heap->StoreDurably(impl_->heap->root()->clean, 1);
+  impl_->Shut();
+  base_ = nullptr;
+  return status;
+}
+
+const std::string& Pool::path() const { return impl_->path; }
+PoolShape Pool::shape() const { return impl_->shape; }
+const MediaInfo& Pool::media() const { return impl_->media; }
+uint32_t Pool::format_version() const { return impl_->heap->root()->format_version; }
+uint64_t Pool::open_epoch() const { return impl_->open_epoch; }
+bool Pool::was_clean() const { return impl_->was_clean; }
+char* Pool::root_area() const { return impl_->heap->root()->root_area; }
+
+bool Pool::Contains(uint64_t offset, uint64_t size_bytes) const {
+  return impl_->space->Contains(offset, size_bytes);
+}
+
+absl::StatusOr<Run> Pool::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
+                                      uint64_t used_bytes) {
+  return impl_->space->AllocateRun(pages, kind, owner, used_bytes);
+}
+
+absl::Status Pool::CommitRun(const Run& run) { return impl_->space->CommitRun(run); }
+absl::Status Pool::ReleaseRun(const Run& run) { return impl_->space->ReleaseRun(run); }
+absl::StatusOr<Run> Pool::FindRun(uint64_t page) const { return impl_->space->FindRun(page); }
+
+absl::Status Pool::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
+  return impl_->space->ForEachRun(visit);
+}
+
+void Pool::Flush(const void* address, size_t size_bytes) {
+  impl_->persister->Flush(address, size_bytes);
+}
+
+absl::Status Pool::Drain() { return impl_->persister->Drain(); }
+
+void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
+  impl_->persister->CopyAndFlush(to, from, size_bytes);
+}
+
+absl::Status Pool::Sync() { return impl_->persister->SyncAll(impl_->files->size_bytes()); }
+
+absl::StatusOr<uint64_t> Pool::Trim() {
+  const absl::StatusOr<uint64_t> before = impl_->files->BlocksBytes();
+  if (!before.ok()) return before.status();
+  const absl::Status status = impl_->space->Trim();
+  if (!status.ok()) return status;
+  const absl::StatusOr<uint64_t> after = impl_->files->BlocksBytes();
+  if (!after.ok()) return after.status();
+  return *before > *after ? *before - *after : 0;
+}
+
+absl::StatusOr<PoolStats> Pool::Stats() const {
+  PoolStats stats;
+  const absl::Status status = impl_->space->AddStats(stats);
+  if (!status.ok()) return status;
+  stats.file_size_bytes = impl_->files->size_bytes();
+  const absl::StatusOr<uint64_t> blocks_bytes = impl_->files->BlocksBytes();
+  if (!blocks_bytes.ok()) return blocks_bytes.status();
+  stats.file_blocks_bytes = *blocks_bytes;
+  return stats;
+}
+
+}  // namespace daxkv::dax

@@ -1,0 +1,177 @@
+#include "dax/segment.h"
+
+#include <isa-l/crc.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kHugeBytes = kHugePages * kPageSizeBytes;
+
+uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Where things lie in an object. Attach re-derives it, so a header can't send us elsewhere.
+SegmentHeader LayOut(uint64_t object_offset, uint64_t object_size_bytes) {
+  SegmentHeader header = {};
+  header.magic = kSegmentMagic;
+  header.object_offset = object_offset;
+  header.object_size_bytes = object_size_bytes;
+  const uint64_t end = object_offset + object_size_bytes;
+  // A word for each page that could be: a few more than there will be pages.
+  const uint64_t words = object_size_bytes / kPageSizeBytes;
+  const uint64_t words_end =
+      RoundUp(object_offset, 64) + sizeof(SegmentHeader) + words * sizeof(uint64_t);
+  const uint64_t data = RoundUp(words_end, kHugeBytes);
+  header.first_page = data / kPageSizeBytes;
+  header.pages = end > data ? (end - data) / kPageSizeBytes : 0;
+  header.checksum = Checksum(&header, kSegmentChecksumSpan);
+  return header;
+}
+
+}  // namespace
+
+uint32_t Checksum(const void* bytes, size_t size_bytes) {
+  // ISA-L takes its input as not const, and does not change it.
+  auto* input = static_cast<unsigned char*>(const_cast<void*>(bytes));
+  return ~crc32_iscsi(input, static_cast<int>(size_bytes), ~0u);
+}
+
+uint64_t Segment::Format(char* base, uint64_t object_offset, uint64_t object_size_bytes) {
+  const SegmentHeader header = LayOut(object_offset, object_size_bytes);
+  if (header.pages == 0) return 0;
+  const uint64_t header_offset = RoundUp(object_offset, 64);
+  std::memcpy(base + header_offset, &header, sizeof(header));
+  const uint64_t words_bytes = header.pages * sizeof(uint64_t);
+  std::memset(base + header_offset + sizeof(header), 0, words_bytes);
+  return header_offset - object_offset + sizeof(header) + words_bytes;
+}
+
+absl::StatusOr<std::unique_ptr<Segment>> Segment::Attach(char* base, uint64_t pool_size_bytes,
+                                                         uint64_t number, uint64_t object_offset,
+                                                         uint64_t object_size_bytes) {
+  const std::string where = absl::StrCat("segment ", number, " at pool offset ", object_offset);
+  if (object_offset >= pool_size_bytes || object_size_bytes > pool_size_bytes - object_offset) {
+    return absl::DataLossError(absl::StrCat(where, ", ", object_size_bytes,
+                                            " bytes, lies outside the pool's ", pool_size_bytes));
+  }
+  const SegmentHeader expected = LayOut(object_offset, object_size_bytes);
+  if (expected.pages == 0) {
+    return absl::DataLossError(absl::StrCat(where, " is too small: ", object_size_bytes));
+  }
+  const char* header = base + RoundUp(object_offset, 64);
+  if (std::memcmp(header, &expected, sizeof(expected)) != 0) {
+    return absl::DataLossError(absl::StrCat(where, " has a damaged header"));
+  }
+  return std::unique_ptr<Segment>(new Segment(base, expected));
+}
+
+Segment::Segment(char* base, const SegmentHeader& header)
+    : first_page_(header.first_page),
+      pages_(header.pages),
+      object_offset_(header.object_offset),
+      object_end_(header.object_offset + header.object_size_bytes),
+      words_(reinterpret_cast<std::atomic<uint64_t>*>(base + RoundUp(header.object_offset, 64) +
+                                                      sizeof(SegmentHeader))),
+      spare_(0) {
+  static_assert(sizeof(std::atomic<uint64_t>) == sizeof(uint64_t));
+  static_assert(std::atomic<uint64_t>::is_always_lock_free);
+}
+
+absl::Status Segment::Damaged(uint64_t page, const std::string& what) const {
+  return absl::DataLossError(absl::StrCat("the run descriptor of page ", page, " (pool offset ",
+                                          page * kPageSizeBytes, ") ", what));
+}
+
+// A run of order k that covers the page begins at the page number with its low k bits cleared, so
+// at most ten words decide; above 2 MiB the run's head is at the start of an earlier block.
+absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
+  const auto not_found = [page] {
+    return absl::NotFoundError(absl::StrCat("page ", page, " belongs to no run"));
+  };
+  uint64_t head = page;
+  uint64_t word = Word(head).load(std::memory_order_acquire);
+  for (unsigned order = 0; word == 0 && order < kHugeOrder; ++order) {
+    const uint64_t candidate = page >> (order + 1) << (order + 1);
+    if (candidate == head) continue;
+    head = candidate;
+    word = Word(head).load(std::memory_order_acquire);
+  }
+  while (word == 0 && head > first_page_) {
+    head -= kHugePages;
+    word = Word(head).load(std::memory_order_acquire);
+  }
+  if (word == 0) return not_found();
+  const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, head);
+  if (!descriptor || descriptor->run.pages > end_page() - head) {
+    return Damaged(head, "is damaged");
+  }
+  const bool current = descriptor->run.live || descriptor->epoch == (open_epoch & kEpochMask);
+  if (!current || page - head >= descriptor->run.pages) return not_found();
+  return descriptor->run;
+}
+
+absl::Status Segment::Walk(uint64_t open_epoch,
+                           const std::function<absl::Status(const Run&)>& visit,
+                           const std::function<void(uint64_t)>& stale) const {
+  for (uint64_t page = first_page_; page < end_page();) {
+    const uint64_t word = Word(page).load(std::memory_order_acquire);
+    if (word == 0) {
+      ++page;
+      continue;
+    }
+    const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, page);
+    if (!descriptor || descriptor->run.pages > end_page() - page)
+      return Damaged(page, "is damaged");
+    const Run& run = descriptor->run;
+    bool changed = false;
+    for (uint64_t inner = page + 1; inner < page + run.pages && !changed; ++inner) {
+      if (Word(inner).load(std::memory_order_acquire) == 0) continue;
+      // The run may have gone while we looked, and a smaller one come in its place.
+      changed = Word(page).load(std::memory_order_acquire) != word;
+      if (!changed && Word(inner).load(std::memory_order_acquire) != 0) {
+        return Damaged(inner, absl::StrCat("lies inside the run of page ", page));
+      }
+    }
+    if (changed) continue;
+    if (run.live || descriptor->epoch == (open_epoch & kEpochMask)) {
+      const absl::Status status = visit(run);
+      if (!status.ok()) return status;
+    } else if (stale) {
+      stale(page);
+    }
+    page += run.pages;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
+  if (built_) return build_status_;
+  built_ = true;
+  auto allocator = std::make_unique<RunAllocator>(pages_);
+  std::vector<uint64_t> stale;
+  build_status_ = Walk(
+      open_epoch,
+      [&](const Run& run) {
+        allocator->Take(run.first_page - first_page_, run.pages);
+        return absl::OkStatus();
+      },
+      [&](uint64_t page) { stale.push_back(page); });
+  if (!build_status_.ok()) return build_status_;
+  // Each store frees a run that counts as free already: a crash before or after means the same.
+  for (const uint64_t page : stale) {
+    Word(page).store(0, std::memory_order_release);
+    persister.Flush(&Word(page), sizeof(uint64_t));
+  }
+  if (!stale.empty()) build_status_ = persister.Drain();
+  if (!build_status_.ok()) return build_status_;
+  spare_ = PageBitmap(pages_);
+  allocator_ = std::move(allocator);
+  return absl::OkStatus();
+}
+
+}  // namespace daxkv::dax
