@@ -1,0 +1,134 @@
+#include "dax/frame_table.h"
+
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <mutex>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "dax/invariant.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::dax::internal {
+namespace {
+
+struct Registry {
+  std::mutex mutex;
+  absl::flat_hash_map<const Pool*, std::weak_ptr<FrameTable>> tables;  // Under the mutex.
+};
+
+Registry& GetRegistry() {
+  static Registry* registry = new Registry;  // Never destroyed: mappings may outlive statics.
+  return *registry;
+}
+
+// Zeroed address space, filled by touch; nullptr without room.
+void* MapZeroes(uint64_t size_bytes) {
+  void* memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
+uint32_t* FutexWord(std::atomic<uint32_t>* word) {
+  static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
+  return reinterpret_cast<uint32_t*>(word);
+}
+
+// Sleeps while the word is `expected`. Spurious returns are fine.
+void FutexWait(std::atomic<uint32_t>* word, uint32_t expected, absl::Time deadline) {
+  const timespec until = absl::ToTimespec(deadline);
+  const timespec* timeout = deadline == absl::InfiniteFuture() ? nullptr : &until;
+  syscall(SYS_futex, FutexWord(word), FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, expected,
+          timeout, nullptr, FUTEX_BITSET_MATCH_ANY);
+}
+
+}  // namespace
+
+bool Folio::WaitUntilUnpinned(absl::Time deadline) {
+  CheckInvariant(!rcu::InReadSection(), "a thread waits for pins inside an RCU read section");
+  for (;;) {
+    const uint32_t seen = pins_.fetch_or(kBreakerWaits, std::memory_order_acq_rel) | kBreakerWaits;
+    if (seen == kBreakerWaits) {
+      // The flag goes only while the count is zero: another breaker that sleeps on a newer count
+      // needs it. One that slept on an older count is woken by that count's last unpinner.
+      uint32_t expected = kBreakerWaits;
+      pins_.compare_exchange_strong(expected, 0, std::memory_order_relaxed);
+      return true;
+    }
+    if (absl::Now() >= deadline) return false;
+    FutexWait(&pins_, seen, deadline);
+  }
+}
+
+void Folio::WakeBreakers() {
+  // Cleared first: a breaker that sleeps on a newer count sets it again, or finds the word changed.
+  pins_.fetch_and(~kBreakerWaits, std::memory_order_relaxed);
+  syscall(SYS_futex, FutexWord(&pins_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+FrameTable::FrameTable()
+    : chunks_(static_cast<std::atomic<Folio*>*>(MapZeroes(kChunks * sizeof(*chunks_)))) {}
+
+FrameTable::~FrameTable() {
+  if (chunks_ == nullptr) return;
+  for (uint64_t i = 0; i < kChunks; ++i) {
+    Folio* chunk = chunks_[i].load(std::memory_order_relaxed);
+    if (chunk != nullptr) munmap(static_cast<void*>(chunk), kChunkBytes);
+  }
+  munmap(static_cast<void*>(chunks_), kChunks * sizeof(*chunks_));
+}
+
+std::shared_ptr<FrameTable> FrameTable::ForPool(const Pool* pool) {
+  Registry& registry = GetRegistry();
+  std::lock_guard lock(registry.mutex);
+  absl::erase_if(registry.tables, [](const auto& entry) { return entry.second.expired(); });
+  std::weak_ptr<FrameTable>& known = registry.tables[pool];
+  std::shared_ptr<FrameTable> table = known.lock();
+  if (table == nullptr) {
+    table = std::make_shared<FrameTable>();
+    known = table;
+  }
+  return table;
+}
+
+std::shared_ptr<FrameTable> FrameTable::FindForPool(const Pool* pool) {
+  Registry& registry = GetRegistry();
+  std::lock_guard lock(registry.mutex);
+  auto found = registry.tables.find(pool);
+  return found == registry.tables.end() ? nullptr : found->second.lock();
+}
+
+absl::Status FrameTable::Reserve(uint64_t frame) {
+  // Zero bytes are valid Folios: no pins, no mapping.
+  Folio* fresh = nullptr;
+  if (chunks_ != nullptr) {
+    if (Find(frame, 0) != nullptr) return absl::OkStatus();
+    fresh = static_cast<Folio*>(MapZeroes(kChunkBytes));
+  }
+  if (fresh == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory to track frame ", frame,
+                                                     ": mmap of ", kChunkBytes,
+                                                     " bytes: ", strerror(errno)));
+  }
+  Folio* expected = nullptr;
+  // Release publishes the zeroes; a loser's acquire sees the winner's.
+  if (!chunks_[frame >> kChunkShift].compare_exchange_strong(
+          expected, fresh, std::memory_order_acq_rel, std::memory_order_acquire)) {
+    munmap(static_cast<void*>(fresh), kChunkBytes);
+  }
+  return absl::OkStatus();
+}
+
+uint32_t FrameTable::Pins(uint64_t frame, unsigned order) const {
+  uint32_t pins = 0;
+  for (unsigned k = order; k <= DaxEntry::kMaxOrder; ++k) pins += At(frame, k)->pins();
+  return pins;
+}
+
+}  // namespace daxkv::dax::internal

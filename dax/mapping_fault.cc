@@ -1,0 +1,130 @@
+// Faults: finding or installing the entry of an index.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "dax/invariant.h"
+#include "dax/mapping_impl.h"
+#include "dax/yield_point.h"
+
+namespace daxkv::dax::internal {
+
+absl::StatusOr<FaultResult> MappingImpl::Fault(uint64_t index, unsigned order, Access access) {
+  if (order > DaxEntry::kMaxOrder) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("fault of order ", order, ": orders are 0..", DaxEntry::kMaxOrder));
+  }
+  for (;;) {
+    DaxEntry entry;
+    {
+      rcu::ReadGuard guard;
+      entry = LoadUnderRcu(index);
+    }
+    if (entry && entry.poisoned()) return PoisonedError(index);
+    if (entry && entry.order() < order) {  // Before the lock bit: a fallback never sleeps.
+      faults_fallback_.fetch_add(1, std::memory_order_relaxed);
+      return FaultResult::kFallback;
+    }
+    if (entry && !entry.locked()) return FaultResult::kNoPage;
+    if (entry) {
+      WaitWhileLocked(index);
+      continue;
+    }
+    absl::StatusOr<std::optional<unsigned>> installed = Install(index, order, access);
+    if (!installed.ok()) return installed.status();
+    if (!installed->has_value()) continue;
+    const bool fallback = **installed < order;
+    (fallback ? faults_fallback_ : faults_no_page_).fetch_add(1, std::memory_order_relaxed);
+    return fallback ? FaultResult::kFallback : FaultResult::kNoPage;
+  }
+}
+
+std::optional<unsigned> MappingImpl::FreeOrder(uint64_t index, unsigned order) {
+  Cursor cursor(array_, index);
+  for (;; --order) {
+    cursor.Set(index);
+    cursor.SetOrder(order);
+    if (FindBreak(IndexRange::Block(index, order)) == nullptr && !cursor.FindConflict()) {
+      return order;
+    }
+    if (order == 0) return std::nullopt;
+  }
+}
+
+absl::StatusOr<std::optional<unsigned>> MappingImpl::Install(uint64_t index, unsigned order,
+                                                             Access access) {
+  FaultInFlight fault;
+  {
+    ArrayLock lock(array_);
+    if (FindBreak({index, index}) != nullptr) {
+      SleepOn(BreakKey(), WaitTable::Mode::kShared, &lock, absl::InfiniteFuture());
+      return std::nullopt;
+    }
+    const std::optional<unsigned> free_order = FreeOrder(index, order);
+    if (!free_order.has_value()) return std::nullopt;  // Someone was quicker.
+    order = *free_order;
+    fault.block = IndexRange::Block(index, order);
+    faults_in_flight_.push_back(&fault);
+  }
+  absl::StatusOr<std::optional<unsigned>> installed = ProvideExtent(index, order, access, fault);
+  ArrayLock lock(array_);
+  faults_in_flight_.erase(std::find(faults_in_flight_.begin(), faults_in_flight_.end(), &fault));
+  // An error of a stale answer says nothing about what lies there now.
+  if (fault.stale && !installed.ok()) return std::nullopt;
+  return installed;
+}
+
+absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t index,
+                                                                   unsigned max_order,
+                                                                   Access access,
+                                                                   const FaultInFlight& fault) {
+  absl::StatusOr<Extent> extent = provider_->Provide(index, max_order, access);
+  YieldPoint("fault:provided");
+  if (!extent.ok()) return extent.status();
+  if (absl::Status fits = CheckExtent(*extent, index, max_order); !fits.ok()) return fits;
+  if (absl::Status room = frames_->Reserve(extent->first_frame); !room.ok()) return room;
+  return InstallExtent(*extent, fault);
+}
+
+absl::Status MappingImpl::CheckExtent(const Extent& extent, uint64_t index,
+                                      unsigned max_order) const {
+  const uint64_t mask = extent.order <= DaxEntry::kMaxOrder ? extent.pages() - 1 : UINT64_MAX;
+  if (extent.order > max_order || ((extent.first_index | extent.first_frame) & mask) != 0 ||
+      (index & ~mask) != extent.first_index || extent.first_frame >= FrameTable::kMaxFrames ||
+      !pool_->Contains(extent.first_frame << kPageShift, extent.pages() << kPageShift)) {
+    return absl::InternalError(absl::StrCat("the provider's extent for index ", index,
+                                            " does not fit: order ", extent.order, " (at most ",
+                                            max_order, "), first index ", extent.first_index,
+                                            ", first frame ", extent.first_frame));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<unsigned>> MappingImpl::InstallExtent(const Extent& extent,
+                                                                   const FaultInFlight& fault) {
+  Cursor cursor(array_, extent.first_index);
+  cursor.SetOrder(extent.order);
+  Folio* folio = frames_->At(extent.first_frame, extent.order);
+  for (;;) {
+    {
+      ArrayLock lock(array_);
+      cursor.Reset();
+      if (fault.stale || cursor.FindConflict()) return std::nullopt;
+      cursor.Set(extent.first_index);
+      for (unsigned order = extent.order; order <= DaxEntry::kMaxOrder; ++order) {
+        if (frames_->At(extent.first_frame, order)->mapping() != nullptr) {
+          return absl::InternalError(absl::StrCat("frame ", extent.first_frame, " for index ",
+                                                  extent.first_index, " is mapped elsewhere"));
+        }
+      }
+      folio->SetMapped(this, extent.first_index);
+      const DaxEntry entry(extent.first_frame, extent.order);
+      absl::StatusOr<xarray::Entry> stored = cursor.Store(entry.xentry());
+      if (stored.ok()) return extent.order;
+      folio->ClearMapped();
+      if (!cursor.NeedsReserve()) return stored.status();
+    }
+    if (absl::Status status = cursor.Reserve(); !status.ok()) return status;
+  }
+}
+
+}  // namespace daxkv::dax::internal
