@@ -105,7 +105,10 @@ bool Space::Impl::IsPinned(const ExtentFrame& frame, uint32_t slot) const {
 void Space::Impl::Hold(ExtentFrame* frame, uint32_t slot) {
   if (frame->held.empty()) held_frames.push_back(frame);
   frame->held.insert(slot);
-  held_count.fetch_add(1, std::memory_order_relaxed);
+  if (held_count.fetch_add(1, std::memory_order_relaxed) != 0) return;
+  // The worker begins to look whether pins went.
+  std::lock_guard<std::mutex> lock(worker_mutex);
+  worker_wakeup.notify_one();
 }
 
 void Space::Impl::FreeHeld() {
@@ -117,11 +120,11 @@ void Space::Impl::FreeHeld() {
       continue;
     }
     if (frame->is_large()) {
-      held_count.fetch_sub(1, std::memory_order_relaxed);
-      if (TruncateExtent(frame, absl::InfinitePast()).ok()) continue;
-      // Pinned, or the medium failed: again later.
-      held_count.fetch_add(1, std::memory_order_relaxed);
-      held_frames.push_back(frame);
+      if (TruncateExtent(frame, absl::InfinitePast()).ok()) {
+        held_count.fetch_sub(1, std::memory_order_relaxed);
+      } else {
+        held_frames.push_back(frame);  // Pinned, or the medium failed: again later.
+      }
       continue;
     }
     for (const uint32_t slot : frame->held) ReleaseSlot(frame, slot);
@@ -159,7 +162,9 @@ void Space::Impl::WorkerLoop() {
   while (!stop()) {
     if (held_count.load(std::memory_order_relaxed) == 0) {
       held_poll = kFirstHeldPoll;
-      worker_wakeup.wait(lock, called);
+      worker_wakeup.wait(
+          lock, [&] { return called() || held_count.load(std::memory_order_relaxed) != 0; });
+      if (!called()) continue;
     } else if (!worker_wakeup.wait_for(lock, held_poll, called)) {
       held_poll = std::min(held_poll * 2, kLastHeldPoll);
     }
