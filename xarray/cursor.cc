@@ -7,6 +7,9 @@
 namespace daxkv::xarray {
 namespace {
 
+// 8 GiB of nodes; what is beyond is a mistake.
+constexpr uint64_t kMaxSplitNodes = uint64_t{1} << 24;
+
 // The next slot at or behind `slot` that may hold what a search wants; kSlots if none.
 template <typename Node>
 unsigned NextSlot(const Node& node, unsigned slot, int mark) {
@@ -285,7 +288,14 @@ absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
     return absl::InvalidArgumentError(absl::StrCat("the entry at index ", index_, " has order ",
                                                    place.Order(), ", not above ", new_order));
   }
-  absl::Status status = NeedNodes(Tree::NodesToSplit(place, new_order));
+  const uint64_t nodes = Tree::NodesToSplit(place, new_order);
+  if (nodes > kMaxSplitNodes) {
+    nodes_wanted_ = 0;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "splitting order ", place.Order(), " at index ", index_, " into order ", new_order,
+        " takes more than ", kMaxSplitNodes, " tree nodes: split in several steps"));
+  }
+  absl::Status status = NeedNodes(nodes);
   if (!status.ok()) return status;
   if (!tree_->Split(place, index_, new_order, piece, reserve_)) {
     return absl::InvalidArgumentError(

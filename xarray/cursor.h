@@ -159,8 +159,8 @@ class BasicCursor {
   // with all its marks. `piece` gives the entry of the block that begins at an index: non-null, not
   // internal. A reader sees at each index the old entry or its piece, never anything else.
   // NotFound: no entry. InvalidArgument: it is not larger than new_order, or a piece is null or
-  // internal (nothing changes). ResourceExhausted: as Store. Afterwards the piece at index() is the
-  // current entry.
+  // internal (nothing changes). ResourceExhausted: as Store; without NeedsReserve(): it would
+  // take more than 2^24 nodes. Afterwards the piece at index() is the current entry.
   using Piece = absl::FunctionRef<Entry(uint64_t first)>;
   absl::Status Split(unsigned new_order, Piece piece);
 

@@ -1,8 +1,10 @@
 #include "xarray/rcu.h"
 
 #include <pthread.h>
+#include <urcu/static/urcu-memb.h>
 
 #include <cassert>
+#include <condition_variable>
 #include <mutex>
 
 #ifdef DAXKV_RCU_TSAN
@@ -32,12 +34,6 @@ void InitializeOnce() {
                  &urcu_memb_call_rcu_after_fork_child);
 }
 
-// liburcu registers its own callback threads; a callback may use RCU, too.
-bool IsCallbackThread() {
-  ::call_rcu_data* data = urcu_memb_get_default_call_rcu_data();
-  return data != nullptr && pthread_equal(urcu_memb_get_call_rcu_thread(data), pthread_self());
-}
-
 #ifdef DAXKV_RCU_TSAN
 // Released by every section end, acquired by every grace period end.
 char g_sections;
@@ -46,6 +42,21 @@ void AnnotateGracePeriodEnd() { __tsan_acquire(&g_sections); }
 #else
 void AnnotateGracePeriodEnd() {}
 #endif
+
+// What Barrier waits for. All callbacks run in one queue, in order, so the last one tells of all.
+// (liburcu's own barrier serves several queues, by means that ThreadSanitizer cannot see.)
+struct Signal : Head {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool raised = false;
+};
+
+void Raise(Signal* signal) {
+  // Under the mutex to the end: the waiter destroys the signal as soon as it gets it.
+  std::lock_guard<std::mutex> lock(signal->mutex);
+  signal->raised = true;
+  signal->changed.notify_one();
+}
 
 }  // namespace
 
@@ -62,7 +73,8 @@ void RegisterThread() {
   static std::once_flag once;
   std::call_once(once, &InitializeOnce);
   t_registered = true;
-  if (IsCallbackThread()) return;
+  // liburcu registers its callback threads itself; a callback may use RCU, too.
+  if (URCU_TLS(urcu_memb_reader).registered) return;
   urcu_memb_register_thread();
   pthread_setspecific(g_exit_key, &g_exit_key);
 }
@@ -88,9 +100,10 @@ void Synchronize() {
 
 void Barrier() {
   assert(!InReadSection());
-  if (!internal::t_registered) internal::RegisterThread();
-  urcu_memb_barrier();
-  internal::AnnotateGracePeriodEnd();
+  internal::Signal signal;
+  Defer<&internal::Raise>(&signal);
+  std::unique_lock<std::mutex> lock(signal.mutex);
+  signal.changed.wait(lock, [&] { return signal.raised; });
 }
 
 }  // namespace daxkv::rcu
