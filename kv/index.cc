@@ -1,0 +1,181 @@
+#include "kv/index.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr unsigned kRootLevelShift = 48;
+constexpr unsigned kMaxLevel = 16;
+
+// X6. Never 0, which unwritten nodes have.
+uint64_t MakeStamp(uint64_t open_epoch) {
+  std::random_device random;
+  const uint64_t salt = uint64_t{random()} << 32 | random();
+  return (open_epoch ^ salt) | 1;
+}
+
+}  // namespace
+
+Index::Impl::Impl(Memory* memory_in, uint64_t* root_word_in)
+    : memory(memory_in), root_word(root_word_in), stamp(MakeStamp(memory_in->open_epoch())) {}
+
+Index::Index(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Index::~Index() = default;
+
+absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, uint64_t* root) {
+  auto impl = std::make_unique<Impl>(memory, root);
+  absl::StatusOr<Address> leaf = memory->Allocate(SlotKind::kLeaf, kLeafSizeBytes);
+  if (!leaf.ok()) return leaf.status();
+  LeafNode& node = impl->Leaf(*leaf);
+  for (uint64_t& slot : node.slots) slot = 0;
+  impl->WriteHeader(*leaf, 0, kNullAddress, /*next=*/0, /*version=*/0, /*overflow=*/0);
+  memory->Flush(&node, sizeof(node));
+  if (absl::Status status = impl->Drain(); !status.ok()) return status;
+  // Commits the empty index. Before: there is none, and the leaf's slot is free.
+  StoreWord(*root, *leaf);
+  memory->Flush(root, sizeof(*root));
+  if (absl::Status status = impl->Drain(); !status.ok()) return status;
+  impl->root_leaf = *leaf;
+  return std::unique_ptr<Index>(new Index(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<Index>> Index::Open(Memory* memory, uint64_t* root) {
+  auto impl = std::make_unique<Impl>(memory, root);
+  const uint64_t word = LoadWord(*root);
+  const Address address = word & kAddressMask;
+  const uint64_t level = word >> kRootLevelShift;
+  if (level > kMaxLevel) {
+    return absl::DataLossError(
+        absl::StrCat("superblock: the root's level ", level, " is above ", kMaxLevel));
+  }
+  absl::Status status = impl->SetUp(address, static_cast<unsigned>(level));
+  if (!status.ok()) return status;
+  if (impl->Header(address).low_fence != kNullAddress) {
+    return absl::DataLossError(absl::StrCat("superblock: the node at pool offset ", address,
+                                            " has a low fence and so is no root"));
+  }
+  if (level == 0) {
+    impl->root_leaf = address;
+  } else {
+    impl->root_frame.store(impl->FrameOf(address, static_cast<unsigned>(level)),
+                           std::memory_order_release);
+  }
+  return std::unique_ptr<Index>(new Index(std::move(impl)));
+}
+
+absl::Status Index::Impl::Find(std::string_view key,
+                               absl::FunctionRef<absl::Status(const RecordView&)> visit) {
+  const uint16_t tag = KeyTag(key);
+  return Run([&](Obstacle& obstacle) -> absl::Status {
+    for (;;) {
+      LeafPosition at;
+      absl::Status status = DescendToLeaf(key, &at, obstacle);
+      if (!status.ok()) return status;
+      Hit hit;
+      status = Probe(*at.leaf, key, tag, &hit, obstacle);
+      if (!status.ok()) return status;
+      if (hit.place >= 0) {
+        // A slot that moved right may be seen here still. Its record was current when the descent
+        // read the split count: only after that could the right leaf be changed.
+        status = visit(hit.record);
+        return absl::IsUnavailable(status) ? obstacle.Absent(hit.record.address) : status;
+      }
+      // Slots are cleared only after the count moved on, so an unchanged one proves the miss.
+      if (SplitCount(at.leaf->header) == at.split_count) {
+        return absl::Status(absl::StatusCode::kNotFound, "");
+      }
+    }
+  });
+}
+
+void Index::Impl::StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record) {
+  rcu::ReadGuard guard;
+  StoreWord(leaf.slots[place], slot);
+  memory->Flush(&leaf.slots[place], sizeof(slot));
+  if (old_record != kNullAddress) memory->Retire(old_record);
+}
+
+absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) {
+  const uint16_t tag = KeyTag(key);
+  LeafPosition at;
+  if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
+  LeafNode& leaf = *at.leaf;
+  Hit hit;
+  if (absl::Status status = ProbeLocked(at, key, tag, &hit); !status.ok()) {
+    UnlockLeaf(leaf);
+    return status;
+  }
+  const uint64_t slot = MakeSlot(tag, address);
+  if (hit.place >= 0) {
+    const auto* record = reinterpret_cast<const RecordHeader*>(memory->At(address));
+    if (hit.record.sequence >= record->sequence) {
+      UnlockLeaf(leaf);
+      return absl::Status(absl::StatusCode::kAborted, "");
+    }
+    // Commits. After a crash before this line is durable, the old record is the key's.
+    StoreSlot(leaf, static_cast<unsigned>(hit.place), slot, hit.record.address);
+  } else {
+    LeafImage image = LeafImage::Of(leaf);
+    const int place = image.Place(slot);
+    if (place < 0) {
+      UnlockLeaf(leaf);
+      const GroupEntry entry = {key, address};
+      size_t done = 0;
+      uint64_t replaced = 0;
+      absl::Status status = UpsertSorted(absl::MakeConstSpan(&entry, 1), &done, &replaced);
+      if (!status.ok()) return status;
+      return replaced > 0;
+    }
+    StoreWord(leaf.header.volatile_overflow, image.overflow);
+    // Commits. After a crash before this line is durable, the key is not there.
+    StoreSlot(leaf, static_cast<unsigned>(place), slot, kNullAddress);
+  }
+  // Unlocked before the drain: a later change of this line, by any thread, flushes it again.
+  UnlockLeaf(leaf);
+  if (absl::Status status = Drain(); !status.ok()) return status;
+  return hit.place >= 0;
+}
+
+absl::Status Index::Impl::Remove(std::string_view key) {
+  const uint16_t tag = KeyTag(key);
+  LeafPosition at;
+  if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
+  Hit hit;
+  absl::Status status = ProbeLocked(at, key, tag, &hit);
+  if (status.ok() && hit.place < 0) status = absl::Status(absl::StatusCode::kNotFound, "");
+  // Commits. After a crash before this line is durable, the key is still there.
+  if (status.ok()) StoreSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, hit.record.address);
+  UnlockLeaf(*at.leaf);
+  return status.ok() ? Drain() : status;
+}
+
+absl::Status Index::Find(std::string_view key,
+                         absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
+  return impl_->Find(key, visit);
+}
+absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address) {
+  return impl_->Upsert(key, address);
+}
+absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done,
+                                 uint64_t* replaced) {
+  return impl_->UpsertSorted(entries, done, replaced);
+}
+absl::Status Index::Remove(std::string_view key) { return impl_->Remove(key); }
+absl::Status Index::ScanLeaf(std::string_view from,
+                             absl::FunctionRef<bool(const RecordView&)> visit,
+                             std::string* next_from, bool* end) const {
+  return impl_->ScanLeaf(from, visit, next_from, end);
+}
+absl::StatusOr<bool> Index::RefersToRecord(const RecordView& record) const {
+  return impl_->RefersToRecord(record);
+}
+absl::StatusOr<bool> Index::RefersToNode(Address node) const { return impl_->RefersToNode(node); }
+absl::StatusOr<uint64_t> Index::Count() const { return impl_->Count(); }
+IndexStats Index::stats() const { return impl_->Stats(); }
+
+}  // namespace daxkv::kv

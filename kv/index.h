@@ -1,0 +1,135 @@
+// The ordered index: a persistent B-link tree from keys to record addresses.
+//
+// Leaves are sets of tagged pointers in the pool; inner nodes are sets of child pointers in the
+// pool with an immutable, sorted *view* in DRAM that is built at first touch and replaced, never
+// changed, when a child comes (readers follow it without any lock or version).
+// Sources: Lehman and Yao 1981 (right links); NV-Tree, FPTree and FAST&FAIR (unsorted leaves, one
+// 8-byte store as commit); Graefe's survey of B-tree techniques (prefix and suffix truncation).
+//
+// Thread safety: every method from any thread at the same time. Methods enter their own ReadGuard
+// and may sleep outside it (faults, locks); never call them inside one.
+//
+// Invariants
+//   X1  Every change commits by one 8-byte store: a slot (insert, update, delete, new child) or
+//       `next` (split). Before it, the change never happened; after it, it is complete: slots that
+//       moved right count as absent on the left, an entry missing in a parent is found by going
+//       right and is added when the parent's view is built.
+//   X2  Before a store that commits is made, everything it makes reachable is durable.
+//   X3  A node's low fence never changes; keys in a node lie in [low fence, next's low fence).
+//   X4  A reader takes no lock and writes nothing. A leaf's split count is odd while a split is
+//       under way and grows with each. Compared with what the parent's view noted, and on a miss
+//       before and after the search, it tells a reader whether the leaf covers its key.
+//   X5  Leaf locks are taken rightwards. A right leaf is born locked, and unlocked once the slots
+//       that moved to it are durably cleared on the left. Who holds a view's mutex waits for no
+//       leaf lock and allocates nothing. Allocation is called with leaf locks only: it may look
+//       things up in this index, which waits for no leaf lock.
+//   X6  Volatile words of a node are valid only under this open's stamp (the open epoch, salted at
+//       random so that no file can claim to be set up); the first toucher sets them up and finishes
+//       a split that a crash left unfinished.
+//   X7  A slot is replaced only by a record of a higher sequence.
+#ifndef DAXKV_KV_INDEX_H_
+#define DAXKV_KV_INDEX_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kv/format.h"
+#include "kv/memory.h"
+#include "kv/record.h"
+
+namespace daxkv::kv {
+
+struct IndexStats {
+  uint64_t leaves = 0;           // Those that views know: built ones, so far as touched since open.
+  uint64_t inner_nodes = 0;      // Likewise.
+  unsigned height = 0;           // Levels, 1 for a lone leaf.
+  uint64_t view_size_bytes = 0;  // DRAM held by views.
+};
+
+class Index {
+ public:
+  // `root` is Superblock::root, in the pool; the index alone stores it from here on. Create makes
+  // an empty leaf and commits it as the root (8-byte store of *root). Open reads nothing but the
+  // root node: O(1).
+  //   kDataLoss, kResourceExhausted as of Memory
+  static absl::StatusOr<std::unique_ptr<Index>> Create(Memory* memory, uint64_t* root);
+  static absl::StatusOr<std::unique_ptr<Index>> Open(Memory* memory, uint64_t* root);
+  ~Index();
+
+  // Finds `key` and calls `visit` with its record inside the ReadGuard. `visit` may return
+  // kUnavailable to have the whole look-up done again after `visit`'s reason has passed (the index
+  // leaves the guard and faults the record's extent in between). Any other status is returned.
+  //   kNotFound  no such key (an empty message: cheap)
+  //   kDataLoss  a damaged node or record on the way
+  absl::Status Find(std::string_view key,
+                    absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
+
+  // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
+  // retires the one it replaces. Durable on return. Returns whether a record was replaced.
+  //   kAborted            the key's record has this sequence or a higher one; nothing changed
+  //   kResourceExhausted  no room for a split; nothing changed
+  //   kDataLoss           as above; nothing changed
+  //   kInternal           the medium failed, now or in an earlier call: after a failed drain nobody
+  //                       knows what is durable, so every later change is refused; reads go on
+  absl::StatusOr<bool> Upsert(std::string_view key, Address address);
+
+  // Many at once with about three drains for every 256 leaves: `entries` in strictly ascending key
+  // order, their records complete and flushed but not yet drained. An entry with kNullAddress
+  // removes its key if it is there. Each entry is atomic by itself, the group is not: after a crash
+  // any subset may be there. Adds to *replaced, if given, how many keys existed.
+  // Statuses as of Upsert. On an error the entries before *done are published and, unless it is
+  // kInternal, durable; those from *done on are not published.
+  struct GroupEntry {
+    std::string_view key;
+    Address address;
+  };
+  absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
+
+  // Unlinks `key` and retires its record. Durable on return. Never allocates. kNotFound, kDataLoss,
+  // kInternal (as of Upsert).
+  absl::Status Remove(std::string_view key);
+
+  // Visits, in ascending order and inside one ReadGuard, the records with key >= `from` of the leaf
+  // that covers `from`. `visit` returns false to stop early. Afterwards *next_from is the key to go
+  // on from (the successor of the last visited key if stopped early, else the leaf's upper fence)
+  // and *end tells that nothing follows. Each visited record was current at some moment of the
+  // call. `from` may be empty, and may be *next_from.
+  absl::Status ScanLeaf(std::string_view from, absl::FunctionRef<bool(const RecordView&)> visit,
+                        std::string* next_from, bool* end) const;
+
+  // For recovery of extents: whether the index refers to this very slot now. The bytes in it may be
+  // anything. Waits for no leaf lock.
+  absl::StatusOr<bool> RefersToRecord(const RecordView& record) const;
+  absl::StatusOr<bool> RefersToNode(Address node) const;
+
+  // Walks the whole tree (quiet: no writer meanwhile) and checks headers, fences, order, tags,
+  // levels, links, record bounds and, if asked, checksums. `visit_slot` gets every reachable
+  // slot (records, fences, nodes), `report` one line for each fault found; the walk goes on where
+  // it can. Returns kDataLoss when there was any fault.
+  struct VerifyOptions {
+    bool checksums = true;
+  };
+  absl::Status Verify(const VerifyOptions& options,
+                      absl::FunctionRef<void(SlotKind, Address)> visit_slot,
+                      absl::FunctionRef<void(std::string)> report) const;
+
+  // Counts the keys: O(leaves), reads no record.
+  absl::StatusOr<uint64_t> Count() const;
+  IndexStats stats() const;
+
+ private:
+  struct Impl;
+  explicit Index(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_INDEX_H_

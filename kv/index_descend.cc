@@ -1,0 +1,145 @@
+// From the root to the leaf that covers a key.
+#include "absl/strings/str_cat.h"
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+
+absl::Status Index::Impl::Overcome(const Obstacle& obstacle) {
+  switch (obstacle.kind) {
+    case Obstacle::Kind::kAbsentExtent:
+      return memory->FaultIn(obstacle.address);
+    case Obstacle::Kind::kNodeNotReady:
+      return SetUp(obstacle.address, obstacle.level);
+    case Obstacle::Kind::kNoView:
+      return BuildView(obstacle.frame);
+    case Obstacle::Kind::kNone:
+      break;
+  }
+  return absl::InternalError("an attempt was given up without a reason");
+}
+
+absl::Status Index::Impl::DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
+                                         const InnerView** view, Obstacle& obstacle) const {
+  InnerFrame* at = root_frame.load(std::memory_order_acquire);
+  for (;;) {
+    const InnerView* seen = at->view.load(std::memory_order_acquire);
+    if (seen == nullptr) return obstacle.NoView(at);
+    if (!seen->Covers(key)) {
+      // BuildView and SplitInner make sure that fences ascend along `right`, so this ends.
+      at = seen->right();
+    } else if (at->level > level) {
+      at = seen->frame(seen->Search(key));
+    } else {
+      *frame = at;
+      *view = seen;
+      return absl::OkStatus();
+    }
+  }
+}
+
+// The way from a parent's view to the covering leaf. If the leaf's split count is the one that the
+// view noted, the view's separators bound it and no other line is read. Otherwise the right
+// neighbour's low fence tells.
+absl::Status Index::Impl::DescendToLeaf(std::string_view key, LeafPosition* at,
+                                        Obstacle& obstacle) const {
+  uint32_t expected = InnerView::kUnknownSplitCount;
+  Address address = root_leaf;
+  if (root_frame.load(std::memory_order_acquire) != nullptr) {
+    InnerFrame* frame;
+    const InnerView* view;
+    absl::Status status = DescendToFrame(key, 1, &frame, &view, obstacle);
+    if (!status.ok()) return status;
+    const unsigned child = view->Search(key);
+    address = view->leaf(child);  // Set up when the view was built; nodes are never freed.
+    expected = view->split_count(child);
+  }
+  std::string_view last_fence;
+  bool went_right = false;
+  for (;;) {
+    LeafNode& leaf = Leaf(address);
+    *at = {address, &leaf, SplitCount(leaf.header)};
+    if (at->split_count == expected) return absl::OkStatus();
+    const Address next = NextOf(LoadWord(leaf.header.next));
+    if (next == kNullAddress) return absl::OkStatus();
+    absl::Status status = CheckReady(next, 0, obstacle);
+    if (!status.ok()) return status;
+    absl::StatusOr<RecordView> fence = ViewRecord(*memory, Header(next).low_fence);
+    if (!fence.ok()) {
+      return absl::IsUnavailable(fence.status()) ? obstacle.Absent(Header(next).low_fence)
+                                                 : fence.status();
+    }
+    if (went_right && fence->key.compare(last_fence) <= 0) {
+      return absl::DataLossError(absl::StrCat("index node at pool offset ", next,
+                                              ": its low fence is not above its left neighbour's"));
+    }
+    if (key.compare(fence->key) < 0) return absl::OkStatus();
+    last_fence = fence->key;
+    went_right = true;
+    address = next;
+    expected = InnerView::kUnknownSplitCount;
+  }
+}
+
+absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
+                                Obstacle& obstacle) const {
+  const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
+  unsigned line = HomeLine(tag);
+  for (unsigned probe = 0; probe < kProbeLines; ++probe, line = LineAfter(line)) {
+    const uint64_t* slots = leaf.slots + line * kSlotsPerLine;
+    for (unsigned matches = MatchTags(slots, tag); matches != 0; matches &= matches - 1) {
+      const unsigned i = static_cast<unsigned>(__builtin_ctz(matches));
+      const uint64_t slot = LoadWord(slots[i]);
+      // It may have been emptied since, or be an empty slot that looks like tag 0.
+      if (slot == 0 || SlotTag(slot) != tag) continue;
+      absl::StatusOr<RecordView> record = ViewRecord(*memory, SlotAddress(slot));
+      if (!record.ok()) {
+        return absl::IsUnavailable(record.status()) ? obstacle.Absent(SlotAddress(slot))
+                                                    : record.status();
+      }
+      const bool is_value = record->kind == kValueRecord;
+      if (is_value && record->key == key) {
+        hit->place = static_cast<int>(line * kSlotsPerLine + i);
+        hit->record = *record;
+        return absl::OkStatus();
+      }
+      if (!is_value || KeyTag(record->key) != tag) {
+        return absl::DataLossError(absl::StrCat("index leaf at pool offset ", leaf.header.self,
+                                                ": a slot leads to the record at ",
+                                                SlotAddress(slot), ", whose key has another tag"));
+      }
+    }
+    if ((overflow >> line & 1) == 0) break;
+  }
+  hit->place = -1;
+  if (overflow & kMissProvesNothing) {
+    return absl::DataLossError(absl::StrCat("index leaf at pool offset ", leaf.header.self,
+                                            ": a slot lies where its tag can't have put it"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Index::Impl::LockLeafFor(std::string_view key, LeafPosition* at) {
+  for (;;) {
+    absl::Status status = Run([&](Obstacle& obstacle) { return DescendToLeaf(key, at, obstacle); });
+    if (!status.ok()) return status;
+    LockLeaf(*at->leaf);  // Nodes are never freed, so this needs no ReadGuard.
+    // An even count that did not change: no split began since the descent found the leaf to cover
+    // the key, and none can now. An odd one has ended meanwhile and so has changed, except after a
+    // failed drain, which lets no writer come this far.
+    if (SplitCount(at->leaf->header) == at->split_count) break;
+    UnlockLeaf(*at->leaf);
+  }
+  // Checked under the lock: whoever left a leaf half-done because of the medium says so before it
+  // unlocks.
+  absl::Status status = CheckMedium();
+  if (!status.ok()) UnlockLeaf(*at->leaf);
+  return status;
+}
+
+absl::Status Index::Impl::ProbeLocked(const LeafPosition& at, std::string_view key, uint16_t tag,
+                                      Hit* hit) {
+  // The record that is found stays: only the lock's holder could unlink it.
+  return Run([&](Obstacle& obstacle) { return Probe(*at.leaf, key, tag, hit, obstacle); });
+}
+
+}  // namespace daxkv::kv

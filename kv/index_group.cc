@@ -1,0 +1,215 @@
+// Many entries at once, and commits of leaf splits.
+//
+// A round locks up to kLeavesPerRound leaves in ascending order, plans all of them, and then
+// changes the medium in three steps, each made durable by one drain:
+//   1  new leaves and fences are written (and the group's records become durable)
+//   2  links and slots are stored: each store commits its split, insertion, update or removal
+//   3  slots that moved are cleared on the left, and keys that needed their places are stored
+// Without a split, step 3 is left out. After a crash behind step 2, the flag in a left leaf's link
+// makes its first toucher do the clearing.
+#include <algorithm>
+#include <cstring>
+
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr size_t kLeavesPerRound = 256;
+
+uint64_t RecordSequence(const Memory& memory, Address address) {
+  return reinterpret_cast<const RecordHeader*>(memory.At(address))->sequence;
+}
+
+void UnlockPlans(const std::vector<LeafPlan>& plans) {
+  for (const LeafPlan& plan : plans) UnlockLeaf(*plan.at.leaf);
+}
+
+}  // namespace
+
+// How many of `entries` lie below the leaf's right neighbour's fence. The caller holds the lock.
+absl::StatusOr<size_t> Index::Impl::EntriesWithin(absl::Span<const GroupEntry> entries,
+                                                  const LeafPosition& at) {
+  if (entries.size() == 1) return 1;
+  const Address next = NextOf(LoadWord(at.leaf->header.next));
+  if (next == kNullAddress) return entries.size();
+  if (absl::Status status = SetUp(next, 0); !status.ok()) return status;
+  absl::StatusOr<std::string_view> fence = LowFence(Header(next));
+  if (!fence.ok()) return fence.status();
+  const auto end = std::lower_bound(entries.begin(), entries.end(), *fence,
+                                    [](const GroupEntry& entry, std::string_view key) {
+                                      return std::string_view(entry.key) < key;
+                                    });
+  return static_cast<size_t>(end - entries.begin());
+}
+
+// Plans what the leaf plan->at, which is locked, takes of `entries`. If an entry can't be had, the
+// plan ends before it and the status says why; a plan of no entries is void.
+absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan) {
+  absl::StatusOr<size_t> within = EntriesWithin(entries, plan->at);
+  if (!within.ok()) return within.status();
+  const LeafNode& leaf = *plan->at.leaf;
+  plan->image = LeafImage::Of(leaf);
+  absl::Status stopped;
+  for (; plan->entries < *within && stopped.ok(); ++plan->entries) {
+    const GroupEntry& entry = entries[plan->entries];
+    const uint16_t tag = KeyTag(entry.key);
+    Hit hit;
+    stopped = ProbeLocked(plan->at, entry.key, tag, &hit);
+    if (!stopped.ok()) break;
+    const uint64_t slot = entry.address == kNullAddress ? 0 : MakeSlot(tag, entry.address);
+    if (hit.place < 0) {
+      if (slot != 0) plan->insertions.push_back({entry.key, slot});
+      continue;
+    }
+    if (slot != 0 && hit.record.sequence >= RecordSequence(*memory, entry.address)) {
+      stopped = absl::Status(absl::StatusCode::kAborted, "");
+      break;
+    }
+    ++plan->existed;
+    plan->image.slots[hit.place] = slot;
+    plan->replacements.push_back({static_cast<unsigned>(hit.place), slot, hit.record.address});
+  }
+  const LeafImage without_insertions = plan->image;
+  const bool fits = std::all_of(
+      plan->insertions.begin(), plan->insertions.end(),
+      [plan](const Insertion& insertion) { return plan->image.Place(insertion.slot) >= 0; });
+  if (fits) return stopped;
+  plan->image = without_insertions;
+  if (absl::Status status = PlanSplit(plan); !status.ok()) {
+    plan->entries = 0;  // Nothing of this leaf.
+    return status;
+  }
+  return stopped;
+}
+
+absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done,
+                                       uint64_t* replaced) {
+  *done = 0;
+  while (*done < entries.size()) {
+    std::vector<LeafPlan> plans;
+    size_t planned = *done;
+    absl::Status stopped;
+    while (planned < entries.size() && plans.size() < kLeavesPerRound && stopped.ok()) {
+      LeafPlan plan;
+      stopped = LockLeafFor(entries[planned].key, &plan.at);
+      if (!stopped.ok()) break;
+      stopped = PlanLeaf(entries.subspan(planned), &plan);
+      planned += plan.entries;
+      if (plan.entries > 0) {
+        plans.push_back(std::move(plan));
+      } else {
+        UnlockLeaf(*plan.at.leaf);
+      }
+    }
+    if (!plans.empty()) {
+      absl::Status status = CommitPlans(plans);
+      *done = planned;
+      for (const LeafPlan& plan : plans) {
+        if (replaced != nullptr) *replaced += plan.existed;
+      }
+      if (!status.ok()) return status;
+    }
+    if (!stopped.ok()) return stopped;
+  }
+  return absl::OkStatus();
+}
+
+// Writes the plan's new leaves and their fences, linked to each other and to the right neighbour.
+// Each is born locked. Nothing leads to them yet.
+void Index::Impl::WriteNewLeaves(const LeafPlan& plan) {
+  for (size_t i = 0; i < plan.rights.size(); ++i) {
+    const NewLeaf& right = plan.rights[i];
+    WriteRecord(*memory, right.fence, kFenceRecord, /*sequence=*/0, right.separator,
+                std::string_view(reinterpret_cast<const char*>(&right.address), sizeof(Address)));
+    const uint64_t next = i + 1 < plan.rights.size() ? plan.rights[i + 1].address
+                                                     : NextOf(LoadWord(plan.at.leaf->header.next));
+    WriteHeader(right.address, 0, right.fence, next, kLockBit, right.image.overflow);
+    LeafNode& leaf = Leaf(right.address);
+    std::memcpy(leaf.slots, right.image.slots, sizeof(leaf.slots));
+    memory->Flush(&leaf, sizeof(leaf));
+  }
+}
+
+// Commits a split: with this store the right leaves exist and hold what is at or above their
+// fences. The count is odd around it (X4), so that nobody takes the old bounds for the new ones.
+void Index::Impl::LinkNewLeaves(const LeafPlan& plan) {
+  LeafNode& leaf = *plan.at.leaf;
+  StepSplitCount(leaf);
+  StoreWord(leaf.header.next, plan.rights.front().address | kSplitUnfinished);
+  StepSplitCount(leaf);
+  memory->Flush(&leaf.header, sizeof(leaf.header));
+}
+
+// Brings the leaf's slots to the plan's image. Each store commits an insertion, or clears a slot
+// that moved.
+void Index::Impl::StoreImage(const LeafPlan& plan) {
+  LeafNode& leaf = *plan.at.leaf;
+  // While slots change, lookups go as far as either overflow word says.
+  const uint64_t before = LoadWord(leaf.header.volatile_overflow);
+  StoreWord(leaf.header.volatile_overflow, before | plan.image.overflow);
+  for (unsigned line = 0; line < kLeafLines; ++line) {
+    bool changed = false;
+    for (unsigned i = line * kSlotsPerLine; i < (line + 1) * kSlotsPerLine; ++i) {
+      if (LoadWord(leaf.slots[i]) == plan.image.slots[i]) continue;
+      StoreWord(leaf.slots[i], plan.image.slots[i]);
+      changed = true;
+    }
+    if (changed) {
+      memory->Flush(&leaf.slots[line * kSlotsPerLine], kSlotsPerLine * sizeof(uint64_t));
+    }
+  }
+  StoreWord(leaf.header.volatile_overflow, plan.image.overflow);
+}
+
+// The slots that moved are durably gone, so the flag may go, whenever this line becomes durable.
+void Index::Impl::FinishSplit(const LeafPlan& plan) {
+  NodeHeader& header = plan.at.leaf->header;
+  StoreWord(header.next, NextOf(LoadWord(header.next)));
+  memory->Flush(&header, sizeof(header));
+  for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
+}
+
+absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans) {
+  bool splits = false;
+  for (const LeafPlan& plan : plans) {
+    WriteNewLeaves(plan);
+    splits = splits || !plan.rights.empty();
+  }
+  absl::Status status = Drain();
+  if (status.ok()) {
+    for (const LeafPlan& plan : plans) {
+      // Updates go in place even where their slots move: the old record must be unlinked when it
+      // is retired.
+      for (const Replacement& replacement : plan.replacements) {
+        StoreSlot(*plan.at.leaf, replacement.place, replacement.slot, replacement.old_record);
+      }
+      if (plan.rights.empty()) {
+        StoreImage(plan);
+      } else {
+        LinkNewLeaves(plan);
+      }
+    }
+    status = Drain();
+  }
+  if (status.ok() && splits) {
+    for (const LeafPlan& plan : plans) {
+      if (!plan.rights.empty()) StoreImage(plan);
+    }
+    status = Drain();
+  }
+  // After a failed drain the leaves stay as they are, for readers; no writer changes them again.
+  if (status.ok() && splits) {
+    for (const LeafPlan& plan : plans) {
+      if (!plan.rights.empty()) FinishSplit(plan);
+    }
+  }
+  UnlockPlans(plans);
+  if (!status.ok()) return status;
+  for (const LeafPlan& plan : plans) {
+    for (const NewLeaf& right : plan.rights) AddToParent(0, right.address, right.separator);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,234 @@
+// The index from inside. Internal to kv/.
+//
+//   index.cc         Find, Upsert, Remove; Create and Open
+//   index_node.cc    nodes from the medium: checks, set-up of volatile words, finishing of splits
+//   index_descend.cc from the root to the leaf that covers a key
+//   index_inner.cc   views of inner nodes, children that come, splits of inner nodes, new roots
+//   index_group.cc   many entries at once, and commits of leaf splits
+//   index_split.cc   plans of leaf splits
+//   index_scan.cc    scans, counts, what refers to a slot
+//   index_verify.cc  the walk over everything
+//
+// How operations run: an *attempt* runs inside a ReadGuard and does not sleep. If it meets
+// something absent it returns kUnavailable and describes the obstacle; that is overcome outside the
+// guard, and the attempt starts again.
+#ifndef DAXKV_KV_INDEX_IMPL_H_
+#define DAXKV_KV_INDEX_IMPL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kv/format.h"
+#include "kv/index.h"
+#include "kv/inner_view.h"
+#include "kv/memory.h"
+#include "kv/node.h"
+#include "kv/record.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+
+// Why an attempt returned kUnavailable.
+struct Obstacle {
+  enum class Kind { kNone, kAbsentExtent, kNodeNotReady, kNoView };
+  Kind kind = Kind::kNone;
+  Address address = kNullAddress;  // Of the extent or the node.
+  unsigned level = 0;              // Of the node.
+  InnerFrame* frame = nullptr;     // Whose view is missing.
+
+  absl::Status Absent(Address where);
+  absl::Status NotReady(Address node, unsigned node_level);
+  absl::Status NoView(InnerFrame* which);
+};
+
+// A leaf that covers a key as long as its split count is this.
+struct LeafPosition {
+  Address address = kNullAddress;
+  LeafNode* leaf = nullptr;
+  uint32_t split_count = 0;
+};
+
+// Where a leaf holds a key.
+struct Hit {
+  int place = -1;  // -1: nowhere.
+  RecordView record;
+};
+
+// A slot of the leaf that gets another record, or none, in place.
+struct Replacement {
+  unsigned place;
+  uint64_t slot;  // 0: removed.
+  Address old_record;
+};
+
+// A key that the leaf does not hold yet.
+struct Insertion {
+  std::string_view key;
+  uint64_t slot;
+};
+
+// A leaf that a split makes, right of the one it splits.
+struct NewLeaf {
+  LeafImage image;
+  std::string separator;
+  Address address = kNullAddress;
+  Address fence = kNullAddress;
+};
+
+// What a group does to one leaf, which it has locked.
+struct LeafPlan {
+  LeafPosition at;
+  size_t entries = 0;  // How many of the group's, from where the leaf before left off.
+  uint64_t existed = 0;
+  std::vector<Replacement> replacements;
+  std::vector<Insertion> insertions;
+  LeafImage image;              // The leaf as it will be in the end.
+  std::vector<NewLeaf> rights;  // Empty: no split.
+};
+
+struct Index::Impl {
+  Impl(Memory* memory_in, uint64_t* root_word_in);
+
+  // ---- index_node.cc
+  LeafNode& Leaf(Address address) const;
+  InnerNode& Inner(Address address) const;
+  NodeHeader& Header(Address address) const;
+  bool IsReady(const NodeHeader& header) const;
+  // Whether the node may be used, inside a ReadGuard. kUnavailable, kDataLoss.
+  absl::Status CheckReady(Address node, unsigned level, Obstacle& obstacle) const;
+  // Makes a node ready: faults it and its low fence in, checks them, sets its volatile words up and
+  // finishes what a crash left. Outside any ReadGuard.
+  absl::Status SetUp(Address node, unsigned level);
+  // Checks a node's low fence record, checksum and all. Outside any ReadGuard.
+  absl::Status CheckFence(const NodeHeader& header, Address node, unsigned level) const;
+  // Clears the slots with keys >= `fence`, which a split that the medium holds moved right.
+  absl::Status ClearMovedSlots(LeafNode& leaf, std::string_view fence);
+  // The low fence of a ready node; empty for the leftmost. Good as long as the index: fences are
+  // never freed.
+  absl::StatusOr<std::string_view> LowFence(const NodeHeader& header) const;
+  // A record that can't be unlinked meanwhile (its leaf is locked, or it is a fence). Faults it in;
+  // outside any ReadGuard.
+  absl::StatusOr<RecordView> StableRecord(Address address) const;
+  // Writes a node's header in DRAM order; the caller flushes.
+  void WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next, uint64_t version,
+                   uint64_t overflow) const;
+  absl::Status Drain();
+  absl::Status CheckMedium() const;
+
+  // ---- index_descend.cc
+  absl::Status Overcome(const Obstacle& obstacle);
+  absl::Status DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
+                              const InnerView** view, Obstacle& obstacle) const;
+  absl::Status DescendToLeaf(std::string_view key, LeafPosition* at, Obstacle& obstacle) const;
+  // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
+  absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
+                     Obstacle& obstacle) const;
+  // Locks the leaf that covers `key`.
+  absl::Status LockLeafFor(std::string_view key, LeafPosition* at);
+  // Probe for the holder of the leaf's lock.
+  absl::Status ProbeLocked(const LeafPosition& at, std::string_view key, uint16_t tag, Hit* hit);
+
+  // ---- index.cc
+  absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit);
+  absl::StatusOr<bool> Upsert(std::string_view key, Address address);
+  absl::Status Remove(std::string_view key);
+  // Commits an insertion, update or removal in a locked leaf and starts flushing it. `old_record`,
+  // if any, is retired.
+  void StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record);
+
+  // ---- index_inner.cc
+  InnerFrame* FrameOf(Address node, unsigned level);
+  absl::Status BuildView(InnerFrame* frame);
+  absl::Status CollectChildren(InnerFrame* frame, const InnerView::Right& right,
+                               std::vector<InnerView::Child>* children);
+  absl::Status AddMissingChildren(InnerFrame* frame, const InnerView::Right& right,
+                                  std::vector<InnerView::Child>* children);
+  bool StoreChild(InnerFrame* frame, Address child);
+  uint32_t ExactSplitCount(const InnerFrame& frame, const InnerView::Right& right,
+                           const std::vector<InnerView::Child>& children, size_t i) const;
+  void PublishView(InnerFrame* frame, const std::vector<InnerView::Child>& children,
+                   const InnerView::Right& right);
+  // Lets the level above know of a node that a split made. Best effort: without it the node is
+  // found by going right, and added when the parent's view is built next.
+  void AddToParent(unsigned child_level, Address child, std::string_view fence);
+  // Puts a new root above one of level `level`, unless there is one.
+  absl::Status GrowRoot(unsigned level);
+  absl::Status SplitInner(InnerFrame* frame, const std::vector<InnerView::Child>& children,
+                          Address right_address, InnerView::Right* made);
+
+  // ---- index_group.cc
+  absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
+  absl::Status PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan);
+  absl::StatusOr<size_t> EntriesWithin(absl::Span<const GroupEntry> entries,
+                                       const LeafPosition& at);
+  absl::Status CommitPlans(std::vector<LeafPlan>& plans);
+  void WriteNewLeaves(const LeafPlan& plan);
+  void LinkNewLeaves(const LeafPlan& plan);
+  void StoreImage(const LeafPlan& plan);
+  void FinishSplit(const LeafPlan& plan);
+
+  // ---- index_split.cc
+  absl::Status PlanSplit(LeafPlan* plan);
+  absl::Status AllocateRights(LeafPlan* plan);
+
+  // ---- index_scan.cc
+  struct ScanResult {
+    std::vector<RecordView> records;
+    std::string_view upper;
+    bool has_upper = false;
+  };
+  absl::Status GatherLeaf(std::string_view from, ScanResult* result, std::vector<Address>* absent,
+                          Obstacle& obstacle);
+  absl::Status ScanLeaf(std::string_view from, absl::FunctionRef<bool(const RecordView&)> visit,
+                        std::string* next_from, bool* end);
+  absl::StatusOr<uint64_t> Count();
+  absl::StatusOr<bool> RefersToRecord(const RecordView& record);
+  absl::StatusOr<bool> RefersToNode(Address node);
+  IndexStats Stats();
+
+  // ---- index_verify.cc
+  struct Verifier;
+
+  // Runs an attempt until it meets no obstacle.
+  template <typename Attempt>
+  absl::Status Run(Attempt attempt) {
+    for (;;) {
+      Obstacle obstacle;
+      {
+        rcu::ReadGuard guard;
+        absl::Status status = attempt(obstacle);
+        if (!absl::IsUnavailable(status)) return status;
+      }
+      if (absl::Status status = Overcome(obstacle); !status.ok()) return status;
+    }
+  }
+
+  Memory* const memory;
+  uint64_t* const root_word;  // Superblock::root.
+  const uint64_t stamp;       // X6.
+
+  // The root: a frame, or while that is null, root_leaf (the leftmost leaf, which stays so).
+  std::atomic<InnerFrame*> root_frame{nullptr};
+  Address root_leaf = kNullAddress;
+  std::mutex root_mutex;  // Held to grow the tree. Before it: nothing. Within it: frames_mutex.
+
+  static constexpr unsigned kSetUpStripes = 64;
+  std::mutex set_up_mutexes[kSetUpStripes];  // By node; innermost.
+
+  std::mutex frames_mutex;
+  absl::flat_hash_map<Address, std::unique_ptr<InnerFrame>> frames;
+
+  std::atomic<bool> medium_failed{false};
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_INDEX_IMPL_H_

@@ -1,0 +1,245 @@
+// Nodes from the medium: checks, set-up of volatile words, finishing of splits.
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr size_t kChecksummedSizeBytes = offsetof(NodeHeader, checksum);
+
+uint32_t HeaderChecksum(const NodeHeader& header) {
+  return Crc32c(0, &header, kChecksummedSizeBytes);
+}
+
+absl::Status Damaged(Address node, unsigned level, const char* what) {
+  return absl::DataLossError(
+      absl::StrCat("index node at pool offset ", node, ", level ", level, ": ", what));
+}
+
+}  // namespace
+
+absl::Status Obstacle::Absent(Address where) {
+  kind = Kind::kAbsentExtent;
+  address = where;
+  return absl::Status(absl::StatusCode::kUnavailable, "");
+}
+
+absl::Status Obstacle::NotReady(Address node, unsigned node_level) {
+  kind = Kind::kNodeNotReady;
+  address = node;
+  level = node_level;
+  return absl::Status(absl::StatusCode::kUnavailable, "");
+}
+
+absl::Status Obstacle::NoView(InnerFrame* which) {
+  kind = Kind::kNoView;
+  frame = which;
+  return absl::Status(absl::StatusCode::kUnavailable, "");
+}
+
+LeafNode& Index::Impl::Leaf(Address address) const {
+  return *reinterpret_cast<LeafNode*>(memory->At(address));
+}
+InnerNode& Index::Impl::Inner(Address address) const {
+  return *reinterpret_cast<InnerNode*>(memory->At(address));
+}
+NodeHeader& Index::Impl::Header(Address address) const {
+  return *reinterpret_cast<NodeHeader*>(memory->At(address));
+}
+
+bool Index::Impl::IsReady(const NodeHeader& header) const {
+  // Acquires what SetUp, or the writer that made the node, released.
+  return LoadWord(header.volatile_epoch) == stamp;
+}
+
+absl::Status Index::Impl::CheckReady(Address node, unsigned level, Obstacle& obstacle) const {
+  const uint64_t size_bytes = NodeSizeBytes(level);
+  if (node % size_bytes != 0 || node == kNullAddress) {
+    return Damaged(node, level, "it can't begin at this address");
+  }
+  const Address end = memory->PresentUntil(node);
+  if (end == 0) return obstacle.Absent(node);
+  if (end - node < size_bytes) return Damaged(node, level, "its extent ends before it");
+  const NodeHeader& header = Header(node);
+  if (!IsReady(header)) return obstacle.NotReady(node, level);
+  // Ready means that the level in the header was checked; it may still be another than the asker's.
+  if (header.level != level) return Damaged(node, level, "its own level is another");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RecordView> Index::Impl::StableRecord(Address address) const {
+  for (;;) {
+    {
+      rcu::ReadGuard guard;
+      absl::StatusOr<RecordView> record = ViewRecord(*memory, address);
+      if (!absl::IsUnavailable(record.status())) return record;
+    }
+    if (absl::Status status = memory->FaultIn(address); !status.ok()) return status;
+  }
+}
+
+absl::StatusOr<std::string_view> Index::Impl::LowFence(const NodeHeader& header) const {
+  if (header.low_fence == kNullAddress) return std::string_view();
+  absl::StatusOr<RecordView> fence = StableRecord(header.low_fence);
+  if (!fence.ok()) return fence.status();
+  return fence->key;
+}
+
+namespace {
+
+// What SetUp checks without a lock: all of it is constant.
+absl::Status CheckHeader(const NodeHeader& header, Address node, unsigned level) {
+  if (header.magic != (level == 0 ? kLeafMagic : kInnerMagic)) {
+    return Damaged(node, level, "wrong magic");
+  }
+  if (header.checksum != HeaderChecksum(header)) {
+    return Damaged(node, level, "the header's CRC32C does not match");
+  }
+  if (header.version != kNodeVersion) return Damaged(node, level, "unknown format version");
+  if (header.level != level) return Damaged(node, level, "its own level is another");
+  if (header.self != node) return Damaged(node, level, "its own address is another");
+  return absl::OkStatus();
+}
+
+// Waits, outside any ReadGuard, until the node's extent is present, and checks the node's bounds.
+absl::Status FaultInNode(Memory& memory, Address node, unsigned level) {
+  const uint64_t size_bytes = NodeSizeBytes(level);
+  if (node % size_bytes != 0 || node == kNullAddress) {
+    return Damaged(node, level, "it can't begin at this address");
+  }
+  for (;;) {
+    {
+      rcu::ReadGuard guard;
+      const Address end = memory.PresentUntil(node);
+      if (end != 0) {
+        if (end - node >= size_bytes) return absl::OkStatus();
+        return Damaged(node, level, "its extent ends before it");
+      }
+    }
+    if (absl::Status status = memory.FaultIn(node); !status.ok()) return status;
+  }
+}
+
+}  // namespace
+
+absl::Status Index::Impl::CheckFence(const NodeHeader& header, Address node, unsigned level) const {
+  if (header.low_fence == kNullAddress) return absl::OkStatus();
+  absl::StatusOr<RecordView> fence = StableRecord(header.low_fence);
+  if (!fence.ok()) return fence.status();
+  if (fence->kind != kFenceRecord || fence->value.size() != sizeof(Address)) {
+    return Damaged(node, level, "its low fence is no fence record");
+  }
+  Address leaf;
+  std::memcpy(&leaf, fence->value.data(), sizeof(leaf));
+  if (level == 0 && leaf != node) return Damaged(node, level, "its low fence is another leaf's");
+  return VerifyRecord(*memory, *fence);
+}
+
+// A crash in here leaves the flag of the split set, and the next set-up does the same again.
+absl::Status Index::Impl::ClearMovedSlots(LeafNode& leaf, std::string_view fence) {
+  // The process that stored `next` may have died before it was durable; the slots must not be gone
+  // before it is.
+  memory->Flush(&leaf.header, sizeof(leaf.header));
+  if (absl::Status status = Drain(); !status.ok()) return status;
+  for (uint64_t& slot : leaf.slots) {
+    const uint64_t seen = LoadWord(slot);
+    if (seen == 0) continue;
+    // Nobody could update the right leaf before its slots here were durably cleared, so each slot
+    // still leads to the record that moved.
+    absl::StatusOr<RecordView> record = StableRecord(SlotAddress(seen));
+    if (!record.ok()) return record.status();
+    if (record->key.compare(fence) >= 0) StoreWord(slot, 0);
+  }
+  memory->Flush(leaf.slots, sizeof(leaf.slots));
+  return Drain();
+}
+
+absl::Status Index::Impl::SetUp(Address node, unsigned level) {
+  if (absl::Status status = FaultInNode(*memory, node, level); !status.ok()) return status;
+  NodeHeader& header = Header(node);
+  if (IsReady(header)) {
+    return header.level == level ? absl::OkStatus()
+                                 : Damaged(node, level, "its own level is another");
+  }
+  if (absl::Status status = CheckHeader(header, node, level); !status.ok()) return status;
+  if (absl::Status status = CheckFence(header, node, level); !status.ok()) return status;
+
+  std::lock_guard<std::mutex> lock(set_up_mutexes[node / kLeafSizeBytes % kSetUpStripes]);
+  if (IsReady(header)) return absl::OkStatus();
+  const uint64_t next = LoadWord(header.next);
+  if (next & kSplitUnfinished) {
+    if (level == 0) {
+      // The right neighbour is only read, so it needs no set-up of its own here.
+      const Address right = NextOf(next);
+      if (absl::Status status = FaultInNode(*memory, right, level); !status.ok()) return status;
+      const NodeHeader& right_header = Header(right);
+      if (absl::Status status = CheckHeader(right_header, right, level); !status.ok()) {
+        return status;
+      }
+      if (absl::Status status = CheckFence(right_header, right, level); !status.ok()) {
+        return status;
+      }
+      absl::StatusOr<std::string_view> fence = LowFence(right_header);
+      if (!fence.ok()) return fence.status();
+      if (fence->empty()) return Damaged(right, level, "it lies to the right but has no low fence");
+      absl::Status status = ClearMovedSlots(Leaf(node), *fence);
+      if (!status.ok()) return status;
+    }
+    // An inner node needs no clearing: its view leaves out children beyond the right neighbour's
+    // fence and frees their slots, once the link is durable.
+    if (level > 0) {
+      memory->Flush(&header, sizeof(header));
+      if (absl::Status status = Drain(); !status.ok()) return status;
+    }
+    StoreWord(header.next, NextOf(next));
+    memory->Flush(&header, sizeof(header));
+  }
+  uint64_t overflow = 0;
+  if (level == 0) {
+    LeafImage image = LeafImage::Of(Leaf(node));
+    image.RebuildOverflow();
+    overflow = image.overflow;
+  }
+  StoreWord(header.volatile_overflow, overflow);
+  StoreWord(header.volatile_version, 0);
+  StoreWord(header.volatile_epoch, stamp);
+  return absl::OkStatus();
+}
+
+void Index::Impl::WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next,
+                              uint64_t version, uint64_t overflow) const {
+  NodeHeader header = {};
+  header.magic = level == 0 ? kLeafMagic : kInnerMagic;
+  header.version = kNodeVersion;
+  header.level = static_cast<uint8_t>(level);
+  header.self = node;
+  header.low_fence = low_fence;
+  header.checksum = HeaderChecksum(header);
+  header.next = next;
+  header.volatile_epoch = stamp;
+  header.volatile_version = version;
+  header.volatile_overflow = overflow;
+  std::memcpy(memory->At(node), &header, sizeof(header));
+}
+
+absl::Status Index::Impl::Drain() {
+  absl::Status status = memory->Drain();
+  if (status.ok()) return status;
+  medium_failed.store(true, std::memory_order_relaxed);
+  return absl::InternalError(
+      absl::StrCat("what was written may not be durable; close the store, see to the medium and "
+                   "open it again: ",
+                   status.message()));
+}
+
+absl::Status Index::Impl::CheckMedium() const {
+  // Relaxed: a writer that misses another thread's failure meets its own at its next drain.
+  if (!medium_failed.load(std::memory_order_relaxed)) return absl::OkStatus();
+  return absl::InternalError(
+      "an earlier write did not become durable, so the store takes no more; close it, see to the "
+      "medium and open it again");
+}
+
+}  // namespace daxkv::kv

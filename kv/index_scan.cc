@@ -1,0 +1,226 @@
+// Scans, counts, and what refers to a slot.
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+
+// The records of the leaf that covers `from`, in order. All absent extents are gathered, so that
+// they are faulted in together.
+absl::Status Index::Impl::GatherLeaf(std::string_view from, ScanResult* result,
+                                     std::vector<Address>* absent, Obstacle& obstacle) {
+  LeafPosition at;
+  uint64_t slots[kLeafSlots];
+  for (;;) {
+    absl::Status status = DescendToLeaf(from, &at, obstacle);
+    if (!status.ok()) return status;
+    result->has_upper = false;
+    const Address next = NextOf(LoadWord(at.leaf->header.next));
+    if (next != kNullAddress) {
+      status = CheckReady(next, 0, obstacle);
+      if (!status.ok()) return status;
+      absl::StatusOr<RecordView> fence = ViewRecord(*memory, Header(next).low_fence);
+      if (absl::IsUnavailable(fence.status())) return obstacle.Absent(Header(next).low_fence);
+      if (!fence.ok()) return fence.status();
+      result->has_upper = true;
+      result->upper = fence->key;
+    }
+    for (unsigned i = 0; i < kLeafSlots; ++i) {
+      slots[i] = LoadWord(at.leaf->slots[i]);
+      if (slots[i] != 0) __builtin_prefetch(memory->At(SlotAddress(slots[i])));
+    }
+    // Slots are cleared only after the count moved on: unchanged, nothing below `upper` is missed.
+    // The link may be newer than the count and `upper` then below `from`; the count tells as well.
+    if (SplitCount(at.leaf->header) == at.split_count &&
+        (!result->has_upper || from.compare(result->upper) < 0)) {
+      break;
+    }
+  }
+  result->records.clear();
+  for (const uint64_t slot : slots) {
+    if (slot == 0) continue;
+    absl::StatusOr<RecordView> record = ViewRecord(*memory, SlotAddress(slot));
+    if (absl::IsUnavailable(record.status())) {
+      absent->push_back(SlotAddress(slot));
+      continue;
+    }
+    if (!record.ok()) return record.status();
+    if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(slot)) {
+      return absl::DataLossError(absl::StrCat("index leaf at pool offset ", at.address,
+                                              ": a slot leads to the record at ", SlotAddress(slot),
+                                              ", which is no record of its tag"));
+    }
+    // Slots at or above `upper` moved right.
+    if (record->key.compare(from) < 0) continue;
+    if (result->has_upper && record->key.compare(result->upper) >= 0) continue;
+    result->records.push_back(*record);
+  }
+  if (!absent->empty()) return obstacle.Absent(absent->back());
+  std::sort(result->records.begin(), result->records.end(),
+            [](const RecordView& a, const RecordView& b) {
+              const int order = a.key.compare(b.key);
+              return order != 0 ? order < 0 : a.sequence > b.sequence;
+            });
+  // A key that was removed and put again meanwhile may have been seen in both places.
+  const auto same_key = [](const RecordView& a, const RecordView& b) { return a.key == b.key; };
+  result->records.erase(std::unique(result->records.begin(), result->records.end(), same_key),
+                        result->records.end());
+  return absl::OkStatus();
+}
+
+absl::Status Index::Impl::ScanLeaf(std::string_view from,
+                                   absl::FunctionRef<bool(const RecordView&)> visit,
+                                   std::string* next_from, bool* end) {
+  // `from` may be *next_from's own bytes; that is written only when `from` is done with.
+  std::vector<Address> absent;
+  for (;;) {
+    Obstacle obstacle;
+    {
+      rcu::ReadGuard guard;
+      ScanResult result;
+      absl::Status status = GatherLeaf(from, &result, &absent, obstacle);
+      if (status.ok()) {
+        for (const RecordView& record : result.records) {
+          if (visit(record)) continue;
+          std::string successor(record.key);
+          successor.push_back('\0');
+          *next_from = std::move(successor);
+          *end = false;
+          return status;
+        }
+        *end = !result.has_upper;
+        if (result.has_upper) *next_from = std::string(result.upper);
+        return status;
+      }
+      if (!absl::IsUnavailable(status)) return status;
+    }
+    for (const Address address : absent) {
+      if (absl::Status status = memory->FaultIn(address); !status.ok()) return status;
+    }
+    absent.clear();
+    if (absl::Status status = Overcome(obstacle); !status.ok()) return status;
+  }
+}
+
+absl::StatusOr<uint64_t> Index::Impl::Count() {
+  LeafPosition at;
+  absl::Status status =
+      Run([&](Obstacle& obstacle) { return DescendToLeaf(std::string_view(), &at, obstacle); });
+  if (!status.ok()) return status;
+  uint64_t count = 0;
+  std::string_view last_fence;
+  for (Address address = at.address;;) {
+    const LeafNode& leaf = Leaf(address);
+    uint64_t held;
+    uint64_t next;
+    uint32_t before;
+    do {
+      before = SplitCount(leaf.header);
+      next = LoadWord(leaf.header.next);
+      // While a split is under way, slots that moved would count twice.
+      if (next & kSplitUnfinished) {
+        if (status = CheckMedium(); !status.ok()) return status;
+        sched_yield();
+        continue;
+      }
+      held = static_cast<uint64_t>(
+          std::count_if(std::begin(leaf.slots), std::end(leaf.slots),
+                        [](const uint64_t& slot) { return LoadWord(slot) != 0; }));
+    } while ((next & kSplitUnfinished) || SplitCount(leaf.header) != before);
+    count += held;
+    if (next == kNullAddress) return count;
+    if (status = SetUp(next, 0); !status.ok()) return status;
+    absl::StatusOr<std::string_view> fence = LowFence(Header(next));
+    if (!fence.ok()) return fence.status();
+    if (*fence <= last_fence) {
+      return absl::DataLossError(absl::StrCat("index node at pool offset ", next,
+                                              ": its low fence is not above its left neighbour's"));
+    }
+    last_fence = *fence;
+    address = next;
+  }
+}
+
+absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
+  if (record.kind == kValueRecord) {
+    bool refers = false;
+    absl::Status status = Find(record.key, [&](const RecordView& found) {
+      refers = found.address == record.address;
+      return absl::OkStatus();
+    });
+    if (status.ok() || absl::IsNotFound(status)) return refers;
+    return status;
+  }
+  // A fence: its leaf knows it.
+  Address leaf;
+  if (record.value.size() != sizeof(leaf)) return false;
+  std::memcpy(&leaf, record.value.data(), sizeof(leaf));
+  absl::StatusOr<bool> refers = RefersToNode(leaf);
+  if (!refers.ok() || !*refers) return refers;
+  return Header(leaf).low_fence == record.address;
+}
+
+absl::StatusOr<bool> Index::Impl::RefersToNode(Address node) {
+  // The bytes may be anything: only what the tree itself leads to is believed.
+  if (node == kNullAddress || node % kLeafSizeBytes != 0) return false;
+  Address end = 0;
+  while (end == 0) {
+    {
+      rcu::ReadGuard guard;
+      end = memory->PresentUntil(node);
+    }
+    if (end == 0 && !memory->FaultIn(node).ok()) return false;
+  }
+  if (end - node < kLeafSizeBytes) return false;
+  // Only what is constant in a reachable node is read.
+  const NodeHeader& header = Header(node);
+  const InnerFrame* root = root_frame.load(std::memory_order_acquire);
+  const unsigned root_level = root == nullptr ? 0 : root->level;
+  if (header.self != node || header.level > root_level) return false;
+  const unsigned level = header.level;
+  std::string_view fence;
+  if (header.low_fence != kNullAddress) {
+    absl::StatusOr<RecordView> record = StableRecord(header.low_fence);
+    if (!record.ok() || record->kind != kFenceRecord) return false;
+    fence = record->key;
+  }
+  Address found = kNullAddress;
+  absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
+    if (level == 0) {
+      LeafPosition at;
+      absl::Status descended = DescendToLeaf(fence, &at, obstacle);
+      found = at.address;
+      return descended;
+    }
+    InnerFrame* frame = nullptr;
+    const InnerView* view;
+    absl::Status descended = DescendToFrame(fence, level, &frame, &view, obstacle);
+    if (descended.ok()) found = frame->address;
+    return descended;
+  });
+  if (!status.ok()) return status;
+  return found == node;
+}
+
+IndexStats Index::Impl::Stats() {
+  IndexStats stats;
+  const InnerFrame* root = root_frame.load(std::memory_order_acquire);
+  stats.height = root == nullptr ? 1 : root->level + 1;
+  if (root == nullptr) stats.leaves = 1;
+  rcu::ReadGuard guard;  // Views must outlive the look at them; frames_mutex is never held long.
+  std::lock_guard<std::mutex> lock(frames_mutex);
+  for (const auto& [address, frame] : frames) {
+    const InnerView* view = frame->view.load(std::memory_order_acquire);
+    if (view == nullptr) continue;
+    ++stats.inner_nodes;
+    stats.view_size_bytes += view->size_bytes();
+    if (frame->level == 1) stats.leaves += view->size();
+  }
+  return stats;
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,132 @@
+// Plans of leaf splits: where to cut, and what each leaf will hold. Nothing is changed here but
+// slots are allocated.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kv/index_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+// What a leaf made by a split is filled with, of kLeafSlots; leaves that grow by ascending keys are
+// filled until a key finds no place.
+constexpr size_t kSplitFill = 80;
+
+// A key of the leaf as it will be.
+struct Item {
+  std::string_view key;
+  uint64_t slot;
+  int place;  // In the leaf now; -1 for an insertion.
+};
+
+// The shortest key that is above `below` and not above `from`.
+std::string_view Separator(std::string_view below, std::string_view from) {
+  size_t common = 0;
+  while (common < below.size() && below[common] == from[common]) ++common;
+  return from.substr(0, common + 1);
+}
+
+// The left leaf with its first `count` items, or false: an insertion finds no place.
+bool PlaceLeft(const std::vector<Item>& items, size_t count, LeafImage* image) {
+  *image = LeafImage();
+  for (size_t i = 0; i < count; ++i) {
+    if (items[i].place >= 0) image->slots[items[i].place] = items[i].slot;
+  }
+  image->RebuildOverflow();
+  for (size_t i = 0; i < count; ++i) {
+    if (items[i].place < 0 && image->Place(items[i].slot) < 0) return false;
+  }
+  return true;
+}
+
+// Puts items from `begin` on into new leaves, at most `fill` in each.
+std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, size_t begin, size_t fill) {
+  std::vector<NewLeaf> rights;
+  size_t held = 0;
+  for (size_t i = begin; i < items.size(); ++i) {
+    if (rights.empty() || held == fill || rights.back().image.Place(items[i].slot) < 0) {
+      NewLeaf& fresh = rights.emplace_back();
+      fresh.separator = std::string(Separator(items[i - 1].key, items[i].key));
+      fresh.image.Place(items[i].slot);
+      held = 0;
+    }
+    ++held;
+  }
+  return rights;
+}
+
+}  // namespace
+
+absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
+  std::vector<Item> items;
+  size_t held = 0;
+  for (unsigned i = 0; i < kLeafSlots; ++i) {
+    const uint64_t slot = plan->image.slots[i];
+    if (slot == 0) continue;
+    // A record that replaces another one is complete but not yet in the leaf: it can be read too.
+    absl::StatusOr<RecordView> record = StableRecord(SlotAddress(slot));
+    if (!record.ok()) return record.status();
+    if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(slot)) {
+      return absl::DataLossError(absl::StrCat("index leaf at pool offset ", plan->at.address,
+                                              ": a slot leads to the record at ", SlotAddress(slot),
+                                              ", which is no record of its tag"));
+    }
+    items.push_back({record->key, slot, static_cast<int>(i)});
+    ++held;
+  }
+  for (const Insertion& insertion : plan->insertions) {
+    items.push_back({insertion.key, insertion.slot, -1});
+  }
+  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.key < b.key; });
+  for (size_t i = 1; i < items.size(); ++i) {
+    if (items[i - 1].key == items[i].key) {
+      return absl::DataLossError(
+          absl::StrCat("index leaf at pool offset ", plan->at.address, ": two slots hold one key"));
+    }
+  }
+
+  // Ascending keys: all that comes lies above all that is there. The leaf is left full.
+  const bool ascending = std::all_of(items.begin(), items.begin() + static_cast<ptrdiff_t>(held),
+                                     [](const Item& item) { return item.place >= 0; });
+  size_t fill = kLeafSlots;
+  size_t left_count = 0;
+  if (ascending) {
+    left_count = items.size();
+    while (!PlaceLeft(items, left_count, &plan->image)) --left_count;
+  } else {
+    const size_t leaves = std::max<size_t>(2, (items.size() + kSplitFill - 1) / kSplitFill);
+    fill = (items.size() + leaves - 1) / leaves;
+    left_count = fill;
+    // Keys of one tag crowd the same lines: the fewer stay here, the more room there is.
+    while (!PlaceLeft(items, left_count, &plan->image)) left_count /= 2;
+  }
+  plan->rights = PlaceRights(items, left_count, fill);
+  return AllocateRights(plan);
+}
+
+// All or nothing.
+absl::Status Index::Impl::AllocateRights(LeafPlan* plan) {
+  absl::Status status;
+  for (NewLeaf& right : plan->rights) {
+    absl::StatusOr<Address> leaf = memory->Allocate(SlotKind::kLeaf, kLeafSizeBytes);
+    status = leaf.status();
+    if (!status.ok()) break;
+    right.address = *leaf;
+    absl::StatusOr<Address> fence = memory->Allocate(
+        SlotKind::kRecord, RecordSizeBytes(right.separator.size(), sizeof(Address)));
+    status = fence.status();
+    if (!status.ok()) break;
+    right.fence = *fence;
+  }
+  if (!status.ok()) {
+    for (const NewLeaf& right : plan->rights) {
+      if (right.address != kNullAddress) memory->Abandon(right.address);
+      if (right.fence != kNullAddress) memory->Abandon(right.fence);
+    }
+    plan->rights.clear();
+  }
+  return status;
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,111 @@
+#include "kv/inner_view.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace daxkv::kv {
+namespace {
+
+size_t CommonPrefix(std::string_view a, std::string_view b) {
+  const size_t limit = std::min(a.size(), b.size());
+  size_t i = 0;
+  while (i < limit && a[i] == b[i]) ++i;
+  return i;
+}
+
+}  // namespace
+
+InnerFrame::~InnerFrame() { delete view.load(std::memory_order_relaxed); }
+
+uint64_t InnerView::Head(std::string_view suffix) {
+  uint64_t head = 0;
+  if (!suffix.empty()) std::memcpy(&head, suffix.data(), std::min(suffix.size(), sizeof(head)));
+  return __builtin_bswap64(head);
+}
+
+InnerView::InnerView(const std::vector<Child>& children, const Right& right)
+    : count_(static_cast<unsigned>(children.size())),
+      prefix_size_bytes_(0),
+      right_(right.frame),
+      right_fence_(right.fence) {
+  // The first child takes every key below the second's separator, so its own does not count.
+  if (count_ > 1) {
+    prefix_size_bytes_ =
+        static_cast<unsigned>(CommonPrefix(children[1].separator, children.back().separator));
+  }
+  uint64_t separators_size_bytes = 0;
+  for (const Child& child : children) separators_size_bytes += child.separator.size();
+  storage_size_bytes_ = count_ * (sizeof(uint64_t) + sizeof(Link)) + separators_size_bytes;
+  storage_ = std::make_unique<uint64_t[]>((storage_size_bytes_ + 7) / 8);
+
+  uint64_t* heads = storage_.get();
+  Link* links = reinterpret_cast<Link*>(heads + count_);
+  char* bytes = reinterpret_cast<char*>(links + count_);
+  uint32_t end = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    const Child& child = children[i];
+    heads[i] = i == 0 ? 0 : Head(child.separator.substr(prefix_size_bytes_));
+    if (!child.separator.empty()) {
+      std::memcpy(bytes + end, child.separator.data(), child.separator.size());
+    }
+    end += static_cast<uint32_t>(child.separator.size());
+    links[i].reference = child.frame == nullptr
+                             ? child.address
+                             : static_cast<uint64_t>(reinterpret_cast<uintptr_t>(child.frame));
+    links[i].split_count = child.split_count;
+    links[i].separator_end = end;
+  }
+  heads_ = heads;
+  links_ = links;
+  bytes_ = bytes;
+}
+
+unsigned InnerView::Search(std::string_view key) const {
+  if (count_ == 1) return 0;
+  if (prefix_size_bytes_ > 0) {
+    const std::string_view prefix = separator(1).substr(0, prefix_size_bytes_);
+    const int order = key.substr(0, prefix_size_bytes_).compare(prefix);
+    if (order != 0) return order < 0 ? 0 : count_ - 1;
+  }
+  const uint64_t head = Head(key.substr(prefix_size_bytes_));
+
+  // The last of heads_[0..count_) that is <= head. Invariant: it lies in [base, base + size).
+  // Compiles to conditional moves: on hashed keys each branch would be mispredicted half the time.
+  unsigned base = 0;
+  for (unsigned size = count_; size > 1;) {
+    const unsigned half = size / 2;
+    base += heads_[base + half] <= head ? half : 0;
+    size -= half;
+  }
+  if (base == 0 || heads_[base] != head) return base;
+
+  // Heads tie: the whole separators decide, among [first tie, base].
+  unsigned low = static_cast<unsigned>(std::lower_bound(heads_ + 1, heads_ + base, head) - heads_);
+  unsigned high = base + 1;
+  while (low < high) {
+    const unsigned middle = (low + high) / 2;
+    if (separator(middle).compare(key) <= 0) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low - 1;
+}
+
+std::vector<InnerView::Child> InnerView::Children(unsigned level) const {
+  std::vector<Child> children(count_);
+  for (unsigned i = 0; i < count_; ++i) {
+    children[i].separator = separator(i);
+    children[i].frame = level > 1 ? frame(i) : nullptr;
+    children[i].address = level > 1 ? frame(i)->address : leaf(i);
+    children[i].split_count = split_count(i);
+  }
+  return children;
+}
+
+uint64_t InnerView::size_bytes() const {
+  return sizeof(InnerView) + storage_size_bytes_ + right_fence_.capacity();
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,97 @@
+// Nodes of the index in place: words, slots, and images of leaves in DRAM. Internal to kv/.
+//
+// Words that change after a node is published are read and written only through the functions
+// here; everything else in a node is constant once it is reachable.
+#ifndef DAXKV_KV_NODE_H_
+#define DAXKV_KV_NODE_H_
+
+#include <cstdint>
+
+#include "kv/format.h"
+
+namespace daxkv::kv {
+
+struct LeafNode {
+  NodeHeader header;
+  uint64_t slots[kLeafSlots];
+};
+struct InnerNode {
+  NodeHeader header;
+  uint64_t slots[kInnerSlots];
+};
+static_assert(sizeof(LeafNode) == kLeafSizeBytes && sizeof(InnerNode) == kInnerSizeBytes);
+
+// Every load that may see a concurrent store acquires and every such store releases: who sees an
+// address also sees what lies there, and who sees the effect of a split sees its count.
+inline uint64_t LoadWord(const uint64_t& word) { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
+inline void StoreWord(uint64_t& word, uint64_t value) {
+  __atomic_store_n(&word, value, __ATOMIC_RELEASE);
+}
+
+constexpr uint64_t NodeSizeBytes(unsigned level) {
+  return level == 0 ? kLeafSizeBytes : kInnerSizeBytes;
+}
+
+// ---- Links ------------------------------------------------------------------------------------
+
+inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }
+
+// ---- The volatile version word: bit 0 the writers' lock, bits 32..63 the split count ----------
+
+inline constexpr uint64_t kLockBit = 1;
+inline constexpr unsigned kSplitCountShift = 32;
+inline constexpr uint64_t kOneSplitStep = uint64_t{1} << kSplitCountShift;
+
+inline uint32_t SplitCount(const NodeHeader& header) {
+  return static_cast<uint32_t>(LoadWord(header.volatile_version) >> kSplitCountShift);
+}
+inline bool IsSplitting(uint32_t split_count) { return split_count % 2 != 0; }
+
+// Takes the writers' lock of a leaf. May wait for a drain of its holder: never in a ReadGuard.
+void LockLeaf(LeafNode& leaf);
+void UnlockLeaf(LeafNode& leaf);
+// Begins or ends a split of a leaf whose lock the caller holds.
+void StepSplitCount(LeafNode& leaf);
+
+// ---- A leaf's slots ---------------------------------------------------------------------------
+
+inline constexpr unsigned kTagShift = 48;
+constexpr uint64_t MakeSlot(uint16_t tag, Address record) {
+  return uint64_t{tag} << kTagShift | record;
+}
+constexpr uint16_t SlotTag(uint64_t slot) { return static_cast<uint16_t>(slot >> kTagShift); }
+constexpr Address SlotAddress(uint64_t slot) { return slot & kAddressMask; }
+
+constexpr unsigned HomeLine(uint16_t tag) { return (unsigned{tag} * kLeafLines) >> 16; }
+constexpr unsigned LineAfter(unsigned line) { return line + 1 == kLeafLines ? 0 : line + 1; }
+
+// Which slots of a line hold `tag`: bit i for slot i. An empty slot has the tag 0.
+inline unsigned MatchTags(const uint64_t* line, uint16_t tag) {
+  unsigned matches = 0;
+  for (unsigned i = 0; i < kSlotsPerLine; ++i) {
+    matches |= unsigned{SlotTag(LoadWord(line[i])) == tag} << i;
+  }
+  return matches;
+}
+
+// The overflow word: bit l says that a key went past the full line l. Bits stay until the leaf is
+// split or set up again. kMissProvesNothing says that the leaf holds a slot outside its key's
+// lines: it is damaged, and a key that is not found may still have been stored.
+inline constexpr uint64_t kMissProvesNothing = uint64_t{1} << 63;
+
+// A leaf's slots in DRAM, to plan changes on.
+struct LeafImage {
+  uint64_t slots[kLeafSlots] = {};
+  uint64_t overflow = 0;
+
+  // Puts `slot` into a free place among its lines and returns the place, or -1: there is none.
+  int Place(uint64_t slot);
+  // Derives the overflow word from the slots.
+  void RebuildOverflow();
+  // The leaf as it is now.
+  static LeafImage Of(const LeafNode& leaf);
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_NODE_H_
