@@ -12,12 +12,11 @@
 // Which call may sleep, and what may be held meanwhile
 //   PresentUntil               wait-free; inside a ReadGuard
 //   Retire, Abandon            short locks only; inside a ReadGuard or not
-//   Allocate of a node         runs and fsyncs; never waits for readers, never asks the oracle:
-//   node
-//                              locks may be held, a ReadGuard must not
-//   Allocate of a record       the same, and when the pool is full waits for readers and asks the
-//                              oracle: hold nothing that a reader or the index may wait for
-//   FaultIn, Reclaim, Audit, Quiesce, Close   as Allocate of a record
+//   Allocate                   may wait for the medium, never for readers, never asks the oracle:
+//                              locks of nodes may be held, a ReadGuard must not
+//   FaultIn                    as Allocate
+//   MakeRoom, Reclaim, Audit, Quiesce, Close   wait for readers and ask the oracle: hold nothing
+//                              that a reader, a writer or the index may wait for
 //
 // Invariants
 //   E1  An extent's run is live in the pool only after its header is durable.
@@ -27,9 +26,8 @@
 //       such a Close saves the map of each extent that its session changed. So neither allocating
 //       nor retiring ever writes to a map, and no crash between an unlink and its Retire can leak.
 //   E4  Only a wholly empty extent, detached from its arena, is truncated.
-//   E5  Slots of an extent without a frame are never handed out; their frees are ignored, as
-//   deriving
-//       finds them, unless the saved map counts: then it is loaded first.
+//   E5  Slots of an extent without a frame are never handed out. Their retires are passed over, since
+//       deriving finds them; but where the saved map counts, it is loaded first.
 #ifndef DAXKV_KV_SPACE_H_
 #define DAXKV_KV_SPACE_H_
 
@@ -86,7 +84,9 @@ class Space : public Memory, public dax::ExtentProvider {
   dax::Mapping& mapping();
 
   // Memory. PresentUntil of a large record's address is the end of the record, if all of it is
-  // present; FaultIn makes all of it present. Further statuses of Allocate:
+  // present; FaultIn makes all of it present. After kResourceExhausted from Allocate, or from a call
+  // of the index that allocates, MakeRoom and one more try tell whether the pool is really full
+  // (left alone, the worker thread makes room soon). Further statuses of Allocate:
   //   kInvalidArgument  a record of less than 24 bytes or more than key, value and header can have
   //   kInternal         the medium failed
   Address PresentUntil(Address address) const override;
@@ -100,6 +100,10 @@ class Space : public Memory, public dax::ExtentProvider {
   // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,
                                       dax::Access access) override;
+
+  // Finds free slots and runs for an allocation that failed: frees what was retired, derives every
+  // extent, and truncates the empty ones. Statuses of Reclaim.
+  absl::Status MakeRoom();
 
   // Derives every extent (after a crash this finds all that leaked), waits for retired slots, and
   // truncates extents without a used slot. Extents pinned beyond `deadline` are skipped, as are

@@ -36,15 +36,8 @@ absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
   if (size_bytes < sizeof(RecordHeader) || size_bytes > kMaxRecordSizeBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a record can't have ", size_bytes, " bytes"));
   }
-  const auto allocate = [&] {
-    return size_bytes > kMaxSlabSlotSizeBytes ? impl_->AllocateLarge(size_bytes)
-                                              : impl_->AllocateSlot(RecordClass(size_bytes));
-  };
-  absl::StatusOr<Address> address = allocate();
-  if (!absl::IsResourceExhausted(address.status())) return address;
-  status = impl_->MakeRoom();
-  if (!status.ok()) return address;
-  return allocate();
+  if (size_bytes <= kMaxSlabSlotSizeBytes) return impl_->AllocateSlot(RecordClass(size_bytes));
+  return impl_->AllocateLarge(size_bytes);
 }
 
 void Space::Abandon(Address address) {
@@ -85,13 +78,15 @@ absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number) {
   }
   if (!absl::IsResourceExhausted(status)) return status;
   if (const std::optional<Address> address = ClaimFromOtherShards(size_class)) return *address;
-  if (SlotKindOf(class_number) != SlotKind::kRecord) {
-    // Our caller may hold locks: let the worker do what waits.
-    std::lock_guard<std::mutex> lock(worker_mutex);
-    room_wanted = urgent = true;
-    worker_wakeup.notify_one();
-  }
+  WantRoom();
   return status;
+}
+
+// Our caller may hold locks, so what waits for readers is the worker's, or MakeRoom's.
+void Space::Impl::WantRoom() {
+  std::lock_guard<std::mutex> lock(worker_mutex);
+  room_wanted = urgent = true;
+  worker_wakeup.notify_one();
 }
 
 // Gives the shard another current extent, one with a free slot. Needs the shard's mutex.
@@ -236,6 +231,7 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   const uint64_t used_size_bytes = kLargeRecordOffset + size_bytes;
   const uint64_t pages = (used_size_bytes + dax::kPageSizeBytes - 1) >> dax::kPageShift;
   const absl::StatusOr<dax::Run> run = pool->AllocateRun(pages, kLargeRun, 0, used_size_bytes);
+  if (absl::IsResourceExhausted(run.status())) WantRoom();
   if (!run.ok()) return run.status();
   WriteLargeHeader(*pool, *run, size_bytes);
   const absl::StatusOr<ExtentFrame*> frame = AdoptRun(*run);

@@ -97,6 +97,7 @@ struct Space::Impl {
   Shard& ShardOf(SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
   absl::StatusOr<Address> AllocateSlot(uint16_t size_class);
+  void WantRoom();
   absl::Status Refill(uint16_t size_class, Shard& shard);
   bool TakeFromList(SizeClass& size_class, Place place, Shard& shard);
   std::optional<Address> ClaimFromOtherShards(SizeClass& size_class);
@@ -124,7 +125,6 @@ struct Space::Impl {
   void RetireRound();
   absl::Status TruncateExtent(ExtentFrame* frame, absl::Time deadline);
   void WorkerLoop();
-  void WakeWorker();
 
   // ---- space_derive.cc ----
   // Lists the extents of earlier sessions, once.
@@ -146,7 +146,7 @@ struct Space::Impl {
 
   // ---- space_reclaim.cc ----
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);  // Under `maintenance`.
-  // Reclaims because the pool is full; threads that come together share one round.
+  // Threads that come together share a round.
   absl::Status MakeRoom();
 
   dax::Pool* const pool;

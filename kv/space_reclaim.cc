@@ -46,6 +46,8 @@ absl::StatusOr<ReclaimResult> Space::Impl::Reclaim(absl::Time deadline) {
   return result;
 }
 
+absl::Status Space::MakeRoom() { return impl_->MakeRoom(); }
+
 absl::Status Space::Impl::MakeRoom() {
   const uint64_t rounds_seen = make_room_rounds.load(std::memory_order_relaxed);
   std::lock_guard<std::mutex> lock(maintenance);
