@@ -1,0 +1,149 @@
+// Check and GetInfo: what the store holds, and whether it all fits together.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "kv/engine.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr size_t kMaxFaults = 1000;
+
+// Fills a report from what the walks over the store's parts tell.
+class Checker {
+ public:
+  explicit Checker(CheckReport* report) : report_(*report) {}
+
+  void AddFault(std::string fault) {
+    if (report_.faults.size() < kMaxFaults) report_.faults.push_back(std::move(fault));
+  }
+
+  void AddSlot(const Memory& memory, SlotKind kind, Address address) {
+    if (!reachable_.insert(address).second) {
+      AddFault(absl::StrCat("offset ", address, ": the index refers twice to this slot"));
+    }
+    if (kind != SlotKind::kRecord) {
+      ++report_.nodes;
+      return;
+    }
+    rcu::ReadGuard guard;
+    absl::StatusOr<RecordView> record = ViewRecord(memory, address);
+    if (!record.ok()) return;  // Index::Verify has reported it.
+    if (record->kind == kFenceRecord) {
+      ++report_.fences;
+      return;
+    }
+    ++report_.records;
+    report_.record_size_bytes += record->key.size() + record->value.size();
+  }
+
+  // Every run of the pool has to be an extent of the store.
+  void AddRun(const dax::Run& run) {
+    ++report_.extents;
+    if (run.kind != kSlabRun && run.kind != kLargeRun) {
+      AddFault(absl::StrCat("offset ", run.offset(), ": a run of the unknown kind ", run.kind));
+    }
+  }
+
+  bool Reachable(Address address) const { return reachable_.contains(address); }
+
+ private:
+  CheckReport& report_;
+  absl::flat_hash_set<Address> reachable_;
+};
+
+}  // namespace
+
+absl::StatusOr<CheckReport> Engine::Check() const {
+  CheckReport report;
+  report.recovered_after_crash = !pool_->was_clean();
+  Checker checker(&report);
+
+  absl::Status verified = index_->Verify(
+      Index::VerifyOptions(),
+      [&](SlotKind kind, Address address) { checker.AddSlot(*space_, kind, address); },
+      [&](std::string fault) { checker.AddFault(std::move(fault)); });
+  // Damage was reported line by line; anything else kept the walk from being done.
+  if (!verified.ok() && !absl::IsDataLoss(verified)) return verified;
+  if (!verified.ok() && report.faults.empty()) checker.AddFault(std::string(verified.message()));
+
+  absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
+    checker.AddRun(run);
+    return absl::OkStatus();
+  });
+  if (absl::IsDataLoss(walked)) {
+    checker.AddFault(std::string(walked.message()));
+  } else if (!walked.ok()) {
+    return walked;
+  }
+
+  space_->Quiesce();
+  absl::StatusOr<uint64_t> audited =
+      space_->Audit([&](Address address) { return checker.Reachable(address); },
+                    [&](std::string fault) { checker.AddFault(std::move(fault)); });
+  if (!audited.ok()) return audited.status();
+  report.slots = *audited;
+  return report;
+}
+
+absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
+  Info info;
+  info.path = pool_->path();
+  info.shape = pool_->shape();
+  info.media = pool_->media();
+  info.format_version = kFormatVersion;
+  info.open_epoch = pool_->open_epoch();
+  info.was_clean = pool_->was_clean();
+
+  absl::StatusOr<uint64_t> records = index_->Count();
+  if (!records.ok()) return records.status();
+  info.records = *records;
+  if (count_bytes) {
+    absl::StatusOr<uint64_t> size_bytes = KeyValueSizeBytes();
+    if (!size_bytes.ok()) return size_bytes.status();
+    info.key_value_size_bytes = *size_bytes;
+  }
+  const IndexStats index = index_->stats();
+  info.leaves = index.leaves;
+  info.inner_nodes = index.inner_nodes;
+  info.index_height = index.height;
+  info.index_view_size_bytes = index.view_size_bytes;
+
+  absl::StatusOr<SpaceStats> space = space_->stats();
+  if (!space.ok()) return space.status();
+  info.slab_size_bytes = space->slab_size_bytes;
+  info.large_size_bytes = space->large_size_bytes;
+  absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
+    unsigned order = 0;
+    while (order < dax::kHugeOrder && (uint64_t{1} << order) < run.pages) ++order;
+    info.live_extents_by_order[order] += std::max<uint64_t>(1, run.pages / dax::kHugePages);
+    return absl::OkStatus();
+  });
+  if (!walked.ok()) return walked;
+  absl::StatusOr<dax::PoolStats> pool = pool_->Stats();
+  if (!pool.ok()) return pool.status();
+  info.pool = *pool;
+  return info;
+}
+
+absl::StatusOr<uint64_t> Engine::KeyValueSizeBytes() const {
+  uint64_t size_bytes = 0;
+  std::string from, next_from;
+  for (bool end = false; !end; from.swap(next_from)) {
+    absl::Status scanned = index_->ScanLeaf(
+        from,
+        [&](const RecordView& record) {
+          size_bytes += record.key.size() + record.value.size();
+          return true;
+        },
+        &next_from, &end);
+    if (!scanned.ok()) return scanned;
+  }
+  return size_bytes;
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,112 @@
+// Db: the engine's calls, with exceptions kept inside and a closed store told apart.
+#include "kv/db.h"
+
+#include <utility>
+
+#include "kv/engine.h"
+#include "kv/exceptions.h"
+
+namespace daxkv::kv {
+namespace {
+
+// Runs function(engine) without letting an exception out.
+template <typename Function>
+auto OnOpenStore(Engine* engine, Function&& function) -> decltype(function(*engine)) {
+  if (engine == nullptr) return absl::FailedPreconditionError("the store is closed");
+  return WithoutExceptions([&] { return function(*engine); });
+}
+
+}  // namespace
+
+struct PinnedValue::Pins {
+  kv::Pins pins;
+};
+
+PinnedValue::PinnedValue() = default;
+PinnedValue::PinnedValue(PinnedValue&& other) noexcept
+    : pins_(std::move(other.pins_)), value_(std::exchange(other.value_, {})) {}
+PinnedValue& PinnedValue::operator=(PinnedValue&& other) noexcept {
+  pins_ = std::move(other.pins_);
+  value_ = std::exchange(other.value_, {});
+  return *this;
+}
+PinnedValue::~PinnedValue() = default;
+
+Db::Db(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+Db::~Db() = default;
+
+absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, const Options& options) {
+  return WithoutExceptions([&]() -> absl::StatusOr<std::unique_ptr<Db>> {
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(path, options);
+    if (!engine.ok()) return engine.status();
+    return std::unique_ptr<Db>(new Db(*std::move(engine)));
+  });
+}
+
+absl::Status Db::Close() {
+  absl::Status closed = OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Close(); });
+  // Pins are still held: the caller may release them and try again.
+  if (!absl::IsFailedPrecondition(closed)) engine_.reset();
+  return closed;
+}
+
+absl::Status Db::Put(std::string_view key, std::string_view value) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Put(key, value); });
+}
+
+absl::StatusOr<GroupResult> Db::PutGroup(absl::Span<const KeyValue> records) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.PutGroup(records); });
+}
+
+absl::StatusOr<GroupResult> Db::DeleteGroup(absl::Span<const std::string_view> keys) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.DeleteGroup(keys); });
+}
+
+absl::StatusOr<std::string> Db::Get(std::string_view key) const {
+  std::string value;
+  absl::Status got = Get(key, &value);
+  if (!got.ok()) return got;
+  return value;
+}
+
+absl::Status Db::Get(std::string_view key, std::string* value) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Get(key, value); });
+}
+
+absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+    absl::StatusOr<PinnedRecord> pinned = engine.Pin(key);
+    if (!pinned.ok()) return pinned.status();
+    PinnedValue result;
+    result.pins_ = std::make_unique<PinnedValue::Pins>();
+    result.pins_->pins = std::move(pinned->pins);
+    result.value_ = pinned->record.value;
+    return result;
+  });
+}
+
+absl::Status Db::Contains(std::string_view key) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Contains(key); });
+}
+
+absl::Status Db::Delete(std::string_view key) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Delete(key); });
+}
+
+absl::Status Db::Sync() {
+  return OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Sync(); });
+}
+
+absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Compact(deadline); });
+}
+
+absl::StatusOr<CheckReport> Db::Check() const {
+  return OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Check(); });
+}
+
+absl::StatusOr<Info> Db::GetInfo(bool count_bytes) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.GetInfo(count_bytes); });
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,258 @@
+#include "kv/engine.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kv/superblock.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr unsigned kSequenceCounterBits = 40;
+constexpr size_t kMaxKeyInMessageSizeBytes = 64;
+
+}  // namespace
+
+class Engine::IndexOracle final : public LivenessOracle {
+ public:
+  IndexOracle(const Memory& memory, const Index& index) : memory_(memory), index_(index) {}
+
+  absl::StatusOr<bool> IsLive(SlotKind kind, Address address) override {
+    if (kind != SlotKind::kRecord) return index_.RefersToNode(address);
+    absl::StatusOr<RecordView> record = View(address);
+    // The slot may hold anything: bytes that can't be a record are no record.
+    if (absl::IsDataLoss(record.status())) return false;
+    if (!record.ok()) return record.status();
+    // Good outside the guard too: the extent stays while it is being derived.
+    return index_.RefersToRecord(*record);
+  }
+
+ private:
+  absl::StatusOr<RecordView> View(Address address) const {
+    rcu::ReadGuard guard;
+    return ViewRecord(memory_, address);
+  }
+
+  const Memory& memory_;
+  const Index& index_;
+};
+
+absl::Status CheckKey(std::string_view key) {
+  if (!key.empty() && key.size() <= kMaxKeySizeBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the key has ", key.size(), " bytes; 1 to ", kMaxKeySizeBytes, " are allowed"));
+}
+
+absl::Status CheckValue(std::string_view value) {
+  if (value.size() <= kMaxValueSizeBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the value has ", value.size(), " bytes; at most ",
+                                                 kMaxValueSizeBytes, " are allowed"));
+}
+
+absl::Status WithKey(absl::Status status, std::string_view key) {
+  if (!absl::IsDataLoss(status)) return status;
+  return absl::DataLossError(absl::StrCat(
+      "key \"", absl::CHexEscape(std::string(key.substr(0, kMaxKeyInMessageSizeBytes))),
+      key.size() > kMaxKeyInMessageSizeBytes ? "\"...: " : "\": ", status.message()));
+}
+
+Engine::Engine(std::unique_ptr<dax::Pool> pool, const Options& options)
+    : verify_checksums_(options.verify_checksums),
+      pool_(std::move(pool)),
+      last_sequence_(pool_->open_epoch() << kSequenceCounterBits) {}
+
+Engine::~Engine() {
+  // Its worker may be asking the index.
+  if (space_ != nullptr) space_->SetLivenessOracle(nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& path,
+                                                     const Options& options) {
+  dax::PoolOptions pool_options;
+  pool_options.create_if_missing = options.create_if_missing;
+  pool_options.error_if_exists = options.error_if_exists;
+  pool_options.shape = options.shape;
+  pool_options.fixed_size_bytes = options.fixed_size_bytes;
+  pool_options.max_size_bytes = options.max_size_bytes;
+  absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
+  if (!pool.ok()) return pool.status();
+  std::unique_ptr<Engine> engine(new Engine(*std::move(pool), options));
+  absl::Status opened = engine->OpenParts();
+  if (!opened.ok()) return opened;
+  return engine;
+}
+
+absl::Status Engine::OpenParts() {
+  absl::StatusOr<bool> has_store = HasStore(*pool_);
+  if (!has_store.ok()) {
+    // Nothing was touched: a pool that was clean is left clean for the program it belongs to.
+    if (pool_->was_clean()) pool_->Close().IgnoreError();
+    return has_store.status();
+  }
+  absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get());
+  if (!space.ok()) return space.status();
+  space_ = *std::move(space);
+
+  absl::Status status = *has_store ? absl::OkStatus() : PrepareSuperblock(*pool_);
+  if (!status.ok()) return status;
+  uint64_t* root = &SuperblockOf(*pool_)->root;
+  absl::StatusOr<std::unique_ptr<Index>> index =
+      *has_store ? Index::Open(space_.get(), root) : Index::Create(space_.get(), root);
+  if (!index.ok()) return index.status();
+  index_ = *std::move(index);
+  if (!*has_store) status = CommitSuperblock(*pool_);
+  oracle_ = std::make_unique<IndexOracle>(*space_, *index_);
+  space_->SetLivenessOracle(oracle_.get());
+  return status;
+}
+
+absl::Status Engine::Close() {
+  const uint64_t pins = space_->mapping().stats().pins;
+  if (pins != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(pins, " pins are still held; release every PinnedValue and iterator first"));
+  }
+  const uint64_t last_sequence = last_sequence_.load(std::memory_order_relaxed);
+  absl::Status closed = space_->Close();
+  if (closed.ok()) closed = SaveLastSequence(*pool_, last_sequence);
+  index_.reset();
+  space_.reset();
+  // Without what came before, the pool must not be marked clean.
+  if (closed.ok()) closed = pool_->Close();
+  pool_.reset();
+  return closed;
+}
+
+absl::Status Engine::Verify(const RecordView& record) const {
+  if (!verify_checksums_) return absl::OkStatus();
+  return VerifyRecord(*space_, record);
+}
+
+absl::Status Engine::Put(std::string_view key, std::string_view value) {
+  absl::Status valid = CheckKey(key);
+  if (valid.ok()) valid = CheckValue(value);
+  if (!valid.ok()) return valid;
+  absl::StatusOr<Address> address =
+      space_->Allocate(SlotKind::kRecord, RecordSizeBytes(key.size(), value.size()));
+  if (!address.ok()) return address.status();
+  for (;;) {
+    WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
+    absl::Status drained = space_->Drain();
+    if (!drained.ok()) {
+      space_->Abandon(*address);
+      return drained;
+    }
+    absl::Status published = index_->Upsert(key, *address).status();
+    // kAborted: a put that overlapped this one has published a higher sequence number (K2).
+    if (absl::IsAborted(published)) continue;
+    // After kInternal the index refers to the slot.
+    if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(*address);
+    return WithKey(std::move(published), key);
+  }
+}
+
+absl::Status Engine::Get(std::string_view key, std::string* value) const {
+  absl::Status valid = CheckKey(key);
+  if (!valid.ok()) return valid;
+  bool copied = false;
+  absl::Status found = index_->Find(key, [&](const RecordView& record) -> absl::Status {
+    copied = record.value.size() <= kMaxGuardedCopySizeBytes;
+    if (!copied) return absl::OkStatus();
+    absl::Status intact = Verify(record);
+    if (intact.ok()) value->assign(record.value.data(), record.value.size());
+    return intact;
+  });
+  if (!found.ok()) return WithKey(std::move(found), key);
+  if (copied) return absl::OkStatus();
+  absl::StatusOr<PinnedRecord> pinned = Pin(key);
+  if (!pinned.ok()) return pinned.status();
+  value->assign(pinned->record.value.data(), pinned->record.value.size());
+  return absl::OkStatus();
+}
+
+absl::Status Engine::PinExtents(Address address, uint64_t size_bytes, PinMode mode,
+                                Pins* pins) const {
+  dax::Mapping& mapping = space_->mapping();
+  const uint64_t end_page = (address + size_bytes + dax::kPageSizeBytes - 1) >> dax::kPageShift;
+  for (uint64_t page = address >> dax::kPageShift; page < end_page;) {
+    absl::StatusOr<dax::Pinned> pinned =
+        mode == PinMode::kTry ? mapping.TryPin(page) : mapping.Pin(page, dax::Access::kRead);
+    if (!pinned.ok()) {
+      pins->clear();
+      return pinned.status();
+    }
+    page = pinned->first_index() + (pinned->size_bytes() >> dax::kPageShift);
+    pins->push_back(*std::move(pinned));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PinnedRecord> Engine::Pin(std::string_view key) const {
+  absl::Status valid = CheckKey(key);
+  if (!valid.ok()) return valid;
+  PinnedRecord result;
+  Address wanted = kNullAddress;  // What the pins of `result` hold, or what could not be pinned.
+  uint64_t wanted_size_bytes = 0;
+  absl::Status waited;
+  for (;;) {
+    bool held = false;
+    absl::Status found = index_->Find(key, [&](const RecordView& record) -> absl::Status {
+      const uint64_t size_bytes = RecordSizeBytes(record.key.size(), record.value.size());
+      const bool same = record.address == wanted && size_bytes == wanted_size_bytes;
+      // The wait for this very record failed, and the index still refers to it.
+      if (same && !waited.ok()) return waited;
+      if (!same) {
+        result.pins.clear();
+        wanted = record.address;
+        wanted_size_bytes = size_bytes;
+      }
+      if (result.pins.empty()) {
+        absl::Status pinned = PinExtents(wanted, size_bytes, PinMode::kTry, &result.pins);
+        if (absl::IsUnavailable(pinned)) return absl::OkStatus();
+        if (!pinned.ok()) return pinned;
+      }
+      held = true;
+      result.record = record;
+      return absl::OkStatus();
+    });
+    if (!found.ok()) return WithKey(std::move(found), key);
+    if (held) break;
+    // Somebody has an extent locked, or it has just left. Pinned outside the guard it may belong
+    // to anybody: only the next look-up tells whether it is still this record's (K4).
+    waited = PinExtents(wanted, wanted_size_bytes, PinMode::kWait, &result.pins);
+  }
+  absl::Status intact = Verify(result.record);
+  if (!intact.ok()) return WithKey(std::move(intact), key);
+  return result;
+}
+
+absl::Status Engine::Contains(std::string_view key) const {
+  absl::Status valid = CheckKey(key);
+  if (!valid.ok()) return valid;
+  return WithKey(index_->Find(key, [](const RecordView&) { return absl::OkStatus(); }), key);
+}
+
+absl::Status Engine::Delete(std::string_view key) {
+  absl::Status valid = CheckKey(key);
+  if (!valid.ok()) return valid;
+  return WithKey(index_->Remove(key), key);
+}
+
+absl::Status Engine::Sync() { return pool_->Sync(); }
+
+absl::StatusOr<CompactionResult> Engine::Compact(absl::Time deadline) {
+  absl::StatusOr<ReclaimResult> reclaimed = space_->Reclaim(deadline);
+  if (!reclaimed.ok()) return reclaimed.status();
+  absl::StatusOr<uint64_t> trimmed = pool_->Trim();
+  if (!trimmed.ok()) return trimmed.status();
+  CompactionResult result;
+  result.extents_freed = reclaimed->extents_freed;
+  result.size_bytes_freed = reclaimed->size_bytes_freed;
+  result.extents_pinned = reclaimed->extents_pinned;
+  result.trimmed_size_bytes = *trimmed;
+  return result;
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,120 @@
+// The engine behind Db: one open store. db.h states what each call promises; this class is the same
+// interface without the handling of exceptions, over the parts it is made of:
+//
+//   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
+//
+// engine.cc opens, closes, and does the single-record calls; group.cc PutGroup; iterator.cc the
+// cursor; check.cc Check and GetInfo.
+//
+// Thread safety: as Db.
+//
+// Invariants
+//   K1  A record is complete and durable before the index can lead anybody to it.
+//   K2  Every version of a key has a higher sequence number than the version it replaces. Numbers
+//       come from one counter, so this holds by itself for puts that follow each other; when two
+//       puts of one key overlap, the index refuses the older number under the leaf's lock and the
+//       put takes a new one. A delete leaves no version, so a put that overlaps a delete may end
+//       up with a lower number than the version that was deleted.
+//   K3  A slot is abandoned only if the index never referred to it; who unlinks one retires it.
+//   K4  Bytes of a record are read either inside the index's ReadGuard or under pins of all its
+//       extents that were taken, or confirmed by a second look-up, while the index referred to it.
+#ifndef DAXKV_KV_ENGINE_H_
+#define DAXKV_KV_ENGINE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "dax/mapping.h"
+#include "dax/pool.h"
+#include "kv/db.h"
+#include "kv/index.h"
+#include "kv/record.h"
+#include "kv/space.h"
+
+namespace daxkv::kv {
+
+// Longer values are copied under a pin: a copy inside a ReadGuard holds up the reclaim of memory
+// of the whole process, for 20 ms at 64 MiB.
+inline constexpr uint64_t kMaxGuardedCopySizeBytes = 256 << 10;
+
+using Pins = absl::InlinedVector<dax::Pinned, 1>;
+
+// A record in place, held by pins on every extent that it touches.
+struct PinnedRecord {
+  Pins pins;
+  RecordView record;
+};
+
+class Engine {
+ public:
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const std::string& path,
+                                                      const Options& options);
+  ~Engine();
+  // The engine can only be destroyed after this, whatever it returns, except after
+  // kFailedPrecondition: pins are still held, and nothing was done.
+  absl::Status Close();
+
+  absl::Status Put(std::string_view key, std::string_view value);
+  absl::StatusOr<GroupResult> PutGroup(absl::Span<const KeyValue> records);
+  absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
+  absl::Status Get(std::string_view key, std::string* value) const;
+  absl::StatusOr<PinnedRecord> Pin(std::string_view key) const;
+  absl::Status Contains(std::string_view key) const;
+  absl::Status Delete(std::string_view key);
+  absl::Status Sync();
+  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
+  absl::StatusOr<CheckReport> Check() const;
+  absl::StatusOr<Info> GetInfo(bool count_bytes) const;
+
+  // For the iterator.
+  const Index& index() const { return *index_; }
+  // VerifyRecord, if the options ask for it.
+  absl::Status Verify(const RecordView& record) const;
+
+ private:
+  // Asks the index which slots live.
+  class IndexOracle;
+  enum class PinMode { kTry, kWait };
+
+  Engine(std::unique_ptr<dax::Pool> pool, const Options& options);
+  // Opens space and index on the pool, creating the store if it has none.
+  absl::Status OpenParts();
+  uint64_t NextSequence() {
+    // Relaxed: numbers given out one after the other are ordered by the counter itself.
+    return last_sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
+  }
+  // Keys and values of all records; reads their headers.
+  absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
+  absl::Status PinExtents(Address address, uint64_t size_bytes, PinMode mode, Pins* pins) const;
+  // Writes and publishes a round of PutGroup: records[order[i]] in ascending key order.
+  absl::Status PutRound(absl::Span<const KeyValue> records, absl::Span<const size_t> order,
+                        GroupResult* result);
+  absl::Status PublishRound(absl::Span<const KeyValue> records, absl::Span<const size_t> order,
+                            absl::Span<const Index::GroupEntry> entries, GroupResult* result);
+
+  const bool verify_checksums_;
+  std::unique_ptr<dax::Pool> pool_;
+  std::unique_ptr<Space> space_;
+  std::unique_ptr<Index> index_;
+  std::unique_ptr<IndexOracle> oracle_;
+  // Open epoch in the upper 24 bits: numbers of a later open are higher without any being saved.
+  std::atomic<uint64_t> last_sequence_;
+};
+
+// kInvalidArgument naming the size and the limit.
+absl::Status CheckKey(std::string_view key);
+absl::Status CheckValue(std::string_view value);
+// `status`, with the key in front of its message if it tells of damage.
+absl::Status WithKey(absl::Status status, std::string_view key);
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_ENGINE_H_

@@ -1,0 +1,187 @@
+// Stores without room: reads and deletes go on, puts say so, nothing is lost.
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "tests/kv/store_fixture.h"
+
+namespace daxkv::kv {
+namespace {
+
+using Model = std::map<std::string, std::string>;
+
+// Puts values of `size_bytes` until one is refused. The keys begin with `prefix`.
+void Fill(Db& db, const std::string& prefix, size_t size_bytes, Model* model) {
+  for (int i = 0;; ++i) {
+    const std::string key = prefix + NumberedKey(i);
+    const std::string value = ValueFor(key, 0, size_bytes);
+    const absl::Status put = db.Put(key, value);
+    if (!put.ok()) {
+      EXPECT_THAT(put, HasCode(absl::StatusCode::kResourceExhausted));
+      EXPECT_FALSE(put.message().empty());
+      return;
+    }
+    (*model)[key] = value;
+  }
+}
+
+void ExpectEqual(const Db& db, const Model& model) {
+  for (const auto& [key, value] : model) {
+    absl::StatusOr<std::string> got = db.Get(key);
+    ASSERT_THAT(got.status(), IsOk()) << key;
+    ASSERT_TRUE(*got == value) << key;
+  }
+  absl::StatusOr<CheckReport> report = db.Check();
+  ASSERT_THAT(report.status(), IsOk());
+  EXPECT_THAT(report->faults, testing::IsEmpty());
+  EXPECT_EQ(report->records, model.size());
+}
+
+// Fills, sees that everything else goes on, empties, and does so again: a leak would show as less
+// room each time.
+void FillAndEmptyRepeatedly(Db& db) {
+  size_t first_count = 0;
+  for (int cycle = 0; cycle < 3; ++cycle) {
+    SCOPED_TRACE(absl::StrCat("cycle ", cycle));
+    Model model;
+    Fill(db, "large", 300'000, &model);
+    Fill(db, "middle", 5'000, &model);
+    Fill(db, "small", 100, &model);
+    if (cycle == 0) first_count = model.size();
+    EXPECT_GT(model.size(), first_count * 8 / 10);
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(db, model));
+
+    // Replacing needs room before it frees any, and leaves the old value if there is none.
+    const std::string victim = model.begin()->first;
+    EXPECT_THAT(db.Put(victim, std::string(1 << 20, 'x')),
+                HasCode(absl::StatusCode::kResourceExhausted));
+    EXPECT_TRUE(*db.Get(victim) == model[victim]);
+    const absl::Status group =
+        db.PutGroup({{victim, std::string(1 << 20, 'x')}, {"zzz", std::string(1 << 20, 'x')}})
+            .status();
+    EXPECT_THAT(group, HasCode(absl::StatusCode::kResourceExhausted));
+    EXPECT_TRUE(*db.Get(victim) == model[victim]);
+
+    int n = 0;
+    for (auto it = model.begin(); it != model.end();) {
+      if (++n % 10 == 0) {
+        ++it;
+        continue;
+      }
+      ASSERT_THAT(db.Delete(it->first), IsOk());
+      it = model.erase(it);
+    }
+    ASSERT_THAT(db.Compact().status(), IsOk());
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(db, model));
+    EXPECT_THAT(db.Put("again", std::string(300'000, 'a')), IsOk());
+    ASSERT_THAT(db.Delete("again"), IsOk());
+    for (const auto& [key, value] : model) ASSERT_THAT(db.Delete(key), IsOk());
+    ASSERT_THAT(db.Compact().status(), IsOk());
+  }
+}
+
+class FullTest : public testing::TestWithParam<Medium> {};
+INSTANTIATE_ON_BOTH_MEDIA(FullTest);
+
+TEST_P(FullTest, AFixedPool) {
+  TemporaryDirectory directory(GetParam());
+  Options options;
+  options.shape = dax::PoolShape::kFixed;
+  options.fixed_size_bytes = 32 << 20;
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory.Path("store"), options);
+  ASSERT_THAT(db.status(), IsOk());
+  FillAndEmptyRepeatedly(**db);
+  EXPECT_THAT((*db)->Close(), IsOk());
+}
+
+TEST_P(FullTest, AFullPoolReopens) {
+  TemporaryDirectory directory(GetParam());
+  Options options;
+  options.shape = dax::PoolShape::kFixed;
+  options.fixed_size_bytes = 16 << 20;
+  Model model;
+  for (int life = 0; life < 3; ++life) {
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory.Path("store"), options);
+    ASSERT_THAT(db.status(), IsOk());
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(**db, model));
+    Fill(**db, absl::StrCat("life", life, "/"), 20'000 >> (life * 3), &model);
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(**db, model));
+    if (life == 1) {
+      ASSERT_THAT((*db)->Close(), IsOk());
+    }
+  }
+}
+
+// A tmpfs of its own. Needs the right to mount.
+class SmallFileSystem {
+ public:
+  explicit SmallFileSystem(uint64_t size_bytes) : directory_(Medium::kTmpfs) {
+    path_ = directory_.Path("");
+    mounted_ = mount("daxkv_test", path_.c_str(), "tmpfs", 0,
+                     absl::StrCat("size=", size_bytes).c_str()) == 0;
+    if (!mounted_) error_ = strerror(errno);
+  }
+  ~SmallFileSystem() {
+    if (mounted_) umount2(path_.c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+  const std::string& error() const { return error_; }
+  std::string Path(std::string_view name) const { return directory_.Path(name); }
+
+ private:
+  TemporaryDirectory directory_;
+  std::string path_;
+  bool mounted_ = false;
+  std::string error_;
+};
+
+TEST(SmallFileSystemTest, ItIsFull) {
+  SmallFileSystem file_system(96 << 20);
+  if (!file_system.mounted()) GTEST_SKIP() << "can't mount a tmpfs here: " << file_system.error();
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+  ASSERT_THAT(db.status(), IsOk());
+  FillAndEmptyRepeatedly(**db);
+  EXPECT_THAT((*db)->Close(), IsOk());
+}
+
+TEST(SmallFileSystemTest, SomebodyElseFillsIt) {
+  SmallFileSystem file_system(96 << 20);
+  if (!file_system.mounted()) GTEST_SKIP() << "can't mount a tmpfs here: " << file_system.error();
+  Model model;
+  {
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+    ASSERT_THAT(db.status(), IsOk());
+    for (int i = 0; i < 1000; ++i) {
+      const std::string key = NumberedKey(i);
+      model[key] = ValueFor(key, 0, 1000);
+      ASSERT_THAT((*db)->Put(key, model[key]), IsOk());
+    }
+    const std::string ballast = file_system.Path("ballast");
+    {
+      std::ofstream out(ballast);
+      const std::string block(1 << 16, 'b');
+      while (out.write(block.data(), block.size()).flush()) {
+      }
+    }
+    Fill(**db, "more", 2000, &model);
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(**db, model));
+    for (int i = 0; i < 500; ++i) {
+      ASSERT_THAT((*db)->Delete(NumberedKey(i)), IsOk());
+      model.erase(NumberedKey(i));
+    }
+    ASSERT_NO_FATAL_FAILURE(ExpectEqual(**db, model));
+    std::filesystem::remove(ballast);
+    EXPECT_THAT((*db)->Put("after", std::string(1 << 20, 'a')), IsOk());
+    model["after"] = std::string(1 << 20, 'a');
+  }
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+  ASSERT_THAT(db.status(), IsOk());
+  ExpectEqual(**db, model);
+}
+
+}  // namespace
+}  // namespace daxkv::kv
