@@ -7,6 +7,7 @@
 #include <exception>
 #include <libpmemobj++/persistent_ptr.hpp>
 #include <libpmemobj++/transaction.hpp>
+#include <mutex>
 #include <random>
 #include <utility>
 
@@ -37,6 +38,28 @@ absl::Status Translate(const std::string& action, Call call) {
   }
 }
 
+// While it lives, pools are created without libpmemobj's record of unsafe shutdowns. That record
+// sums up the devices of all the part files as they are at an open: a pool that has grown since is
+// taken for one on a failed device, and after a crash refuses to open ever again. On real NVDIMMs
+// its counters can't even be read without privilege.
+class WithoutShutdownState {
+ public:
+  WithoutShutdownState() : lock_(mutex_) {
+    pmemobj_ctl_get(nullptr, kName, &before_);
+    int off = 0;
+    pmemobj_ctl_set(nullptr, kName, &off);
+  }
+  WithoutShutdownState(const WithoutShutdownState&) = delete;
+  WithoutShutdownState& operator=(const WithoutShutdownState&) = delete;
+  ~WithoutShutdownState() { pmemobj_ctl_set(nullptr, kName, &before_); }
+
+ private:
+  static constexpr char kName[] = "sds.at_create";  // Of the whole process.
+  static inline std::mutex mutex_;
+  std::lock_guard<std::mutex> lock_;
+  int before_ = 1;
+};
+
 }  // namespace
 
 ObjectHeap::ObjectHeap(pmem::obj::pool<RootObject> pool) : pool_(std::move(pool)) {
@@ -55,6 +78,7 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string
                                                                uint64_t size_bytes) {
   std::unique_ptr<ObjectHeap> heap;
   const absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
+    const WithoutShutdownState without_shutdown_state;
     heap.reset(
         new ObjectHeap(pmem::obj::pool<RootObject>::create(path, kLayoutName, size_bytes, 0644)));
     heap->WriteRoot();

@@ -106,5 +106,22 @@ TEST_P(PoolOnDaxTest, ReleasedRunsGoBackToTheFileSystem) {
   ASSERT_OK(pool->Close());
 }
 
+// libpmemobj's own record of unsafe shutdowns names the devices of all the pool's files, as they
+// were at the last open. A file that was added since must not look like a failed device.
+TEST_P(PoolOnDaxTest, ACrashAfterGrowthReopens) {
+  constexpr uint64_t kPages = 32 * kHugePages;
+  CrashAfter([&] {
+    Pool* const pool = MustOpen(path_, options_).release();  // A crash destroys nothing.
+    for (int i = 0; i < 2; ++i) {
+      const PoolRun run = MustAllocate(*pool, kPages);
+      EXPECT_TRUE(pool->CommitRun(run).ok());
+    }
+  });
+  const std::unique_ptr<Pool> pool = MustOpen(path_, options_);
+  EXPECT_FALSE(pool->was_clean());
+  EXPECT_EQ(LiveRuns(*pool).size(), 2u);
+  ASSERT_OK(pool->Close());
+}
+
 }  // namespace
 }  // namespace daxkv::dax
