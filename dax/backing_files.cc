@@ -55,18 +55,46 @@ BackingFiles::~BackingFiles() {
   for (const Part& part : parts_) close(part.fd);
 }
 
+std::string BackingFiles::PartPath(size_t number) const {
+  return absl::StrFormat("%s/%06u.pmem", directory_, number);
+}
+
+absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes) {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  const std::string path = PartPath(parts_.size());
+  // Without a name until it is whole, where the file system knows that.
+  int fd = open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
+  const bool named = fd < 0;
+  if (named) fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", path));
+  const absl::Cleanup close_fd = [fd] { close(fd); };
+  int error = posix_fallocate(fd, 0, static_cast<off_t>(size_bytes));
+  if (error == 0 && !named &&
+      linkat(AT_FDCWD, absl::StrCat("/proc/self/fd/", fd).c_str(), AT_FDCWD, path.c_str(),
+             AT_SYMLINK_FOLLOW) != 0) {
+    error = errno;
+  }
+  if (error == 0) return absl::OkStatus();
+  if (named) unlink(path.c_str());
+  return absl::ErrnoToStatus(
+      error, absl::StrCat("cannot grow the pool by ", size_bytes, " bytes, in ", path));
+}
+
+void BackingFiles::RemoveNextPart() {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  unlink(PartPath(parts_.size()).c_str());
+}
+
 absl::Status BackingFiles::AddNewParts() {
   if (directory_.empty()) return absl::OkStatus();
   const std::unique_lock<std::shared_mutex> lock(mutex_);
   const size_t known = parts_.size();
   while (true) {
-    const std::string path = absl::StrFormat("%s/%06u.pmem", directory_, parts_.size());
-    const absl::Status status = Append(path);
+    const absl::Status status = Append(PartPath(parts_.size()));
     if (absl::IsNotFound(status)) break;
     if (!status.ok()) return status;
   }
   if (known == 0 || parts_.size() == known) return absl::OkStatus();
-  // libpmemobj does not wait for the new file's directory entry.
   for (size_t i = known; i < parts_.size(); ++i) {
     if (fsync(parts_[i].fd) != 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", parts_[i].path));

@@ -27,7 +27,15 @@ class BackingFiles {
   BackingFiles(const BackingFiles&) = delete;
   BackingFiles& operator=(const BackingFiles&) = delete;
 
-  // Takes in the parts that have come since, and makes their directory entries durable.
+  // Makes the file that libpmemobj would make to grow by `size_bytes`, a multiple of 2 MiB, with
+  // all its blocks. libpmemobj takes a file that is there; when making one itself fails, it goes on
+  // counting, and leaves a gap in the numbers that keeps the pool from ever opening again. The file
+  // appears whole or not at all.
+  //   kResourceExhausted  the file system is full
+  absl::Status MakeNextPart(uint64_t size_bytes);
+  // Removes that file if libpmemobj did not take it.
+  void RemoveNextPart();
+  // Takes in the parts that have come since, and makes them and their names durable.
   absl::Status AddNewParts();
   // Checks against /proc/self/maps that byte N of these files is what lies at base + N. Punching
   // by a wrong table would destroy data, so nothing is punched before this has been asked.
@@ -57,6 +65,7 @@ class BackingFiles {
   };
 
   explicit BackingFiles(std::string directory) : directory_(std::move(directory)) {}
+  std::string PartPath(size_t number) const;
   absl::Status Append(const std::string& path);
   absl::Status ForEachPiece(
       uint64_t offset, uint64_t size_bytes,

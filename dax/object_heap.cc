@@ -17,7 +17,10 @@
 namespace daxkv::dax {
 namespace {
 
-constexpr uint64_t kSegmentTypeNumber = 0x736567;
+// Type numbers of our objects in libpmemobj's eyes.
+constexpr uint64_t kRootTypeNumber = 1;
+constexpr uint64_t kSegmentTypeNumber = 2;
+constexpr uint64_t kRootAlignment = 64;
 constexpr uint64_t kChunkBytes = 256 << 10;  // libpmemobj's unit for large objects.
 
 // Runs `call`, which may throw as libpmemobj-cpp does.
@@ -64,8 +67,6 @@ class WithoutShutdownState {
 
 ObjectHeap::ObjectHeap(pmem::obj::pool<RootObject> pool) : pool_(std::move(pool)) {
   base_ = reinterpret_cast<char*>(pool_.handle());
-  const auto address = reinterpret_cast<uintptr_t>(pool_.root().get());
-  root_ = reinterpret_cast<PoolRoot*>((address + 63) / 64 * 64);
 }
 
 ObjectHeap::~ObjectHeap() {
@@ -94,15 +95,26 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& 
     // The pool grows when we say so, by as much as we say.
     heap->pool_.ctl_set<long long>("heap.size.granularity", 0);
   });
-  if (status.ok()) status = heap->CheckRoot(path);
+  if (status.ok()) status = heap->FindRoot(path);
   if (!status.ok()) return status;
   return heap;
 }
 
 void ObjectHeap::WriteRoot() {
   pool_.ctl_set<long long>("heap.size.granularity", 0);
+  pobj_alloc_class_desc root_class = {};
+  root_class.unit_size = sizeof(PoolRoot) + kRootAlignment;  // libpmemobj's header is in there.
+  root_class.alignment = kRootAlignment;
+  root_class.units_per_block = 1;
+  root_class.header_type = POBJ_HEADER_COMPACT;
+  root_class = pool_.ctl_set("heap.alloc_class.new.desc", root_class);
   std::random_device random;
   pmem::obj::transaction::run(pool_, [&] {
+    const PMEMoid object = pmemobj_tx_xalloc(sizeof(PoolRoot), kRootTypeNumber,
+                                             POBJ_XALLOC_ZERO | POBJ_CLASS_ID(root_class.class_id));
+    if (OID_IS_NULL(object)) throw pmem::transaction_alloc_error("no room for the pool's root");
+    pool_.root()->pool_root_offset = object.off;
+    root_ = reinterpret_cast<PoolRoot*>(base_ + object.off);
     root_->magic = kRootMagic;
     root_->format_version = kFormatVersion;
     root_->page_size_bytes = static_cast<uint32_t>(kPageSizeBytes);
@@ -112,8 +124,15 @@ void ObjectHeap::WriteRoot() {
   });
 }
 
-absl::Status ObjectHeap::CheckRoot(const std::string& path) const {
-  if (root_->magic != kRootMagic) {
+absl::Status ObjectHeap::FindRoot(const std::string& path) {
+  uint64_t offset = 0;
+  const absl::Status status = Translate(absl::StrCat("read the root of ", path),
+                                        [&] { offset = pool_.root()->pool_root_offset; });
+  if (!status.ok()) return status;
+  if (offset != 0 && offset % kRootAlignment == 0 && offset <= kFirstBytes - sizeof(PoolRoot)) {
+    root_ = reinterpret_cast<PoolRoot*>(base_ + offset);
+  }
+  if (root_ == nullptr || root_->magic != kRootMagic) {
     return absl::DataLossError(absl::StrCat(path, ": the pool's root is damaged or unfinished"));
   }
   if (root_->format_version > kFormatVersion) {
@@ -147,7 +166,7 @@ absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes
     while (chunks * kChunkBytes >= least_bytes && chunks != 0 && !appended) {
       // A page below whole chunks: room for libpmemobj's own header.
       appended = TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes);
-      chunks -= std::max<uint64_t>(chunks / 8, 1);
+      chunks -= std::max<uint64_t>(chunks / 64, 1);
     }
   });
   if (!status.ok() || appended) return status;

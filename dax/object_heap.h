@@ -48,7 +48,7 @@ class ObjectHeap {
  private:
   explicit ObjectHeap(pmem::obj::pool<RootObject> pool);
   void WriteRoot();
-  absl::Status CheckRoot(const std::string& path) const;
+  absl::Status FindRoot(const std::string& path);
   bool TryAppendSegment(uint64_t size_bytes);
 
   pmem::obj::pool<RootObject> pool_;

@@ -33,8 +33,10 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
     return absl::InvalidArgumentError(
         absl::StrCat(used_bytes, " used bytes do not fit into ", pages, " pages"));
   }
+  const uint64_t used_pages = (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes;
   std::optional<Taken> taken;
   bool has_blocks;
+  bool rest_has_blocks;
   {
     const Lock lock(mutex_);
     taken = Take(pages);
@@ -45,12 +47,16 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
       if (!taken) return absl::InternalError(absl::StrCat("no run of ", pages, " pages in growth"));
     }
     PageBitmap& spare = taken->segment->spare();
-    has_blocks = spare.AllSet(taken->first, (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes);
+    has_blocks = spare.AllSet(taken->first, used_pages);
+    rest_has_blocks = !spare.NoneSet(taken->first + used_pages, pages - used_pages);
     spare.Clear(taken->first, pages);
   }
   if (!has_blocks) {
-    const absl::Status reserved = ReserveBlocks(*taken, pages, used_bytes);
+    const absl::Status reserved = ReserveBlocks(*taken, pages, used_pages);
     if (!reserved.ok()) return reserved;
+  }
+  if (rest_has_blocks) {  // From growth. A failure to punch costs blocks, nothing else.
+    PunchRun(*taken->segment, taken->first + used_pages, pages - used_pages).IgnoreError();
   }
   Run run;
   run.first_page = taken->segment->first_page() + taken->first;
@@ -85,9 +91,9 @@ std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages) {
   return Taken{best, *best->allocator()->Allocate(pages)};
 }
 
-absl::Status PageSpace::ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_bytes) {
+absl::Status PageSpace::ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages) {
   const uint64_t offset = (taken.segment->first_page() + taken.first) * kPageSizeBytes;
-  const uint64_t length = (used_bytes + kPageSizeBytes - 1) & ~(kPageSizeBytes - 1);
+  const uint64_t length = used_pages * kPageSizeBytes;
   absl::Status status = files_.Reserve(offset, length);
   if (absl::IsResourceExhausted(status)) {
     const Lock lock(mutex_);

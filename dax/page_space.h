@@ -74,7 +74,7 @@ class PageSpace {
   absl::Status PunchSpare();
   absl::Status PunchFree(Segment& segment);
 
-  absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_bytes);
+  absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages);
   absl::Status PunchRun(const Segment& segment, uint64_t first, uint64_t pages);
   void GiveBack(const Taken& taken, uint64_t pages, bool punched);
   // The word of a run that the caller says it holds; kNotFound when there is no such run.
@@ -89,6 +89,7 @@ class PageSpace {
   std::mutex mutex_;
   std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
   bool heap_may_have_rest_ = true;  // A crash may have left heap in no segment. Guarded by mutex_.
+  bool cannot_extend_ = false;      // libpmemobj failed to grow in this session. Guarded by mutex_.
   SegmentIndex index_;
 };
 

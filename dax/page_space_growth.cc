@@ -74,17 +74,20 @@ absl::Status PageSpace::TakeWholeHeap() {
 
 // Makes segments from what the heap has, while it has objects of `least_bytes`.
 absl::Status PageSpace::AppendSegments(uint64_t least_bytes) {
+  const uint64_t most_bytes = std::min(kMostSegmentBytes, files_.size_bytes());
   while (true) {
-    const absl::Status appended = heap_.AppendSegment(kMostSegmentBytes, least_bytes);
+    const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes);
     if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
     if (!appended.ok()) return appended;
     const absl::StatusOr<Segment*> segment = AttachEntry(segments_.size());
     if (!segment.ok()) return segment.status();
     absl::Status status = (*segment)->Build(open_epoch_, persister_);
     if (!status.ok()) return status;
+    // A failure to punch costs blocks, nothing else.
+    files_.Punch((*segment)->gap_offset(), (*segment)->gap_bytes()).IgnoreError();
     (*segment)->spare().Set(0, (*segment)->pages());
     const bool small = (*segment)->pages() * kPageSizeBytes < kKeepBlocksFromBytes;
-    if (small && !PunchFree(**segment).ok()) (*segment)->may_hide_blocks = true;
+    if (small) PunchFree(**segment).IgnoreError();
   }
 }
 
@@ -124,17 +127,27 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         full, "has reached the size it may grow to: ", size_bytes, " of ", most_bytes_, " bytes"));
   }
+  if (cannot_extend_) {
+    return absl::ResourceExhaustedError(full + "could not grow before; reopen it to try again");
+  }
   bool punched = false;
   uint64_t step = std::clamp(RoundUp(GrowthStep(size_bytes), kHugeBytes), least, room);
-  while (true) {
-    const absl::Status status = heap_.Extend(step);
-    if (status.ok() || (step == least && punched)) return status;
+  absl::Status status = files_.MakeNextPart(step);
+  while (absl::IsResourceExhausted(status) && !(step == least && punched)) {
     if (step == least) {
-      punched = PunchSpare().ok();
-      if (!punched) return status;
+      punched = true;
+      PunchSpare().IgnoreError();  // What was punched may be enough.
     }
     step = std::max(least, RoundUp(step / 2, kHugeBytes));
+    status = files_.MakeNextPart(step);
   }
+  if (!status.ok()) return status;
+  status = heap_.Extend(step);
+  if (status.ok()) return status;
+  // A second attempt would number its part wrong: see MakeNextPart.
+  cannot_extend_ = true;
+  files_.RemoveNextPart();
+  return status;
 }
 
 absl::Status PageSpace::PunchSpare() {

@@ -1,6 +1,7 @@
 // What a pool looks like on the medium, to the byte. All numbers are little-endian.
 //
-//   PoolRoot       the pool's root, at the first multiple of 64 inside libpmemobj's root object
+//   RootObject     libpmemobj's root object: leads to the PoolRoot
+//   PoolRoot       an object of its own at a multiple of 64, in the pool's first 8 MiB
 //   SegmentHeader  at the first multiple of 64 inside each segment's libpmemobj object
 //     then, 64 bytes after it, one descriptor word (run_descriptor.h) for each data page,
 //     then the data pages, from the next multiple of 2 MiB (of the pool offset) on
@@ -60,10 +61,15 @@ static_assert(offsetof(PoolRoot, root_area) == 192);
 static_assert(offsetof(PoolRoot, segments) == 4288);
 static_assert(sizeof(PoolRoot) == 69824);
 
-// What libpmemobj allocates as the root: room to align PoolRoot.
+// The PoolRoot would fit here too, but libpmemobj sets 2 MiB and more aside for the first object of
+// that size; allocated by a class of its own it takes 256 KiB.
 struct RootObject {
-  char bytes[sizeof(PoolRoot) + 64];
+  pmem::obj::p<uint64_t> pool_root_offset;
+  pmem::obj::p<uint64_t> unused[7];
 };
+static_assert(sizeof(RootObject) == 64);
+// Every pool has at least these bytes, and PoolRoot lies in them.
+inline constexpr uint64_t kFirstBytes = uint64_t{8} << 20;
 
 struct SegmentHeader {
   uint64_t magic;

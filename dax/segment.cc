@@ -75,6 +75,9 @@ Segment::Segment(char* base, const SegmentHeader& header)
       pages_(header.pages),
       object_offset_(header.object_offset),
       object_end_(header.object_offset + header.object_size_bytes),
+      gap_offset_(RoundUp(RoundUp(header.object_offset, 64) + sizeof(SegmentHeader) +
+                              header.pages * sizeof(uint64_t),
+                          kPageSizeBytes)),
       words_(reinterpret_cast<std::atomic<uint64_t>*>(base + RoundUp(header.object_offset, 64) +
                                                       sizeof(SegmentHeader))),
       spare_(0) {

@@ -40,6 +40,9 @@ class Segment {
   uint64_t end_page() const { return first_page_ + pages_; }
   uint64_t object_offset() const { return object_offset_; }
   uint64_t object_end() const { return object_end_; }
+  // The whole pages between the descriptor words and the data: alignment, never used.
+  uint64_t gap_offset() const { return gap_offset_; }
+  uint64_t gap_bytes() const { return first_page_ * kPageSizeBytes - gap_offset_; }
   bool Covers(uint64_t page) const { return page >= first_page_ && page < end_page(); }
 
   // The descriptor word of a page of this segment. A release store publishes a run's state; the
@@ -75,6 +78,7 @@ class Segment {
   const uint64_t pages_;
   const uint64_t object_offset_;
   const uint64_t object_end_;
+  const uint64_t gap_offset_;
   std::atomic<uint64_t>* const words_;
   bool built_ = false;
   absl::Status build_status_;

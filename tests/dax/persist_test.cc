@@ -1,0 +1,161 @@
+// Media classes, and the msyncs that a page-cache medium needs. This binary defines pmem_msync
+// itself, so it sees each range that goes out and can make one fail.
+
+#include "dax/persist.h"
+
+#include <gtest/gtest.h>
+#include <libpmem.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "dax/media.h"
+#include "tests/dax/pool_test_base.h"
+
+namespace {
+
+std::vector<std::pair<uintptr_t, size_t>> synced;
+int fail_with = 0;
+
+}  // namespace
+
+extern "C" int pmem_msync(const void* address, size_t size_bytes) {
+  synced.emplace_back(reinterpret_cast<uintptr_t>(address), size_bytes);
+  if (fail_with == 0) return 0;
+  errno = fail_with;
+  return -1;
+}
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kArenaBytes = 256 * kTestMiB;
+
+class PersisterTest : public ::testing::Test {
+ protected:
+  PersisterTest()
+      : arena_(static_cast<char*>(mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+    synced.clear();
+    fail_with = 0;
+  }
+  ~PersisterTest() override { munmap(arena_, kArenaBytes); }
+  // What was synced, as offsets, and forgotten.
+  std::vector<std::pair<uint64_t, uint64_t>> TakeSynced() {
+    std::vector<std::pair<uint64_t, uint64_t>> offsets;
+    for (const auto& [address, size_bytes] : synced) {
+      offsets.emplace_back(address - reinterpret_cast<uintptr_t>(arena_), size_bytes);
+    }
+    synced.clear();
+    return offsets;
+  }
+
+  using Ranges = std::vector<std::pair<uint64_t, uint64_t>>;
+  char* const arena_;
+};
+
+TEST_F(PersisterTest, NeighboursGoOutTogetherAndOnlyAtDrain) {
+  Persister persister(MediaClass::kPageCache, arena_);
+  persister.Flush(arena_ + 64 * kTestMiB, 100);
+  persister.Flush(arena_ + 4096, 8);
+  persister.Flush(arena_ + 200000, 10);
+  persister.Flush(arena_ + 100, 1);
+  EXPECT_TRUE(synced.empty());
+  ASSERT_OK(persister.Drain());
+  EXPECT_EQ(TakeSynced(), (Ranges{{100, 200010 - 100}, {64 * kTestMiB, 100}}));
+  ASSERT_OK(persister.Drain());
+  EXPECT_TRUE(synced.empty());
+}
+
+TEST_F(PersisterTest, ManyNotesStayBoundedAndNothingIsForgotten) {
+  Persister persister(MediaClass::kPageCache, arena_);
+  const auto offset_of = [](uint64_t i) { return i * 7919 % 5000 * 50000; };
+  for (uint64_t i = 0; i < 5000; ++i) persister.Flush(arena_ + offset_of(i), 64);
+  ASSERT_OK(persister.Drain());
+  const Ranges ranges = TakeSynced();
+  EXPECT_LE(ranges.size(), 257u);
+  for (uint64_t i = 0; i < 5000; ++i) {
+    bool covered = false;
+    for (const auto& [first, size_bytes] : ranges) {
+      covered = covered || (first <= offset_of(i) && offset_of(i) + 64 <= first + size_bytes);
+    }
+    ASSERT_TRUE(covered) << offset_of(i);
+  }
+  for (const auto& [first, size_bytes] : ranges) EXPECT_LE(first + size_bytes, 5000 * 50000u + 64);
+}
+
+TEST_F(PersisterTest, NotesBelongToAThreadAndAPersister) {
+  auto one = std::make_unique<Persister>(MediaClass::kPageCache, arena_);
+  Persister other(MediaClass::kPageCache, arena_);
+  one->Flush(arena_, 8);
+  other.Flush(arena_ + 8 * kTestMiB, 8);
+  std::thread([&] { EXPECT_TRUE(one->Drain().ok()); }).join();
+  EXPECT_TRUE(synced.empty());
+  one.reset();  // Its notes go with it.
+  ASSERT_OK(other.Drain());
+  EXPECT_EQ(TakeSynced(), (Ranges{{8 * kTestMiB, 8}}));
+  Persister third(MediaClass::kPageCache, arena_);
+  third.CopyAndFlush(arena_ + 16, "copied", 6);
+  ASSERT_OK(third.Drain());
+  EXPECT_EQ(TakeSynced(), (Ranges{{16, 6}}));
+  EXPECT_EQ(std::string(arena_ + 16, 6), "copied");
+}
+
+TEST_F(PersisterTest, AFailedMsyncNamesItsRange) {
+  Persister persister(MediaClass::kPageCache, arena_);
+  fail_with = EIO;
+  persister.Flush(arena_ + 8192, 100);
+  const absl::Status status = persister.Drain();
+  EXPECT_TRUE(absl::IsInternal(status)) << status;
+  EXPECT_TRUE(absl::StrContains(std::string(status.message()), "8192 to 8292")) << status;
+}
+
+TEST_F(PersisterTest, OtherMediaNeedNoMsync) {
+  for (const MediaClass media_class : {MediaClass::kDax, MediaClass::kVolatile}) {
+    Persister persister(media_class, arena_);
+    persister.Flush(arena_, 100);
+    const std::string large(5000, 'x');
+    persister.CopyAndFlush(arena_ + 3, large.data(), large.size());
+    ASSERT_OK(persister.Drain());
+    ASSERT_OK(persister.SyncAll(kArenaBytes));
+    EXPECT_EQ(std::string(arena_ + 3, 5000), large);
+    EXPECT_TRUE(synced.empty());
+  }
+}
+
+TEST(MediaTest, TheMemoryFileSystemIsVolatileUnlessForced) {
+  const ScratchDirectory scratch(ScratchDirectory::OnMemory());
+  const std::string path = scratch.Child("file");
+  std::ofstream(path) << std::string(8192, 0);
+  absl::StatusOr<MediaInfo> media = ProbeMedia(path);
+  ASSERT_TRUE(media.ok()) << media.status();
+  EXPECT_EQ(media->media_class, MediaClass::kVolatile);
+  EXPECT_EQ(media->file_system, "tmpfs");
+  EXPECT_FALSE(media->forced);
+  setenv("PMEM_IS_PMEM_FORCE", "1", 1);
+  media = ProbeMedia(path);
+  unsetenv("PMEM_IS_PMEM_FORCE");
+  ASSERT_TRUE(media.ok()) << media.status();
+  EXPECT_EQ(media->media_class, MediaClass::kDax);
+  EXPECT_TRUE(media->forced);
+  EXPECT_NE(MediaPromise(*media), MediaPromise({MediaClass::kDax, false, "ext4"}));
+  EXPECT_TRUE(absl::IsNotFound(ProbeMedia(scratch.Child("nothing")).status()));
+}
+
+TEST(MediaTest, ClassesHaveNames) {
+  EXPECT_EQ(MediaClassName(MediaClass::kDax), "dax");
+  EXPECT_EQ(MediaClassName(MediaClass::kPageCache), "page-cache");
+  EXPECT_EQ(MediaClassName(MediaClass::kVolatile), "volatile");
+}
+
+}  // namespace
+}  // namespace daxkv::dax
