@@ -44,20 +44,6 @@ class Backoff {
 }  // namespace
 
 template <unsigned kSlotShift>
-Entry Node<kSlotShift>::LoadTie(unsigned slot) const {
-  for (;;) {
-    const uint32_t version = tie_version.load(std::memory_order_acquire);
-    Entry entry = Load(slot);
-    if (!entry.is_sibling()) return entry;
-    // Siblings chain while a writer lays a larger tie over a smaller one.
-    while (entry.is_sibling()) entry = Load(entry.sibling_first());
-    // Relaxed: the acquire loads above come first. A change since means that a writer got on, so
-    // this loop is lock-free.
-    if (tie_version.load(std::memory_order_relaxed) == version) return entry;
-  }
-}
-
-template <unsigned kSlotShift>
 Tie Node<kSlotShift>::ReadTie(unsigned slot) const {
   Backoff backoff;
   for (;;) {
@@ -71,7 +57,7 @@ Tie Node<kSlotShift>::ReadTie(unsigned slot) const {
       const Entry next = Load(tie.slot + 1);
       if (next.is_sibling()) tie.slots = next.sibling_slots();
     }
-    // Relaxed: as in LoadTie.
+    // Relaxed: the acquire loads above come first.
     if (version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version) return tie;
     backoff.Wait();
   }

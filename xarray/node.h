@@ -65,7 +65,12 @@ struct Node : rcu::Head {
   }
 
   // The entry that covers `slot`: null, an entry, a node or Retry. Never waits.
-  Entry LoadTie(unsigned slot) const;
+  Entry LoadTie(unsigned slot) const {
+    return LoadTie(slot, [] {});
+  }
+  // `between` runs between the two loads: where a test lets a writer in.
+  template <typename Between>
+  Entry LoadTie(unsigned slot, Between between) const;
   // The same with its place; all of one moment. Waits while a writer changes the shape of ties in
   // this node: a few dozen stores, or a time slice if it is preempted there.
   Tie ReadTie(unsigned slot) const;
@@ -109,6 +114,22 @@ struct Node : rcu::Head {
     marks[mark].store(bits, std::memory_order_release);
   }
 };
+
+template <unsigned kSlotShift>
+template <typename Between>
+inline Entry Node<kSlotShift>::LoadTie(unsigned slot, Between between) const {
+  for (;;) {
+    const uint32_t version = tie_version.load(std::memory_order_acquire);
+    Entry entry = Load(slot);
+    if (!entry.is_sibling()) return entry;
+    between();
+    // Siblings chain while a writer lays a larger tie over a smaller one.
+    while (entry.is_sibling()) entry = Load(entry.sibling_first());
+    // Relaxed: the acquire loads above come first. A change since means that a writer got on, so
+    // this loop is lock-free.
+    if (tie_version.load(std::memory_order_relaxed) == version) return entry;
+  }
+}
 
 static_assert(sizeof(Node<6>) <= 576, "a 64-slot node is at most nine cache lines");
 

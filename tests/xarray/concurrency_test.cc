@@ -131,6 +131,77 @@ TYPED_TEST(ConcurrencyTest, ReadersNeverMeetAnEntryOfOtherIndices) {
   EXPECT_EQ(TreeInspector::Violation(array), "");
 }
 
+// One tie comes and goes as fast as can be, and its canonical slot gets entries that never covered
+// the last index: the reader of that index must notice between its two loads.
+TYPED_TEST(ConcurrencyTest, ReaderOfASiblingNoticesThatTheTieIsGone) {
+  auto& array = this->array_;
+  constexpr unsigned kOrder = 3;
+  constexpr uint64_t kLast = 7;
+  Put(array, 100, 0, Named(100, 0));  // keeps the node
+  const auto store = [&](unsigned order) { Put(array, 0, order, Named(0, order)); };
+  store(kOrder);
+  uint64_t reads = 0;
+  const auto read = [&] {
+    rcu::ReadGuard guard;
+    for (int i = 0; i < 1000; ++i) {
+      const Entry entry = array.LoadUnderRcu(kLast);
+      ASSERT_TRUE(!entry || Covers(entry, kLast));
+      ++reads;
+    }
+  };
+  const auto erase = [&] {
+    array.Erase(0);
+    store(0);
+    array.Erase(0);
+    store(kOrder);
+  };
+  RunFor(kDuration, {erase, read});
+  const auto split = [&] {
+    this->Split(0, 0);
+    store(kOrder);
+  };
+  RunFor(kDuration, {split, read});
+  EXPECT_GT(reads, 1000u);
+}
+
+// The same race, forced: a writer gets in exactly between the loads of sibling and canonical slot.
+TYPED_TEST(ConcurrencyTest, WriterBetweenTheTwoLoadsOfATie) {
+  auto& array = this->array_;
+  using Node = internal::Node<TestFixture::kShift>;
+  constexpr unsigned kOrder = 2;
+  const std::vector<std::function<void()>> writers = {
+      [&] {  // another entry in the canonical slot
+        array.Erase(0);
+        Put(array, 0, 0, Named(0, 0));
+      },
+      [&] {  // and the tie back again, so that the sibling looks unchanged
+        array.Erase(0);
+        Put(array, 0, 0, Named(0, 0));
+        array.Erase(0);
+        Put(array, 0, kOrder, Named(0, kOrder));
+      },
+      [&] { this->Split(0, 1); },
+      [&] { Put(array, 0, TestFixture::kShift, Named(0, TestFixture::kShift)); },
+  };
+  for (const auto& writer : writers) {
+    array.Clear();
+    Put(array, 200, 0, Named(200, 0));
+    Put(array, 0, kOrder, Named(0, kOrder));
+    rcu::ReadGuard guard;
+    const Node* node = TreeInspector::Head(array).template node<Node>();
+    while (node->shift > 0) node = node->Load(0).template node<Node>();
+    bool first_time = true;
+    const Entry entry = node->LoadTie(3, [&] {
+      if (first_time) writer();
+      first_time = false;
+    });
+    EXPECT_FALSE(first_time);
+    if (!entry.is_retry()) {  // the node may have left the tree
+      EXPECT_EQ(entry, array.Load(3));
+    }
+  }
+}
+
 // The tree grows, shrinks and loses nodes all the time; what stays is seen exactly once.
 TYPED_TEST(ConcurrencyTest, WalkersSeeWhatStaysExactlyOnce) {
   auto& array = this->array_;
