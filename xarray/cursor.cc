@@ -127,11 +127,6 @@ Entry BasicCursor<kSlotShift>::Find(uint64_t last) {
 }
 
 template <unsigned kSlotShift>
-Entry BasicCursor<kSlotShift>::FindNext(uint64_t last) {
-  return SearchNext(last, kUnmarked);
-}
-
-template <unsigned kSlotShift>
 Entry BasicCursor<kSlotShift>::FindMarked(uint64_t last, Mark mark) {
   return Search(index_, last, static_cast<int>(mark));
 }
@@ -212,10 +207,13 @@ template <unsigned kSlotShift>
 absl::StatusOr<Entry> BasicCursor<kSlotShift>::Store(Entry entry) {
   if (absl::Status status = CheckStore(entry); !status.ok()) return status;
   if (entry.is_null()) return EraseBlock();
-  absl::Status status = NeedNodes(tree_->NodesToStore(index_, store_order_));
-  if (!status.ok()) return status;
   Entry old;
-  const Place place = tree_->Store(index_, store_order_, entry, reserve_, &old);
+  Place place = tree_->Locate(index_);
+  if (!tree_->StoreAt(&place, store_order_, entry, &old)) {
+    absl::Status status = NeedNodes(tree_->NodesToStore(index_, store_order_));
+    if (!status.ok()) return status;
+    place = tree_->Store(index_, store_order_, entry, reserve_, &old);
+  }
   nodes_wanted_ = 0;
   Arrive(place, index_);
   return old;

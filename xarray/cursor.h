@@ -199,6 +199,24 @@ class BasicCursor {
   uint64_t nodes_wanted_ = 0;
 };
 
+// Inline for the speed of iteration: mostly the next entry is in the next slot.
+template <unsigned kSlotShift>
+inline Entry BasicCursor<kSlotShift>::FindNext(uint64_t last) {
+  const unsigned slot = current_.slot + current_.slots;
+  Entry entry;
+  if (current_.node == nullptr || slot >= Node::kSlots || at_end_ || next_ > last ||
+      !current_.node->ReadSingle(slot, &entry) || entry.is_null() || entry.is_internal()) {
+    return SearchNext(last, kUnmarked);
+  }
+  current_.entry = entry;
+  current_.slot = slot;
+  current_.slots = 1;
+  index_ = next_;
+  next_ = index_ + (uint64_t{1} << current_.node->shift);
+  at_end_ = next_ == 0;
+  return entry;
+}
+
 using Cursor = BasicCursor<6>;
 
 extern template class BasicCursor<3>;

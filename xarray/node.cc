@@ -44,7 +44,7 @@ class Backoff {
 }  // namespace
 
 template <unsigned kSlotShift>
-Tie Node<kSlotShift>::ReadTie(unsigned slot) const {
+Tie Node<kSlotShift>::ReadTieSlow(unsigned slot) const {
   Backoff backoff;
   for (;;) {
     const uint32_t version = tie_version.load(std::memory_order_acquire);

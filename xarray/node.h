@@ -59,9 +59,15 @@ struct Node : rcu::Head {
   void Publish(unsigned slot, Entry entry) {
     slots[slot].store(entry.raw(), std::memory_order_release);
   }
-  // Replaces a slot that an in-place exchange may be changing; returns the last value it had.
-  Entry Exchange(unsigned slot, Entry entry) {
-    return Entry::FromRaw(slots[slot].exchange(entry.raw(), std::memory_order_acq_rel));
+  // Replaces an entry and returns the last one: atomically, for a value, since an in-place exchange
+  // may be changing it.
+  Entry Replace(unsigned slot, Entry entry) {
+    const Entry before = Load(slot);
+    if (before.is_value()) {
+      return Entry::FromRaw(slots[slot].exchange(entry.raw(), std::memory_order_acq_rel));
+    }
+    Publish(slot, entry);
+    return before;
   }
 
   // The entry that covers `slot`: null, an entry, a node or Retry. Never waits.
@@ -73,7 +79,18 @@ struct Node : rcu::Head {
   Entry LoadTie(unsigned slot, Between between) const;
   // The same with its place; all of one moment. Waits while a writer changes the shape of ties in
   // this node: a few dozen stores, or a time slice if it is preempted there.
-  Tie ReadTie(unsigned slot) const;
+  Tie ReadTie(unsigned slot) const {
+    Tie tie{Entry(), slot, 1};
+    return ReadSingle(slot, &tie.entry) ? tie : ReadTieSlow(slot);
+  }
+  // The common case of it: no tie at this slot. False: perhaps a tie, or a writer at work.
+  bool ReadSingle(unsigned slot, Entry* entry) const {
+    const uint32_t version = tie_version.load(std::memory_order_acquire);
+    *entry = Load(slot);
+    if (entry->is_sibling() || (slot + 1 < kSlots && Load(slot + 1).is_sibling())) return false;
+    // Relaxed: the acquire loads above come first.
+    return version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version;
+  }
 
   // Brackets a change of ties (N5). NextTiePhase lies between removing siblings and giving their
   // canonical slot a smaller entry.
@@ -102,6 +119,7 @@ struct Node : rcu::Head {
   std::atomic<uint64_t> slots[kSlots] = {};
 
  private:
+  Tie ReadTieSlow(unsigned slot) const;
   uint64_t SpanMask() const {
     return shift + kSlotShift >= 64 ? UINT64_MAX : (uint64_t{1} << (shift + kSlotShift)) - 1;
   }

@@ -40,10 +40,15 @@ auto Tree<kSlotShift>::Locate(uint64_t index) const -> Place {
     Node* node = entry.template node<Node>();
     if (!node->TopCovers(index)) return {};
     for (;;) {
-      const Tie tie = node->ReadTie(node->SlotOf(index));
-      if (tie.entry.is_retry()) break;
-      if (!tie.entry.is_node()) return {tie.entry, node, tie.slot, tie.slots};
-      node = tie.entry.template node<Node>();
+      const unsigned slot = node->SlotOf(index);
+      entry = node->Load(slot);
+      if (!entry.is_node()) {
+        const Tie tie = node->ReadTie(slot);
+        entry = tie.entry;
+        if (!entry.is_internal()) return {entry, node, tie.slot, tie.slots};
+      }
+      if (entry.is_retry()) break;
+      node = entry.template node<Node>();
     }
   }
 }
@@ -65,6 +70,23 @@ bool Tree<kSlotShift>::ExchangeInPlace(const Place& place, Entry expected, Entry
 }
 
 // ---- Storing ----
+
+template <unsigned kSlotShift>
+bool Tree<kSlotShift>::StoreAt(Place* place, unsigned order, Entry entry, Entry* old) {
+  Node* node = place->node;
+  if (node == nullptr) return false;
+  if (place->entry.is_null()) {
+    if (node->shift != order) return false;
+    ++node->count;
+    node->Publish(place->slot, entry);
+    *old = Entry();
+  } else {
+    if (place->Order() < order) return false;
+    *old = node->Replace(place->slot, entry);
+  }
+  place->entry = entry;
+  return true;
+}
 
 // The shift of the lowest top node that covers indices up to `last` and is no lower than `shift`.
 template <unsigned kSlotShift>
@@ -124,7 +146,7 @@ auto Tree<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry, Reserv
       *old = Entry();
       return place;
     } else {  // a larger entry: replaced as a whole
-      *old = node->Exchange(tie.slot, entry);
+      *old = node->Replace(tie.slot, entry);
       return {entry, node, tie.slot, tie.slots};
     }
   }
@@ -158,7 +180,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
   const Tie tie = node->ReadTie(slot);
   const bool present = !tie.entry.is_null() && !tie.entry.is_node();
   if (present && tie.slots >= slots) {
-    *old = node->Exchange(tie.slot, entry);
+    *old = node->Replace(tie.slot, entry);
     return {entry, node, tie.slot, tie.slots};
   }
   if (tie.entry.is_null() && slots == 1) {

@@ -62,7 +62,8 @@ class Tree {
   // Null; an entry, which then covers index 0 alone; or the top node.
   Entry Head() const { return Entry::FromRaw(head_.load(std::memory_order_acquire)); }
   Entry Load(uint64_t index) const;
-  // The entry at `index` and its place; a null entry if there is none.
+  // The entry at `index` and its place. Without an entry: the slot that `index` would be below, or
+  // no node.
   Place Locate(uint64_t index) const;
   bool Marked(Mark mark) const {
     return (marks_.load(std::memory_order_acquire) >> static_cast<unsigned>(mark) & 1) != 0;
@@ -73,6 +74,9 @@ class Tree {
 
   // ---- Writing ----
 
+  // Stores at a place that Locate found for `index`, if that takes no new node and sweeps nothing
+  // away: an entry of at least this order, or an empty slot of just this order. Updates *place.
+  bool StoreAt(Place* place, unsigned order, Entry entry, Entry* old);
   // How many nodes Store needs for this block.
   uint64_t NodesToStore(uint64_t index, unsigned order) const;
   // Stores a non-null entry (X2). Returns its place, and in *old what `index` had.
