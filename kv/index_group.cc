@@ -21,10 +21,6 @@ uint64_t RecordSequence(const Memory& memory, Address address) {
   return reinterpret_cast<const RecordHeader*>(memory.At(address))->sequence;
 }
 
-void UnlockPlans(const std::vector<LeafPlan>& plans) {
-  for (const LeafPlan& plan : plans) UnlockLeaf(*plan.at.leaf);
-}
-
 }  // namespace
 
 // How many of `entries` lie below the leaf's right neighbour's fence. The caller holds the lock.
@@ -167,7 +163,6 @@ void Index::Impl::FinishSplit(const LeafPlan& plan) {
   NodeHeader& header = plan.at.leaf->header;
   StoreWord(header.next, NextOf(LoadWord(header.next)));
   memory->Flush(&header, sizeof(header));
-  for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
 }
 
 absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans) {
@@ -204,7 +199,10 @@ absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans) {
       if (!plan.rights.empty()) FinishSplit(plan);
     }
   }
-  UnlockPlans(plans);
+  for (const LeafPlan& plan : plans) {
+    for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
+    UnlockLeaf(*plan.at.leaf);
+  }
   if (!status.ok()) return status;
   for (const LeafPlan& plan : plans) {
     for (const NewLeaf& right : plan.rights) AddToParent(0, right.address, right.separator);

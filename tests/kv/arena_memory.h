@@ -45,7 +45,7 @@ class ArenaMemory : public Memory {
     for (uint64_t i = 0; i < size_bytes / kExtentSizeBytes; ++i) present_[i] = true;
   }
   ~ArenaMemory() override {
-    rcu::Barrier();
+    if (deferred_) rcu::Barrier();
     munmap(At(0), size_bytes_);
     if (durable_ != nullptr) munmap(durable_, size_bytes_);
   }
@@ -65,7 +65,7 @@ class ArenaMemory : public Memory {
       std::memcpy(image->At(at), &word, 8);
       std::memcpy(image->durable_ + at, &word, 8);
     }
-    image->bump_ = bump_;
+    image->bump_ = image->allocated_from_ = bump_;
     for (uint64_t i = 0; i < bump_ / kExtentSizeBytes; ++i) image->present_[i] = false;
     return image;
   }
@@ -163,7 +163,8 @@ class ArenaMemory : public Memory {
       pending.lines.clear();
       retired.swap(pending.retired);
     }
-    if (reuse) {
+    if (reuse && !retired.empty()) {
+      deferred_ = true;
       for (const Address address : retired) {
         rcu::DeferClosure([this, address] {
           std::lock_guard<std::mutex> lock(mutex_);
@@ -220,7 +221,10 @@ class ArenaMemory : public Memory {
   }
   void Free(Address address) {
     auto it = sizes_.find(address);
-    if (it == sizes_.end()) abort();
+    if (it == sizes_.end()) {
+      if (address >= allocated_from_) abort();
+      return;  // From before the reopen: stays taken.
+    }
     free_[it->second].push_back(address);
     sizes_.erase(it);
   }
@@ -231,6 +235,8 @@ class ArenaMemory : public Memory {
   std::unique_ptr<std::atomic<bool>[]> present_;
   mutable std::mutex mutex_;
   uint64_t bump_ = kExtentSizeBytes;
+  std::atomic<bool> deferred_{false};
+  Address allocated_from_ = 0;  // Slots below were allocated before the reopen.
   std::map<std::pair<uint64_t, uint64_t>, std::vector<Address>> free_;
   std::unordered_map<Address, std::pair<uint64_t, uint64_t>> sizes_;
   std::set<Address> retired_;
