@@ -130,14 +130,19 @@ absl::Status Engine::Verify(const RecordView& record) const {
   return VerifyRecord(*space_, record);
 }
 
+absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
+  absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, size_bytes);
+  if (!absl::IsResourceExhausted(address.status()) || !space_->MakeRoom().ok()) return address;
+  return space_->Allocate(SlotKind::kRecord, size_bytes);
+}
+
 absl::Status Engine::Put(std::string_view key, std::string_view value) {
   absl::Status valid = CheckKey(key);
   if (valid.ok()) valid = CheckValue(value);
   if (!valid.ok()) return valid;
-  absl::StatusOr<Address> address =
-      space_->Allocate(SlotKind::kRecord, RecordSizeBytes(key.size(), value.size()));
+  absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
   if (!address.ok()) return address.status();
-  for (;;) {
+  for (bool made_room = false;;) {
     WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
     absl::Status drained = space_->Drain();
     if (!drained.ok()) {
@@ -147,6 +152,10 @@ absl::Status Engine::Put(std::string_view key, std::string_view value) {
     absl::Status published = index_->Upsert(key, *address).status();
     // kAborted: a put that overlapped this one has published a higher sequence number (K2).
     if (absl::IsAborted(published)) continue;
+    if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
+      made_room = true;
+      continue;
+    }
     // After kInternal the index refers to the slot.
     if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(*address);
     return WithKey(std::move(published), key);

@@ -93,6 +93,8 @@ class Engine {
   }
   // Keys and values of all records; reads their headers.
   absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
+  // Allocates a record's slot, making room if there seems to be none.
+  absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   absl::Status PinExtents(Address address, uint64_t size_bytes, PinMode mode, Pins* pins) const;
   // Writes and publishes a round of PutGroup: records[order[i]] in ascending key order.
   absl::Status PutRound(absl::Span<const KeyValue> records, absl::Span<const size_t> order,

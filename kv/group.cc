@@ -112,7 +112,7 @@ absl::Status Engine::PutRound(absl::Span<const KeyValue> records, absl::Span<con
   absl::Status status;
   for (size_t position : order) {
     const KeyValue& record = records[position];
-    absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, SizeBytesOf(record));
+    absl::StatusOr<Address> address = AllocateRecord(SizeBytesOf(record));
     if (!address.ok()) {
       // What found room is stored all the same.
       status = address.status();
@@ -129,6 +129,7 @@ absl::Status Engine::PublishRound(absl::Span<const KeyValue> records,
                                   absl::Span<const size_t> order,
                                   absl::Span<const Index::GroupEntry> entries,
                                   GroupResult* result) {
+  bool made_room = false;
   for (size_t begin = 0; begin < entries.size();) {
     size_t done = 0;
     absl::Status published = index_->UpsertSorted(entries.subspan(begin), &done, &result->replaced);
@@ -140,6 +141,10 @@ absl::Status Engine::PublishRound(absl::Span<const KeyValue> records,
       const KeyValue& record = records[order[begin]];
       WriteRecord(*space_, entries[begin].address, kValueRecord, NextSequence(), record.key,
                   record.value);
+      continue;
+    }
+    if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
+      made_room = true;
       continue;
     }
     // What the index has not published belongs to this call still (K3).

@@ -145,13 +145,13 @@ struct Index::Impl::Verifier {
       if (slot == 0) continue;
       const Address address = SlotAddress(slot);
       absl::StatusOr<RecordView> record = index.StableRecord(address);
+      visit_slot(SlotKind::kRecord, address);  // Reachable also if it is damaged.
       absl::Status status = record.status();
       if (status.ok() && options.checksums) status = VerifyRecord(*index.memory, *record);
       if (!status.ok()) {
         Fault(absl::StrCat("index leaf at pool offset ", at.address, ": ", status.ToString()));
         continue;
       }
-      visit_slot(SlotKind::kRecord, address);
       const char* wrong = nullptr;
       if (record->kind != kValueRecord) {
         wrong = "is none of a value";

@@ -17,6 +17,7 @@ constexpr size_t kMaxBufferedValueSizeBytes = 64 << 10;
 // The first refill after a Seek is this short, each later one twice as long: a short scan does not
 // pay for records that it never looks at.
 constexpr size_t kFirstRefillRecords = 16;
+constexpr size_t kMaxRefillRecords = 1024;  // More than a leaf holds.
 
 }  // namespace
 
@@ -125,7 +126,7 @@ absl::Status Iterator::Impl::Refill() {
   if (!scanned.ok()) return scanned;
   from = std::move(next_from);
   end = end || past_upper_bound;
-  refill_records *= 2;
+  refill_records = std::min(refill_records * 2, kMaxRefillRecords);
   return absl::OkStatus();
 }
 
