@@ -198,7 +198,8 @@ class KillTest : public testing::TestWithParam<Medium> {
     ledger_->error[0] = '\0';
     // Now and then while it opens, which finishes what the kill before left half done.
     const bool early = random_() % 6 == 0;
-    const milliseconds life(random_() % (early ? 15 : 250));
+    const int longest_life_ms = early ? 15 : GetParam() == Medium::kTmpfs ? 250 : 800;
+    const milliseconds life(random_() % longest_life_ms);
     const std::string ledger_path = ledger_directory_.Path("ledger");
     const pid_t child = fork();
     ASSERT_GE(child, 0);
