@@ -1,13 +1,7 @@
 // Space after crashes and clean closes: nothing leaks, nothing live is given away.
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cstring>
-#include <random>
 #include <set>
 #include <string>
 #include <thread>
@@ -213,85 +207,6 @@ TEST(SpaceCrashTest, DamagedHeadersAreDataLoss) {
   }
   store.Open();
   EXPECT_EQ(store.Audit(), std::vector<std::string>());
-}
-
-// A child puts and removes from several threads and is killed; the "index" lies in shared memory.
-struct SharedIndex {
-  static constexpr size_t kEntries = 1 << 18;
-  std::atomic<uint64_t> count;
-  std::atomic<Address> entries[kEntries];  // Address, or its complement once removed.
-};
-
-void ChildThread(Space& space, SharedIndex& shared, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<uint64_t> mine;
-  for (;;) {
-    if (mine.size() > 300 || (!mine.empty() && random() % 3 == 0)) {
-      const size_t i = random() % mine.size();
-      rcu::ReadGuard guard;
-      const Address address = shared.entries[mine[i]].load();
-      shared.entries[mine[i]].store(~address);
-      space.Retire(address);
-      mine[i] = mine.back();
-      mine.pop_back();
-      continue;
-    }
-    const uint64_t size_bytes =
-        random() % 20 == 0 ? 40000 + random() % 100000 : 30 + random() % 3000;
-    const absl::StatusOr<Address> address = space.Allocate(SlotKind::kRecord, size_bytes);
-    if (!address.ok()) _exit(2);
-    WriteRecord(space, *address, kValueRecord, 1, "key", std::string(size_bytes - 27, 'v'));
-    const uint64_t entry = shared.count.fetch_add(1);
-    if (entry >= SharedIndex::kEntries) pause();
-    shared.entries[entry].store(*address);
-    mine.push_back(entry);
-  }
-}
-
-TEST(SpaceCrashTest, KilledProcessesLeakNothing) {
-  void* memory =
-      mmap(nullptr, sizeof(SharedIndex), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  ASSERT_NE(memory, MAP_FAILED);
-  auto* shared = new (memory) SharedIndex();
-  TestStore store;
-  store.Close();
-  std::mt19937 random(7);
-  for (int round = 0; round < 10; ++round) {
-    const pid_t child = fork();
-    if (child == 0) {
-      store.Open();
-      // Some children start with an audit, others meet underived extents while they work.
-      if (round % 2 == 0 && !store.Audit().empty()) _exit(3);
-      std::thread other([&] { ChildThread(store.space(), *shared, 2 * round); });
-      ChildThread(store.space(), *shared, 2 * round + 1);
-    }
-    usleep(30000 + random() % 100000);
-    kill(child, SIGKILL);
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "exit status " << WEXITSTATUS(status);
-    // What the next session's index holds. A word stored before the kill counts, whole.
-    for (const Address address : store.index().All()) store.index().Remove(address);
-    const uint64_t count = std::min<uint64_t>(shared->count, SharedIndex::kEntries);
-    for (uint64_t i = 0; i < count; ++i) {
-      const Address address = shared->entries[i].load();
-      if (address != 0 && address <= kAddressMask) {
-        ASSERT_TRUE(store.index().Add(address)) << "two live records in slot " << address;
-      }
-    }
-    store.Open();
-    ASSERT_EQ(store.Audit(), std::vector<std::string>());
-    ASSERT_EQ(store.stats().used_slots, store.index().All().size());
-    for (const Address address : store.index().All()) {
-      ASSERT_TRUE(store.Verify(address).ok()) << store.Verify(address);
-    }
-    if (round % 3 == 0) {
-      store.Close();
-    } else {
-      store.Crash();
-    }
-  }
-  munmap(memory, sizeof(SharedIndex));
 }
 
 }  // namespace

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -16,11 +16,12 @@ namespace daxkv::kv {
 namespace {
 
 uint64_t RandomSize(std::mt19937& random) {
-  switch (random() % 16) {
+  switch (random() % 40) {
     case 0:
       return 33000 + random() % 3000000;
     case 1:
     case 2:
+    case 3:
       return 24 + random() % 32000;
     default:
       return 24 + random() % 2000;
@@ -46,7 +47,7 @@ TEST_P(SpaceModelTest, RandomCalls) {
       ASSERT_TRUE(store.Verify(address).ok()) << store.Verify(address);
     }
   };
-  for (int step = 0; step < 3000; ++step) {
+  for (int step = 0; step < 2000; ++step) {
     const unsigned dice = random() % 1000;
     if (dice < 560) {
       const uint64_t size_bytes = RandomSize(random);
@@ -80,7 +81,7 @@ TEST_P(SpaceModelTest, RandomCalls) {
   audit();
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, SpaceModelTest, testing::Range(0u, 6u));
+INSTANTIATE_TEST_SUITE_P(Seeds, SpaceModelTest, testing::Range(0u, 4u));
 
 // Threads put, verify and remove records with patterns of their own; readers look at slots that are
 // just being removed; somebody reclaims all the time.
@@ -114,6 +115,7 @@ TEST(SpaceStressTest, NobodyGetsASlotTwice) {
     std::mt19937 random(99);
     while (!stop) {
       dax::Pinned pinned;
+      std::string_view value;
       {
         rcu::ReadGuard guard;
         const Address address = places[random() % kPlaces].load();
@@ -122,18 +124,18 @@ TEST(SpaceStressTest, NobodyGetsASlotTwice) {
         const absl::StatusOr<RecordView> record = ViewRecord(store.space(), address);
         ASSERT_TRUE(record.ok()) << record.status();
         ASSERT_TRUE(VerifyRecord(store.space(), *record).ok());
+        ++verified;
+        if (random() % 64 != 0) continue;
         absl::StatusOr<dax::Pinned> taken =
             store.space().mapping().TryPin(address >> dax::kPageShift);
         if (!taken.ok()) continue;  // Just being truncated.
         pinned = *std::move(taken);
-        ++verified;
-        if (random() % 64 != 0) continue;
+        value = record->value;
       }
-      // The record may be dead by now; its extent is pinned, so its bytes are as they were.
-      const std::string before(pinned.data(), 4096);
-      const char* header = pinned.data();
-      absl::SleepFor(absl::Milliseconds(1));
-      ASSERT_EQ(memcmp(header, before.data(), 64), 0);
+      // The record may be dead by now; its extent is pinned, so its bytes stay.
+      const std::string before(value);
+      absl::SleepFor(absl::Milliseconds(random() % 30));
+      ASSERT_TRUE(value == before);
     }
   });
   threads.emplace_back([&] {
@@ -143,7 +145,7 @@ TEST(SpaceStressTest, NobodyGetsASlotTwice) {
       absl::SleepFor(absl::Milliseconds(5));
     }
   });
-  absl::SleepFor(absl::Seconds(3));
+  absl::SleepFor(absl::Seconds(2));
   stop = true;
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(verified, 0u);

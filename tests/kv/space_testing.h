@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -80,20 +81,26 @@ class ToyIndex : public LivenessOracle {
 
 class TestStore {
  public:
-  explicit TestStore(const std::string& parent = kMemoryFileSystem) : directory_(parent) {
+  explicit TestStore(const std::string& parent = kMemoryFileSystem)
+      : own_directory_(parent), path_(own_directory_->path() + "/pool") {
+    options_.max_size_bytes = uint64_t{2} << 30;
+    Open();
+  }
+  // In somebody else's directory: one store there at a time.
+  explicit TestStore(const ScratchDirectory& directory) : path_(directory.path() + "/pool") {
     options_.max_size_bytes = uint64_t{2} << 30;
     Open();
   }
   // A pool of a fixed size.
-  TestStore(const std::string& parent, uint64_t fixed_size_bytes) : directory_(parent) {
+  TestStore(const std::string& parent, uint64_t fixed_size_bytes)
+      : own_directory_(parent), path_(own_directory_->path() + "/pool") {
     options_.shape = dax::PoolShape::kFixed;
     options_.fixed_size_bytes = fixed_size_bytes;
     Open();
   }
 
   void Open() {
-    absl::StatusOr<std::unique_ptr<dax::Pool>> pool =
-        dax::Pool::Open(directory_.path() + "/pool", options_);
+    absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path_, options_);
     if (!pool.ok()) {
       ADD_FAILURE() << pool.status();
       abort();
@@ -186,7 +193,8 @@ class TestStore {
   }
 
  private:
-  ScratchDirectory directory_;
+  std::optional<ScratchDirectory> own_directory_;
+  const std::string path_;
   dax::PoolOptions options_;
   ToyIndex index_;
   std::unique_ptr<dax::Pool> pool_;
