@@ -79,8 +79,8 @@ class Mapping {
     const uintptr_t aligned =
         (reinterpret_cast<uintptr_t>(reserved_) + kHugeSizeBytes - 1) & ~(kHugeSizeBytes - 1);
     void* const wanted = reinterpret_cast<void*>(aligned + misalignment_bytes);
-    void* const mapped = mmap(wanted, size_bytes, PROT_READ | PROT_WRITE, MAP_FIXED | flags,
-                              file.descriptor(), 0);
+    void* const mapped =
+        mmap(wanted, size_bytes, PROT_READ | PROT_WRITE, MAP_FIXED | flags, file.descriptor(), 0);
     EXPECT_EQ(mapped, wanted) << std::strerror(errno);
     bytes_ = mapped == MAP_FAILED ? nullptr : static_cast<volatile char*>(mapped);
   }
