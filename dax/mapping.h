@@ -92,7 +92,9 @@ class ExtentProvider {
 
   // The extent that covers `index`, of an order <= `max_order` (0..9), validated. A smaller order
   // than the owner would like is asked for when smaller entries are in the way. May be called
-  // several times for one extent, also by two threads at once; surplus results are dropped.
+  // several times for one extent, also by two threads at once; surplus results are dropped. What a
+  // truncation has released to the pool must not be provided again (it ends at ReleaseRun, before
+  // Truncate returns): a provider that finds its extents by Pool::FindRun sees to that by itself.
   // Whatever status is returned (kNotFound: nothing there; kDataLoss: damaged) is what the fault
   // returns.
   virtual absl::StatusOr<Extent> Provide(uint64_t index, unsigned max_order, Access access) = 0;

@@ -96,11 +96,19 @@ class TableProvider : public ExtentProvider {
  public:
   // Places the run's pages from `first_index` on.
   void Place(uint64_t first_index, const Run& run) {
-    Place(first_index, run.first_page, run.pages);
+    std::unique_lock lock(mutex_);
+    table_[first_index] = run;
   }
   void Place(uint64_t first_index, uint64_t first_frame, uint64_t pages) {
+    Run run;
+    run.first_page = first_frame;
+    run.pages = pages;
+    Place(first_index, run);
+  }
+  // From now on a run is there only as long as the pool has it, with the same owner.
+  void AskPool(const Pool* pool) {
     std::unique_lock lock(mutex_);
-    table_[first_index] = {first_frame, pages};
+    pool_ = pool;
   }
   void Remove(uint64_t first_index) {
     std::unique_lock lock(mutex_);
@@ -131,26 +139,28 @@ class TableProvider : public ExtentProvider {
   }
 
  private:
-  struct Place_ {
-    uint64_t first_frame;
-    uint64_t pages;
-  };
-
   absl::StatusOr<Extent> Find(uint64_t index, unsigned max_order,
                               std::function<absl::Status(uint64_t)>* action) {
     std::unique_lock lock(mutex_);
     if (action != nullptr) *action = on_provide_;
     auto next = table_.upper_bound(index);
     if (next == table_.begin()) return absl::NotFoundError(absl::StrCat("nothing at ", index));
-    const auto& [first_index, place] = *std::prev(next);
-    if (index - first_index >= place.pages) {
+    const auto& [first_index, run] = *std::prev(next);
+    if (index - first_index >= run.pages) {
       return absl::NotFoundError(absl::StrCat("nothing at ", index));
+    }
+    if (pool_ != nullptr) {
+      absl::StatusOr<Run> known = pool_->FindRun(run.first_page);
+      if (!known.ok()) return known.status();
+      if (known->owner != run.owner || known->first_page != run.first_page) {
+        return absl::NotFoundError(absl::StrCat("another run is at ", run.first_page));
+      }
     }
     for (unsigned order = max_order;; --order) {
       const uint64_t pages = uint64_t{1} << order;
       const uint64_t first = index & ~(pages - 1);
-      const uint64_t frame = place.first_frame + (first - first_index);
-      if (order == 0 || (first >= first_index && first - first_index + pages <= place.pages &&
+      const uint64_t frame = run.first_page + (first - first_index);
+      if (order == 0 || (first >= first_index && first - first_index + pages <= run.pages &&
                          frame % pages == 0)) {
         return Extent{first, frame, order};
       }
@@ -158,7 +168,8 @@ class TableProvider : public ExtentProvider {
   }
 
   std::mutex mutex_;
-  std::map<uint64_t, Place_> table_;
+  const Pool* pool_ = nullptr;
+  std::map<uint64_t, Run> table_;
   std::function<absl::Status(uint64_t)> on_provide_;
   std::atomic<int> provided_{0};
 };
