@@ -1,14 +1,16 @@
 #include "benchmarks/ycsb/driver.h"
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/mutex.h"
 #include "benchmarks/ycsb/command_line.h"
 #include "benchmarks/ycsb/record.h"
 #include "gmock/gmock.h"
@@ -23,11 +25,10 @@ using testing::Not;
 // An engine over a std::map, which outlives its engines so that a run finds what a load made. It
 // counts calls, and fails or lies where a test wants it to.
 struct Shelf {
-  absl::Mutex mutex;
+  std::mutex mutex;
   std::map<std::string, std::string, std::less<>> records;
-  int groups = 0;
-  size_t largest_group = 0;
-  int reads = 0, inserts = 0, updates = 0;
+  std::atomic<int> groups{0}, reads{0}, inserts{0}, updates{0};
+  size_t largest_group = 0;  // Under mutex.
   bool full = false;
   bool lying = false;
 };
@@ -36,7 +37,7 @@ Shelf* shelf = nullptr;
 class ShelfSession final : public Session {
  public:
   absl::Status Read(std::string_view key, std::string_view* record) override {
-    const absl::MutexLock lock(&shelf->mutex);
+    const std::lock_guard<std::mutex> lock(shelf->mutex);
     ++shelf->reads;
     const auto found = shelf->records.find(key);
     if (found == shelf->records.end()) return absl::NotFoundError("none");
@@ -46,7 +47,7 @@ class ShelfSession final : public Session {
     return absl::OkStatus();
   }
   absl::Status Scan(std::string_view start, size_t count, ScanSink* sink) override {
-    const absl::MutexLock lock(&shelf->mutex);
+    const std::lock_guard<std::mutex> lock(shelf->mutex);
     auto it = shelf->records.lower_bound(start);
     for (; count > 0 && it != shelf->records.end(); --count, ++it) sink->Add(it->first, it->second);
     return absl::OkStatus();
@@ -61,13 +62,16 @@ class ShelfSession final : public Session {
   }
   absl::Status InsertGroup(absl::Span<const KeyRecord> records) override {
     ++shelf->groups;
-    shelf->largest_group = std::max(shelf->largest_group, records.size());
+    {
+      const std::lock_guard<std::mutex> lock(shelf->mutex);
+      shelf->largest_group = std::max(shelf->largest_group, records.size());
+    }
     return Session::InsertGroup(records);
   }
 
  private:
   absl::Status Store(std::string_view key, std::string_view record) {
-    const absl::MutexLock lock(&shelf->mutex);
+    const std::lock_guard<std::mutex> lock(shelf->mutex);
     if (shelf->full) return absl::ResourceExhaustedError("the shelf is full");
     shelf->records[std::string(key)] = std::string(record);
     return absl::OkStatus();
