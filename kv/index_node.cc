@@ -183,7 +183,11 @@ absl::Status Index::Impl::SetUp(Address node, unsigned level) {
       }
       absl::StatusOr<std::string_view> fence = LowFence(right_header);
       if (!fence.ok()) return fence.status();
-      if (fence->empty()) return Damaged(right, level, "it lies to the right but has no low fence");
+      absl::StatusOr<std::string_view> own = LowFence(header);
+      if (!own.ok()) return own.status();
+      if (*fence <= *own) {
+        return Damaged(right, level, "its low fence is not above its left neighbour's");
+      }
       absl::Status status = ClearMovedSlots(Leaf(node), *fence);
       if (!status.ok()) return status;
     }

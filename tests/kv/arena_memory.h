@@ -66,7 +66,9 @@ class ArenaMemory : public Memory {
       std::memcpy(image->durable_ + at, &word, 8);
     }
     image->bump_ = image->allocated_from_ = bump_;
-    for (uint64_t i = 0; i < bump_ / kExtentSizeBytes; ++i) image->present_[i] = false;
+    for (uint64_t at = 0; at < bump_; at += kExtentSizeBytes) {
+      image->present_[at / kExtentSizeBytes] = false;
+    }
     return image;
   }
   // The same after a clean close.

@@ -1,0 +1,196 @@
+// Damaged media: whatever bits turn, an index never crashes, never loops, never gives a wrong
+// value. A key is missing only if the very slot that held it was hit.
+#include "kv/node.h"
+#include "tests/kv/index_harness.h"
+
+namespace daxkv::kv {
+namespace {
+
+std::string Hashed(uint64_t n) { return "user" + std::to_string((n + 1) * 0x9e3779b97f4a7c15); }
+
+enum class Target { kConstantHeader, kNext, kVolatile, kLeafSlot, kInnerSlot, kRecord, kRoot };
+
+class HostileTest : public ::testing::TestWithParam<Target> {
+ protected:
+  // Three levels, if `keys` is large.
+  void Fill(uint64_t keys) {
+    store_ = std::make_unique<IndexHarness>(32 << 20);
+    for (uint64_t i = 0; i < keys; ++i) {
+      ASSERT_TRUE(store_->Put(Hashed(i), std::to_string(i)).ok());
+      model_[Hashed(i)] = std::to_string(i);
+    }
+    ASSERT_TRUE(store_->index()
+                    .Verify(
+                        Index::VerifyOptions(),
+                        [&](SlotKind kind, Address address) { slots_[kind].push_back(address); },
+                        [](const std::string&) {})
+                    .ok());
+  }
+
+  Address Pick(SlotKind kind, std::mt19937& random) {
+    const std::vector<Address>& among = slots_[kind];
+    return among[random() % among.size()];
+  }
+
+  // Damages a random place of the kind. Adds keys that may be missed to `hit`.
+  void Damage(ArenaMemory& memory, std::mt19937& random, std::set<std::string>* hit) {
+    const Target target = GetParam();
+    SlotKind kind = random() % 3 == 0 ? SlotKind::kInner : SlotKind::kLeaf;
+    Address at = 0;
+    switch (target) {
+      case Target::kConstantHeader:
+        at = Pick(kind, random) + random() % offsetof(NodeHeader, reserved1);
+        break;
+      case Target::kNext:
+        at = Pick(kind, random) + offsetof(NodeHeader, next) + random() % 8;
+        break;
+      case Target::kVolatile:
+        at = Pick(kind, random) + offsetof(NodeHeader, volatile_epoch) + random() % 24;
+        break;
+      case Target::kLeafSlot:
+        at = Pick(SlotKind::kLeaf, random) + sizeof(NodeHeader) + random() % (kLeafSlots * 8);
+        break;
+      case Target::kInnerSlot:
+        at = Pick(SlotKind::kInner, random) + sizeof(NodeHeader) + random() % (kInnerSlots * 8);
+        break;
+      case Target::kRecord:
+        at = Pick(SlotKind::kRecord, random) + random() % 40;
+        break;
+      case Target::kRoot:
+        at = ArenaMemory::kRootAddress + random() % 8;
+        break;
+    }
+    if (target == Target::kLeafSlot) {
+      const uint64_t slot = *reinterpret_cast<uint64_t*>(memory.At(at / 8 * 8));
+      if (slot != 0) {
+        // The image's extents may be absent for ViewRecord; its bytes are here all the same.
+        const Address record = SlotAddress(slot);
+        const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record));
+        if (record < memory.used_size_bytes()) {
+          hit->insert(std::string(memory.At(record) + sizeof(RecordHeader),
+                                  std::min<size_t>(header->key_size_bytes, kMaxKeySizeBytes)));
+        }
+      }
+    }
+    switch (random() % 4) {
+      case 0:
+        *memory.At(at) = static_cast<char>(random());
+        break;
+      case 1: {
+        // Another node's or record's address: well-formed and wrong.
+        const Address address = Pick(static_cast<SlotKind>(random() % 3), random) | random() % 2;
+        std::memcpy(memory.At(at / 8 * 8), &address, 8);
+        break;
+      }
+      default:
+        *memory.At(at) = static_cast<char>(*memory.At(at) ^ (1 << random() % 8));
+    }
+  }
+
+  static bool IsDamage(const absl::Status& status) { return absl::IsDataLoss(status); }
+
+  void Use(IndexHarness& store, const std::set<std::string>& hit, std::mt19937& random) {
+    int n = 0;
+    for (const auto& [key, value] : model_) {
+      if (random() % 16 != 0 && hit.count(key) == 0) continue;
+      absl::StatusOr<std::string> got = store.Get(key);
+      if (got.ok()) {
+        ASSERT_EQ(*got, value) << key;
+      } else {
+        ASSERT_TRUE(IsDamage(got.status()) ||
+                    (absl::IsNotFound(got.status()) && hit.count(key) != 0))
+            << key << ": " << got.status();
+      }
+      if (++n > 400) break;
+    }
+    absl::StatusOr<Model> scanned = store.Scan("", random() % 2 == 0 ? ~size_t{0} : 50);
+    if (scanned.ok()) {
+      for (const auto& [key, value] : model_) {
+        const auto it = scanned->find(key);
+        ASSERT_TRUE(it != scanned->end() || hit.count(key) != 0) << key;
+        if (it != scanned->end() && GetParam() != Target::kRecord) {
+          ASSERT_EQ(it->second, value);
+        }
+      }
+    } else {
+      ASSERT_TRUE(IsDamage(scanned.status())) << scanned.status();
+    }
+    (void)store.index().Count();
+    store.Faults();
+    for (int i = 0; i < 30; ++i) {
+      absl::Status status = store.Put(Hashed(500000 + random() % 100000), "new").status();
+      ASSERT_TRUE(status.ok() || IsDamage(status)) << status;
+      status = store.Remove(Hashed(random() % 4000));
+      ASSERT_TRUE(status.ok() || IsDamage(status) || absl::IsNotFound(status)) << status;
+    }
+    for (int i = 0; i < 30; ++i) {
+      const Address at = Pick(static_cast<SlotKind>(random() % 3), random) + random() % 64;
+      (void)store.index().RefersToNode(at);
+      absl::StatusOr<RecordView> record = [&] {
+        rcu::ReadGuard guard;
+        return ViewRecord(store.memory(), at);
+      }();
+      if (record.ok()) (void)store.index().RefersToRecord(*record);
+    }
+    store.Faults();
+  }
+
+  std::unique_ptr<IndexHarness> store_;
+  Model model_;
+  std::map<SlotKind, std::vector<Address>> slots_;
+};
+
+TEST_P(HostileTest, NeverCrashesNorLies) {
+  int refused = 0, used = 0;
+  for (const uint64_t keys : {3000, 16000}) {
+    model_.clear();
+    slots_.clear();
+    Fill(keys);
+    for (uint32_t seed = 0; seed < (keys == 3000 ? 150u : 15u) && !HasFatalFailure(); ++seed) {
+      SCOPED_TRACE("keys " + std::to_string(keys) + " seed " + std::to_string(seed));
+      std::mt19937 random(seed);
+      std::unique_ptr<ArenaMemory> image = store_->memory().Reopened();
+      image->reuse = false;
+      std::set<std::string> hit;
+      for (uint32_t i = 0; i < 1 + seed % 3; ++i) Damage(*image, random, &hit);
+      absl::StatusOr<std::unique_ptr<IndexHarness>> opened = IndexHarness::Open(std::move(image));
+      if (!opened.ok()) {
+        ++refused;
+        EXPECT_TRUE(IsDamage(opened.status())) << opened.status();
+        continue;
+      }
+      ++used;
+      Use(**opened, hit, random);
+    }
+  }
+  EXPECT_GT(refused + used, 0);
+}
+
+std::string TargetName(const ::testing::TestParamInfo<Target>& info) {
+  switch (info.param) {
+    case Target::kConstantHeader:
+      return "ConstantHeader";
+    case Target::kNext:
+      return "Next";
+    case Target::kVolatile:
+      return "Volatile";
+    case Target::kLeafSlot:
+      return "LeafSlot";
+    case Target::kInnerSlot:
+      return "InnerSlot";
+    case Target::kRecord:
+      return "Record";
+    case Target::kRoot:
+      return "Root";
+  }
+  return "";
+}
+
+INSTANTIATE_TEST_SUITE_P(Media, HostileTest,
+                         ::testing::Values(Target::kConstantHeader, Target::kNext,
+                                           Target::kVolatile, Target::kLeafSlot, Target::kInnerSlot,
+                                           Target::kRecord, Target::kRoot),
+                         TargetName);
+
+}  // namespace
+}  // namespace daxkv::kv
