@@ -12,7 +12,6 @@
 #include <fstream>
 #include <mutex>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "dax/pool.h"
@@ -51,10 +50,6 @@ absl::StatusOr<std::unique_ptr<BackingFiles>> BackingFiles::OpenFile(const std::
   return files;
 }
 
-BackingFiles::~BackingFiles() {
-  for (const Part& part : parts_) close(part.fd);
-}
-
 std::string BackingFiles::PartPath(size_t number) const {
   return absl::StrFormat("%s/%06u.pmem", directory_, number);
 }
@@ -63,14 +58,13 @@ absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes) {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   const std::string path = PartPath(parts_.size());
   // Without a name until it is whole, where the file system knows that.
-  int fd = open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
-  const bool named = fd < 0;
-  if (named) fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", path));
-  const absl::Cleanup close_fd = [fd] { close(fd); };
-  int error = posix_fallocate(fd, 0, static_cast<off_t>(size_bytes));
+  FileDescriptor file(open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644));
+  const bool named = !file.valid();
+  if (named) file = FileDescriptor(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", path));
+  int error = posix_fallocate(file.get(), 0, static_cast<off_t>(size_bytes));
   if (error == 0 && !named &&
-      linkat(AT_FDCWD, absl::StrCat("/proc/self/fd/", fd).c_str(), AT_FDCWD, path.c_str(),
+      linkat(AT_FDCWD, absl::StrCat("/proc/self/fd/", file.get()).c_str(), AT_FDCWD, path.c_str(),
              AT_SYMLINK_FOLLOW) != 0) {
     error = errno;
   }
@@ -96,23 +90,23 @@ absl::Status BackingFiles::AddNewParts() {
   }
   if (known == 0 || parts_.size() == known) return absl::OkStatus();
   for (size_t i = known; i < parts_.size(); ++i) {
-    if (fsync(parts_[i].fd) != 0) {
+    if (fsync(parts_[i].file.get()) != 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", parts_[i].path));
     }
   }
-  const int fd = open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", directory_));
-  const absl::Cleanup close_fd = [fd] { close(fd); };
-  if (fsync(fd) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", directory_));
+  const FileDescriptor directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid())
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", directory_));
+  if (fsync(directory.get()) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", directory_));
   return absl::OkStatus();
 }
 
 absl::Status BackingFiles::Append(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
-  absl::Cleanup close_fd = [fd] { close(fd); };
+  FileDescriptor opened(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!opened.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   struct stat file;
-  if (fstat(fd, &file) != 0) {
+  if (fstat(opened.get(), &file) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", path));
   }
   Part part;
@@ -128,11 +122,10 @@ absl::Status BackingFiles::Append(const std::string& path) {
   }
   part.size_bytes &= ~(kPageSizeBytes - 1);
   part.inode = file.st_ino;
-  part.fd = fd;
+  part.file = std::move(opened);
   part.path = path;
   if (!parts_.empty()) part.offset = parts_.back().offset + parts_.back().size_bytes;
   parts_.push_back(std::move(part));
-  std::move(close_fd).Cancel();
   return absl::OkStatus();
 }
 
@@ -200,18 +193,19 @@ absl::Status BackingFiles::ForEachPiece(
 
 absl::Status BackingFiles::Allocate(int mode, const char* action, uint64_t offset,
                                     uint64_t size_bytes) {
-  return ForEachPiece(
-      offset, size_bytes, [&](const Part& part, uint64_t inside, uint64_t length) -> absl::Status {
-        if (part.device) return absl::OkStatus();
-        int result;
-        do {
-          result = fallocate(part.fd, mode, static_cast<off_t>(inside), static_cast<off_t>(length));
-        } while (result != 0 && errno == EINTR);
-        if (result == 0) return absl::OkStatus();
-        return absl::ErrnoToStatus(
-            errno, absl::StrCat("cannot ", action, " ", length, " bytes at offset ", inside, " of ",
-                                part.path));
-      });
+  return ForEachPiece(offset, size_bytes,
+                      [&](const Part& part, uint64_t inside, uint64_t length) -> absl::Status {
+                        if (part.device) return absl::OkStatus();
+                        int result;
+                        do {
+                          result = fallocate(part.file.get(), mode, static_cast<off_t>(inside),
+                                             static_cast<off_t>(length));
+                        } while (result != 0 && errno == EINTR);
+                        if (result == 0) return absl::OkStatus();
+                        return absl::ErrnoToStatus(
+                            errno, absl::StrCat("cannot ", action, " ", length, " bytes at offset ",
+                                                inside, " of ", part.path));
+                      });
 }
 
 absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) {
@@ -230,7 +224,7 @@ absl::StatusOr<uint64_t> BackingFiles::BlocksBytes() const {
   uint64_t bytes = 0;
   for (const Part& part : parts_) {
     struct stat file;
-    if (fstat(part.fd, &file) != 0) {
+    if (fstat(part.file.get(), &file) != 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", part.path));
     }
     bytes += part.device ? part.size_bytes : static_cast<uint64_t>(file.st_blocks) * 512;

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "dax/file_descriptor.h"
 
 namespace daxkv::dax {
 
@@ -23,7 +24,6 @@ class BackingFiles {
   static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenParts(const std::string& directory);
   // One file or device. A device has no blocks: Reserve and Punch do nothing.
   static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenFile(const std::string& path);
-  ~BackingFiles();
   BackingFiles(const BackingFiles&) = delete;
   BackingFiles& operator=(const BackingFiles&) = delete;
 
@@ -56,7 +56,7 @@ class BackingFiles {
 
  private:
   struct Part {
-    int fd = -1;
+    FileDescriptor file;
     std::string path;
     uint64_t offset = 0;
     uint64_t size_bytes = 0;

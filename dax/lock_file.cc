@@ -6,7 +6,6 @@
 
 #include <cerrno>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -29,26 +28,24 @@ std::string HolderOf(int fd) {
 
 absl::StatusOr<std::unique_ptr<LockFile>> LockFile::Acquire(const std::string& path,
                                                             const std::string& guarded) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open lock file ", path));
-  absl::Cleanup close_fd = [fd] { close(fd); };
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+  FileDescriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!file.valid())
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open lock file ", path));
+  if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", path));
     }
-    return absl::FailedPreconditionError(
-        absl::StrCat(guarded, " is held by ", HolderOf(fd), "; one process at a time may open it"));
+    return absl::FailedPreconditionError(absl::StrCat(guarded, " is held by ", HolderOf(file.get()),
+                                                      "; one process at a time may open it"));
   }
   // Only a message depends on the text, so a full file system is no reason to refuse the lock.
   const std::string pid = absl::StrCat(getpid(), "\n");
-  if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) errno = 0;
-  std::move(close_fd).Cancel();
-  return std::unique_ptr<LockFile>(new LockFile(fd));
+  if (ftruncate(file.get(), 0) != 0 || pwrite(file.get(), pid.data(), pid.size(), 0) < 0) errno = 0;
+  return std::unique_ptr<LockFile>(new LockFile(std::move(file)));
 }
 
 LockFile::~LockFile() {
-  if (ftruncate(fd_, 0) != 0) errno = 0;  // A stale pid would only mislead people.
-  close(fd_);
+  if (ftruncate(file_.get(), 0) != 0) errno = 0;  // A stale pid would only mislead people.
 }
 
 }  // namespace daxkv::dax

@@ -4,8 +4,10 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "dax/file_descriptor.h"
 
 namespace daxkv::dax {
 
@@ -24,8 +26,8 @@ class LockFile {
   LockFile& operator=(const LockFile&) = delete;
 
  private:
-  explicit LockFile(int fd) : fd_(fd) {}
-  const int fd_;
+  explicit LockFile(FileDescriptor file) : file_(std::move(file)) {}
+  const FileDescriptor file_;
 };
 
 }  // namespace daxkv::dax

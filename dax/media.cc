@@ -4,16 +4,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "dax/file_descriptor.h"
 
 namespace daxkv::dax {
 namespace {
@@ -85,12 +84,11 @@ std::string_view MediaPromise(const MediaInfo& media) {
 }
 
 absl::StatusOr<MediaInfo> ProbeMedia(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
-  const absl::Cleanup close_fd = [fd] { close(fd); };
+  const FileDescriptor opened(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!opened.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   struct stat file;
   struct statfs file_system;
-  if (fstat(fd, &file) != 0 || fstatfs(fd, &file_system) != 0) {
+  if (fstat(opened.get(), &file) != 0 || fstatfs(opened.get(), &file_system) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", path));
   }
 
@@ -102,7 +100,7 @@ absl::StatusOr<MediaInfo> ProbeMedia(const std::string& path) {
   }
   const uint32_t type = static_cast<uint32_t>(file_system.f_type);
   media.file_system = NameOfFileSystem(type);
-  const absl::StatusOr<bool> synchronous = MapsSynchronously(fd, path);
+  const absl::StatusOr<bool> synchronous = MapsSynchronously(opened.get(), path);
   if (!synchronous.ok()) return synchronous.status();
   const char* force = std::getenv("PMEM_IS_PMEM_FORCE");
   if (*synchronous) {

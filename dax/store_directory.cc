@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -53,10 +52,9 @@ absl::StatusOr<std::vector<std::string>> List(const std::string& directory) {
 }
 
 absl::Status Sync(const std::string& path, int flags) {
-  const int fd = open(path.c_str(), flags | O_CLOEXEC);
-  if (fd < 0) return Failed(errno, "open", path);
-  const absl::Cleanup close_fd = [fd] { close(fd); };
-  if (fsync(fd) != 0) return Failed(errno, "sync", path);
+  const FileDescriptor file(open(path.c_str(), flags | O_CLOEXEC));
+  if (!file.valid()) return Failed(errno, "open", path);
+  if (fsync(file.get()) != 0) return Failed(errno, "sync", path);
   return absl::OkStatus();
 }
 
@@ -73,10 +71,6 @@ absl::Status Remove(const std::string& path) {
 }  // namespace
 
 StoreDirectory::StoreDirectory(std::string path) : path_(std::move(path)) {}
-
-StoreDirectory::~StoreDirectory() {
-  if (directory_fd_ >= 0) close(directory_fd_);
-}
 
 absl::StatusOr<StoreDirectory::Content> StoreDirectory::Examine() const {
   absl::StatusOr<std::vector<std::string>> names = List(path_);
@@ -105,9 +99,9 @@ absl::Status StoreDirectory::ResolvePartsPath() {
   if (realpath(path_.c_str(), resolved) == nullptr) return Failed(errno, "resolve", path_);
   std::string directory = resolved;
   if (std::any_of(directory.begin(), directory.end(), absl::ascii_isspace)) {
-    directory_fd_ = open(path_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (directory_fd_ < 0) return Failed(errno, "open", path_);
-    directory = absl::StrCat("/proc/self/fd/", directory_fd_);
+    directory_fd_ = FileDescriptor(open(path_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!directory_fd_.valid()) return Failed(errno, "open", path_);
+    directory = absl::StrCat("/proc/self/fd/", directory_fd_.get());
   }
   parts_path_ = absl::StrCat(directory, "/", kPartsName);
   return absl::OkStatus();

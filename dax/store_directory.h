@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "dax/file_descriptor.h"
 
 namespace daxkv::dax {
 
@@ -28,7 +29,6 @@ class StoreDirectory {
   };
 
   explicit StoreDirectory(std::string path);
-  ~StoreDirectory();
   StoreDirectory(const StoreDirectory&) = delete;
   StoreDirectory& operator=(const StoreDirectory&) = delete;
 
@@ -61,7 +61,7 @@ class StoreDirectory {
   absl::Status RemoveEmptyLastPart() const;
 
   const std::string path_;
-  int directory_fd_ = -1;
+  FileDescriptor directory_fd_;
   std::string parts_path_;
   uint64_t max_size_bytes_ = 0;
 };
