@@ -162,11 +162,15 @@ absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes
   }
   bool appended = false;
   const absl::Status status = Translate("add a segment", [&] {
-    uint64_t chunks = most_bytes / kChunkBytes;
-    while (chunks * kChunkBytes >= least_bytes && chunks != 0 && !appended) {
+    const uint64_t least_chunks =
+        std::max<uint64_t>((least_bytes + kChunkBytes - 1) / kChunkBytes, 1);
+    uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
+    while (true) {
       // A page below whole chunks: room for libpmemobj's own header.
       appended = TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes);
-      chunks -= std::max<uint64_t>(chunks / 64, 1);
+      if (appended || chunks == least_chunks) break;
+      // Ever smaller, and the least that will do in the end.
+      chunks = std::max(chunks - std::max<uint64_t>(chunks / 64, 1), least_chunks);
     }
   });
   if (!status.ok() || appended) return status;

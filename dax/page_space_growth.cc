@@ -108,6 +108,7 @@ absl::Status PageSpace::Grow(uint64_t pages) {
     absl::Status status = ExtendHeap(least_bytes);
     if (status.ok()) status = files_.AddNewParts();
     if (status.ok()) status = files_.VerifyMapping(heap_.base());
+    if (status.ok()) status = AppendSegments(least_bytes);
     if (status.ok()) status = AppendSegments(kLeastSegmentBytes);
     if (!status.ok() || fits()) return status;
   }

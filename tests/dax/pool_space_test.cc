@@ -151,7 +151,7 @@ TEST_P(PoolSpaceTest, TheLargestSizeIsKeptTo) {
 
 TEST_P(PoolSpaceTest, LargeRunsGrowThePoolByEnough) {
   std::unique_ptr<Pool> pool = MustOpen(path_);
-  for (const uint64_t pages : {512, 15 * 512, 100 * 512, 200 * 512}) {
+  for (const uint64_t pages : {512, 15 * 512, 256 * 512, 100 * 512}) {
     const absl::StatusOr<PoolRun> run = pool->AllocateRun(pages, 1, 0, kPageSizeBytes);
     ASSERT_TRUE(run.ok()) << run.status();
     EXPECT_EQ(run->pages, pages);
