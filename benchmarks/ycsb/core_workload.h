@@ -63,9 +63,9 @@ class CoreWorkload {
   bool read_all_fields_, write_all_fields_, data_integrity_, hashed_;
   int zero_padding_;
   double operation_limits_[5];  // Cumulated proportions of kRead..kReadModifyWrite; the last is 1.
-  alignas(64) std::atomic<int64_t> load_sequence_;
-  AcknowledgedCounter inserted_;
   std::unique_ptr<KeyChooser> key_chooser_;  // Cloned for each worker.
+  std::atomic<int64_t> load_sequence_;
+  AcknowledgedCounter inserted_;  // Brings its own alignment.
 };
 
 class Worker {

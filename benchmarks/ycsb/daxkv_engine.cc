@@ -124,7 +124,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phas
                                        static_cast<size_t>(settings.Whole("daxkv.loadgroup")));
 }
 
-const EngineRegistration registration(
+const EngineRegistration kRegistration(
     {"daxkv",
      "this repository's store",
      {

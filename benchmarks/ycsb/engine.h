@@ -1,7 +1,8 @@
 // What the driver asks of a key-value store. A binding is one .cc file that implements Engine and
 // Session and registers itself:
 //
-//   const EngineRegistration registration({"lmdb", "LMDB, no sync", {...property rules...}, Open});
+//   const EngineRegistration kRegistration({"lmdb", "LMDB, no sync", {...property rules...},
+//   Open});
 //
 // built as a library with alwayslink, so that linking it is all it takes to have the engine.
 //

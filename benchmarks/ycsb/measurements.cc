@@ -5,14 +5,14 @@
 namespace daxkv::ycsb {
 
 std::string_view OperationName(Operation operation) {
-  constexpr std::string_view kNames[kOperations] = {
+  static constexpr std::string_view kNames[kOperations] = {
       "READ", "UPDATE", "INSERT", "SCAN", "READ-MODIFY-WRITE", "VERIFY", "CLEANUP"};
   return kNames[static_cast<size_t>(operation)];
 }
 
 std::string_view OutcomeName(Outcome outcome) {
-  constexpr std::string_view kNames[kOutcomes] = {"OK",       "NOT_FOUND",        "BAD_REQUEST",
-                                                  "NO_SPACE", "UNEXPECTED_STATE", "ERROR"};
+  static constexpr std::string_view kNames[kOutcomes] = {
+      "OK", "NOT_FOUND", "BAD_REQUEST", "NO_SPACE", "UNEXPECTED_STATE", "ERROR"};
   return kNames[static_cast<size_t>(outcome)];
 }
 

@@ -56,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenNull(const Settings& settings, Phase
   return std::make_unique<NullEngine>(std::move(record));
 }
 
-const EngineRegistration registration(
+const EngineRegistration kRegistration(
     {"null", "keeps nothing: shows the driver's own cost", {}, OpenNull});
 
 }  // namespace

@@ -41,7 +41,7 @@ class RandomBytes {
   }
 
  private:
-  static constexpr size_t kStarts = 256 * 1024;
+  static constexpr size_t kStarts = size_t{256} * 1024;
   std::string bytes_;
 };
 
