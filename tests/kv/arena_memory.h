@@ -66,6 +66,8 @@ class ArenaMemory : public Memory {
       std::memcpy(image->durable_ + at, &word, 8);
     }
     image->bump_ = image->allocated_from_ = bump_;
+    image->large_ = large_;
+    image->has_large_ = !large_.empty();
     for (uint64_t at = 0; at < bump_; at += kExtentSizeBytes) {
       image->present_[at / kExtentSizeBytes] = false;
     }
