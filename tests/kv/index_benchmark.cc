@@ -36,7 +36,7 @@ void Check(const absl::Status& status) {
 
 void Measure(uint64_t keys, bool hashed) {
   const std::string value(100, 'v');
-  IndexHarness store((keys * 300) + (64 << 20), /*track=*/false);
+  IndexHarness store((keys * 500) + (64 << 20), /*track=*/false);
   ArenaMemory& memory = store.memory();
   Index& index = store.index();
   memory.reuse = false;
