@@ -176,7 +176,7 @@ int RunPowerCord(int argc, char** argv, Subject& subject) {
     });
   }
   for (;;) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
     const absl::Status reclaimed = subject.Reclaim();
     if (!reclaimed.ok()) std::_Exit(Fail(reclaimed));
   }
