@@ -139,11 +139,13 @@ class TestStore {
     const std::string key = std::to_string(*address);
     const uint64_t value_size_bytes = std::min(
         kMaxValueSizeBytes, size_bytes - std::min(size_bytes, RecordSizeBytes(key.size(), 0)));
-    const std::string value(value_size_bytes, static_cast<char>('a' + *address / 16 % 26));
+    // No two records are alike, also not in one slot.
+    const uint64_t sequence = sequence_.fetch_add(1, std::memory_order_relaxed);
+    const std::string value(value_size_bytes, static_cast<char>('a' + sequence % 26));
     if (RecordSizeBytes(key.size(), value.size()) <= size_bytes) {
-      WriteRecord(*space_, *address, kValueRecord, 1, key, value);
+      WriteRecord(*space_, *address, kValueRecord, sequence, key, value);
     } else {
-      WriteRecord(*space_, *address, kValueRecord, 1, "k", "");
+      WriteRecord(*space_, *address, kValueRecord, sequence, "k", "");
     }
     // A msync each would take minutes; these tests crash processes, not machines.
     thread_local unsigned written = 0;
@@ -197,6 +199,7 @@ class TestStore {
   const std::string path_;
   dax::PoolOptions options_;
   ToyIndex index_;
+  std::atomic<uint64_t> sequence_{1};
   std::unique_ptr<dax::Pool> pool_;
   std::unique_ptr<Space> space_;
 };
