@@ -167,8 +167,9 @@ void MappingImpl::EraseEntries(const IndexRange& range) {
       if (!entry) return;
       const uint64_t first = cursor.first();
       CheckInvariant(entry.locked(), "a DAX entry is erased without its lock");
-      cursor.Erase();
+      // Before the entry: who sees that gone without our lock may map the frames elsewhere.
       frames_->At(entry)->ClearMapped();
+      cursor.Erase();
       frames_->waits().WakeAll(KeyOf(entry, first));
     }
     cursor.Pause();

@@ -1,19 +1,24 @@
 // The races that broke the kernel's fs/dax.c, forced one by one, each test named after its
 // scenario.
 //
-// Which test fails when the implementation is changed (each change was tried):
-//   Unlock wakes nobody                                      S3, S13a (hang)
-//   EraseEntries uses WakeOne                                S7 (one of three lockers hangs)
-//   Split wakes by the pieces' keys only, not by the old     S13c (hang)
-//   a woken shared sleeper uses up the exclusive wake        S12SharedSleepersLeaveTheExclusiveWake
-//   Wake compares buckets instead of keys                    S12NoWakeIsStolenByAnotherKey
-//   LockFrame does not compare frames under the array lock   S8
-//   ~Mapping deletes instead of rcu::Retire                  S6 under AddressSanitizer
-//   TryPin does not look at the entry again                  PinBetweenLookAndCountIsTakenBack
-//   InstallExtent ignores `stale`                            AnswerFromBeforeATruncationIsDropped
-//   Fault looks at LOCKED before the order                   S2 (sleeps for ever)
-//   FreeOrder looks at the index alone, not at the block     S2 (kInternal or a lost entry)
-//   breakers ignore pins on the larger blocks                S14PinsFromBeforeASplitCount
+// Which test fails, or hangs, when the implementation is changed (each change was tried):
+//   Unlock wakes nobody                                 S3
+//   the end of a break wakes nobody                     S4
+//   EraseEntries wakes one                              S7
+//   Split wakes nobody                                  S13c
+//   DropPin wakes nobody                                S14PinnedExtentBlocksTheBreak
+//   a woken shared sleeper uses up the exclusive wake   S3
+//   Wake does not compare keys                          S12NoWakeIsStolenByAnotherKey
+//   TryPin does not look at the entry again             PinBetweenLookAndCountIsTakenBack
+//   a break does not wait for pins                      S14PinnedExtentBlocksTheBreak
+//   a break ignores pins on the larger blocks           S14PinsFromBeforeASplitCount
+//   InstallExtent ignores `stale`                       AnswerFromBeforeATruncationIsDropped
+//   Truncate does not wait for readers                  TruncationWaitsForReadersBeforeItReleases
+//   Fault looks at LOCKED before the order              S2
+//   FreeOrder looks at the index alone                  S2
+// LockFrame's comparison of frames cannot be made to fail: a truncation keeps its range broken
+// until the grace period's end, so while LockFrame is in its read section no other frame takes the
+// place.
 #include <future>
 #include <thread>
 #include <vector>
