@@ -130,6 +130,7 @@ class ArenaMemory : public Memory {
   }
   void Retire(Address address) override {
     if (!rcu::InReadSection()) abort();
+    if (!track_ && !reuse) return;  // Measurements: no bookkeeping.
     std::lock_guard<std::mutex> lock(mutex_);
     if (!retired_.insert(address).second) abort();  // Twice.
     pending_[std::this_thread::get_id()].retired.push_back(address);
@@ -152,6 +153,7 @@ class ArenaMemory : public Memory {
     if (before_drain) before_drain();
     drains.fetch_add(1, std::memory_order_relaxed);
     if (fail_drains.load(std::memory_order_relaxed)) return absl::InternalError("injected");
+    if (!track_ && !reuse) return absl::OkStatus();
     std::vector<Address> retired;
     {
       std::lock_guard<std::mutex> lock(mutex_);

@@ -175,7 +175,7 @@ TEST(IndexTest, ManyKeysWithOneTag) {
   const uint16_t tag = KeyTag("one");
   IndexHarness store;
   Model model;
-  for (uint64_t i = 0; model.size() < 300; ++i) {
+  for (uint64_t i = 0; model.size() < 160; ++i) {
     const std::string key = Hashed(i);
     if (KeyTag(key) != tag) continue;
     ASSERT_TRUE(store.Put(key, "v").ok());
