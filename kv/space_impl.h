@@ -121,6 +121,8 @@ struct Space::Impl {
   // Keeps a used slot that is dead until no pin may show it.
   void Hold(ExtentFrame* frame, uint32_t slot);
   bool IsPinned(const ExtentFrame& frame, uint32_t slot) const;
+  // Whether all that was unlinked before the last grace period is so on the medium, too.
+  bool UnlinksAreDurable();
   // Frees everything retired so far, unless pinned.
   void RetireRound();
   absl::Status TruncateExtent(ExtentFrame* frame, absl::Time deadline);

@@ -64,11 +64,23 @@ std::vector<Address> Space::Impl::CollectRetired() {
   return all;
 }
 
+// The store that unlinked a slot reaches the medium after its Retire: its writer waits for the
+// msync outside of any read section. Were the slot reused before, a power cut could leave the old
+// link and new bytes. Elsewhere the flush is part of the read section, and the grace period ends
+// it. If the medium fails, the slots stay used.
+bool Space::Impl::UnlinksAreDurable() {
+  return pool->media().media_class != dax::MediaClass::kPageCache || pool->Sync().ok();
+}
+
 void Space::Impl::RetireRound() {
   const std::vector<Address> addresses = CollectRetired();
   if (!addresses.empty()) {
     rcu::Synchronize();
-    FreeRetired(addresses);
+    if (UnlinksAreDurable()) {
+      FreeRetired(addresses);
+    } else {
+      in_round_count.fetch_sub(addresses.size(), std::memory_order_relaxed);
+    }
   }
   FreeHeld();
 }
