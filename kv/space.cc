@@ -57,7 +57,7 @@ absl::Status Space::Impl::InsertFrame(ExtentFrame* frame) {
   const dax::Run& run = frame->run();
   const unsigned order = EntryOrder(run.pages);
   for (uint64_t page = 0; page < run.pages; page += kBlockPages) {
-    const absl::Status status =
+    absl::Status status =
         frames.Insert(run.first_page + page, order, xarray::Entry::Pointer(frame));
     if (status.ok()) continue;
     if (page > 0) frames.EraseRange(run.first_page, run.first_page + page - 1);

@@ -268,7 +268,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
     rcu::Retire(owned.release());
     return status;
   }
-  owned.release();
+  static_cast<void>(owned.release());  // `frames` has it.
   ClassOf(*frame).run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
   status = FaultRun(run);
   if (status.ok()) return frame;

@@ -35,7 +35,7 @@ absl::Status Space::Impl::EnumerateOnce() {
   if (enumerated.load(std::memory_order_acquire)) return absl::OkStatus();
   std::lock_guard<std::mutex> lock(enumerate_mutex);
   if (enumerated.load(std::memory_order_relaxed)) return absl::OkStatus();
-  const absl::Status status = pool->ForEachRun([this](const dax::Run& run) {
+  absl::Status status = pool->ForEachRun([this](const dax::Run& run) {
     const bool large = run.kind == kLargeRun;
     const bool slab = run.kind == kSlabRun && run.owner < kSizeClasses;
     if ((!large && !slab) || FindFrame(run.offset()) != nullptr) return absl::OkStatus();
@@ -81,7 +81,7 @@ void Space::Impl::NoteDamage(Address extent, const absl::Status& status) {
 
 void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
   SizeClass& size_class = classes[class_number];
-  const auto take = [&]() -> Address {
+  const auto take = [&] {
     std::lock_guard<std::mutex> lock(size_class.mutex);
     if (size_class.unknown.empty() || !size_class.roomy.empty()) return kNullAddress;
     const Address extent = size_class.unknown.back();

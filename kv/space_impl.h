@@ -96,13 +96,13 @@ struct Space::Impl {
   SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
   Shard& ShardOf(SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
-  absl::StatusOr<Address> AllocateSlot(uint16_t size_class);
+  absl::StatusOr<Address> AllocateSlot(uint16_t class_number);
   void WantRoom();
-  absl::Status Refill(uint16_t size_class, Shard& shard);
+  absl::Status Refill(uint16_t class_number, Shard& shard);
   bool TakeFromList(SizeClass& size_class, Place place, Shard& shard);
   std::optional<Address> ClaimFromOtherShards(SizeClass& size_class);
   void SetCurrent(Shard& shard, ExtentFrame* frame);
-  absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t size_class);
+  absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t class_number);
   absl::StatusOr<Address> AllocateLarge(uint64_t size_bytes);
   absl::StatusOr<ExtentFrame*> AdoptRun(const dax::Run& run);
   // Puts a frame into the list for its number of free slots, unless it is current or detached.
@@ -137,13 +137,13 @@ struct Space::Impl {
   void NoteDamage(Address extent, const absl::Status& status);
   // Gives some unknown extents of a class their frames, from saved maps only and only if
   // `maintenance` is free; asks the worker to derive others.
-  void FeedFromSavedMaps(uint16_t size_class);
+  void FeedFromSavedMaps(uint16_t class_number);
   // The rest under `maintenance`.
   absl::Status Derive(const std::vector<Address>& extents);
   absl::StatusOr<ExtentFrame*> ScanExtent(Address extent);
   void HoldFreeSlots(ExtentFrame* frame);
   bool IsSlotLive(const ExtentFrame& frame, uint32_t slot);
-  absl::Status DeriveSome(uint16_t size_class);
+  absl::Status DeriveSome(uint16_t class_number);
   absl::Status DeriveAll();
 
   // ---- space_reclaim.cc ----

@@ -53,7 +53,7 @@ absl::Status Space::Impl::MakeRoom() {
   std::lock_guard<std::mutex> lock(maintenance);
   // Two rounds ended while we waited: the second began after our call.
   if (make_room_rounds.load(std::memory_order_relaxed) >= rounds_seen + 2) return absl::OkStatus();
-  const absl::Status status = Reclaim(absl::InfinitePast()).status();
+  absl::Status status = Reclaim(absl::InfinitePast()).status();
   make_room_rounds.fetch_add(1, std::memory_order_relaxed);
   return status;
 }

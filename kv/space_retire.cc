@@ -150,7 +150,7 @@ void Space::Impl::FreeHeld() {
 absl::Status Space::Impl::TruncateExtent(ExtentFrame* frame, absl::Time deadline) {
   const dax::Run run = frame->run();
   EraseFrame(frame);
-  const absl::Status status = mapping.Truncate(run.first_page, run.pages, deadline);
+  absl::Status status = mapping.Truncate(run.first_page, run.pages, deadline);
   if (!status.ok()) {
     // Without memory for this, retires into the extent are passed over until the next session.
     InsertFrame(frame).IgnoreError();
