@@ -152,7 +152,7 @@ void Index::Impl::StoreImage(const LeafPlan& plan) {
       changed = true;
     }
     if (changed) {
-      memory->Flush(&leaf.slots[line * kSlotsPerLine], kSlotsPerLine * sizeof(uint64_t));
+      memory->Flush(leaf.slots + size_t{line} * kSlotsPerLine, kSlotsPerLine * sizeof(uint64_t));
     }
   }
   StoreWord(leaf.header.volatile_overflow, plan.image.overflow);

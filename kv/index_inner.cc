@@ -74,8 +74,9 @@ absl::Status Index::Impl::AddMissingChildren(InnerFrame* frame, const InnerView:
     if (next_word & kSplitUnfinished) continue;
     if (!last && next_word == (*children)[i + 1].address) continue;
     if (last && right.frame == nullptr && next_word == kNullAddress) continue;
-    if (next_word == kNullAddress)
+    if (next_word == kNullAddress) {
       return Damaged(child.address, "its link to the right is missing");
+    }
     if (absl::Status status = SetUp(next_word, level); !status.ok()) return status;
     const NodeHeader& next = Header(next_word);
     if (last && next.low_fence == right_fence && right_fence != kNullAddress) continue;

@@ -49,9 +49,11 @@ InnerView::InnerView(const std::vector<Child>& children, const Right& right)
       std::memcpy(bytes + end, child.separator.data(), child.separator.size());
     }
     end += static_cast<uint32_t>(child.separator.size());
-    links[i].reference = child.frame == nullptr
-                             ? child.address
-                             : static_cast<uint64_t>(reinterpret_cast<uintptr_t>(child.frame));
+    if (child.frame == nullptr) {
+      links[i].leaf = child.address;
+    } else {
+      links[i].frame = child.frame;
+    }
     links[i].split_count = child.split_count;
     links[i].separator_end = end;
   }

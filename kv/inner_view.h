@@ -67,12 +67,10 @@ class InnerView : public rcu::Head {
 
   unsigned size() const { return count_; }
   // Of a level-1 node.
-  Address leaf(unsigned i) const { return links_[i].reference; }
+  Address leaf(unsigned i) const { return links_[i].leaf; }
   uint32_t split_count(unsigned i) const { return links_[i].split_count; }
   // Of a node above level 1.
-  InnerFrame* frame(unsigned i) const {
-    return reinterpret_cast<InnerFrame*>(static_cast<uintptr_t>(links_[i].reference));
-  }
+  InnerFrame* frame(unsigned i) const { return links_[i].frame; }
   std::string_view separator(unsigned i) const {
     const uint32_t begin = i == 0 ? 0 : links_[i - 1].separator_end;
     return std::string_view(bytes_ + begin, links_[i].separator_end - begin);
@@ -84,7 +82,10 @@ class InnerView : public rcu::Head {
 
  private:
   struct Link {
-    uint64_t reference;  // A leaf's address or an InnerFrame*.
+    union {
+      Address leaf;       // In a node of level 1.
+      InnerFrame* frame;  // In a higher one.
+    };
     uint32_t split_count;
     uint32_t separator_end;
   };

@@ -1,4 +1,5 @@
 // Several writers and readers on overlapping keys.
+#include <chrono>
 #include <thread>
 
 #include "tests/kv/index_harness.h"
@@ -171,6 +172,86 @@ TEST(IndexGrowthStressTest, AcknowledgedKeysAreFound) {
   for (std::thread& thread : readers) thread.join();
   EXPECT_EQ(*store.index().Count(), 3 * kPerWriter);
   for (const std::string& fault : store.Faults(/*expect_no_leak=*/true)) ADD_FAILURE() << fault;
+}
+
+// At every drain and allocation of changes that split, another thread finds all that was
+// acknowledged, by look-ups, scans and RefersToRecord, and waits for nothing.
+TEST(IndexMidSplitTest, ReadersGoOnInTheMiddleOfASplit) {
+  IndexHarness store(64 << 20);
+  Model model;
+  std::mt19937 random(1);
+  uint64_t looks = 0;
+  const auto look = [&] {
+    std::thread([&] {
+      ++looks;
+      absl::StatusOr<Model> found = store.Scan();
+      ASSERT_TRUE(found.ok()) << found.status();
+      for (const auto& [key, value] : model) {
+        ASSERT_EQ(found->count(key), 1u) << key;
+        absl::StatusOr<std::string> got = store.Get(key);
+        ASSERT_TRUE(got.ok()) << got.status();
+        ASSERT_EQ(*got, value);
+        RecordView view;
+        ASSERT_TRUE(store.index()
+                        .Find(key,
+                              [&](const RecordView& record) {
+                                view = record;
+                                return absl::OkStatus();
+                              })
+                        .ok());
+        absl::StatusOr<bool> refers = store.index().RefersToRecord(view);
+        ASSERT_TRUE(refers.ok() && *refers);
+      }
+    }).join();
+  };
+  for (int round = 0; round < 12 && !::testing::Test::HasFatalFailure(); ++round) {
+    std::map<std::string, std::optional<std::string>> group;
+    for (int i = 0; i < 150; ++i) group[Key(random() % 100000 + 10000)] = "v";
+    for (const auto& [key, value] : model) group.erase(key);
+    size_t done = 0;
+    store.memory().before_drain = look;
+    store.memory().on_allocate = [&] {
+      if (random() % 32 == 0) look();
+    };
+    ASSERT_TRUE(store.PutGroup({group.begin(), group.end()}, &done, nullptr).ok());
+    store.memory().before_drain = nullptr;
+    store.memory().on_allocate = nullptr;
+    for (const auto& [key, value] : group) model[key] = *value;
+  }
+  EXPECT_GT(looks, 30u);
+  ExpectEqual(store, model);
+}
+
+// X5: a moved key can't be changed before its slot on the left is durably gone.
+TEST(IndexMidSplitTest, WritersOfMovedKeysWait) {
+  IndexHarness store(64 << 20);
+  uint64_t n = 0;
+  for (; n < 40; ++n) ASSERT_TRUE(store.Put(Key(n), "before").ok());
+  std::string highest;
+  for (uint64_t i = 0; i < 40; ++i) highest = std::max(highest, Key(i));
+  std::thread writer;
+  std::atomic<bool> written{false};
+  const std::thread::id main_thread = std::this_thread::get_id();
+  int drain = 0;
+  store.memory().before_drain = [&] {
+    // The third drain after the record's makes the cleared slots durable.
+    if (std::this_thread::get_id() != main_thread || ++drain != 4) return;
+    writer = std::thread([&] {
+      ASSERT_TRUE(store.index().Remove(highest).ok());
+      written = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    EXPECT_FALSE(written.load());
+  };
+  while (!writer.joinable()) {
+    drain = 0;
+    ASSERT_TRUE(store.Put(Key(n++), "v").ok());
+  }
+  writer.join();
+  EXPECT_TRUE(written.load());
+  EXPECT_TRUE(absl::IsNotFound(store.Get(highest).status()));
+  store.memory().before_drain = nullptr;
+  for (const std::string& fault : store.Faults()) ADD_FAILURE() << fault;
 }
 
 }  // namespace
