@@ -118,16 +118,18 @@ absl::StatusOr<uint64_t> PageSpace::WordOfRun(const Run& run, Segment** segment)
   return absl::NotFoundError(absl::StrCat("there is no ", Describe(run)));
 }
 
-absl::Status PageSpace::CommitRun(const Run& run) {
-  Segment* segment;
-  absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
-  if (!word.ok()) return word.status();
-  Run live = run;
-  live.live = true;
-  // The commit point. A crash before it: the run is free; after it: live.
-  std::atomic<uint64_t>& place = segment->Word(run.first_page);
-  place.store(EncodeRunDescriptor(live, 0), std::memory_order_release);
-  persister_.Flush(&place, sizeof(place));
+absl::Status PageSpace::CommitRuns(absl::Span<const Run> runs) {
+  for (const Run& run : runs) {
+    Segment* segment;
+    absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
+    if (!word.ok()) return word.status();
+    Run live = run;
+    live.live = true;
+    // The commit point. A crash before it: the run is free; after it: live.
+    std::atomic<uint64_t>& place = segment->Word(run.first_page);
+    place.store(EncodeRunDescriptor(live, 0), std::memory_order_release);
+    persister_.Flush(&place, sizeof(place));
+  }
   return persister_.Drain();
 }
 

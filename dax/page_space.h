@@ -45,7 +45,7 @@ class PageSpace {
 
   absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
                                   uint64_t used_bytes);
-  absl::Status CommitRun(const Run& run);
+  absl::Status CommitRuns(absl::Span<const Run> runs);
   absl::Status ReleaseRun(const Run& run);
   absl::StatusOr<Run> FindRun(uint64_t page) const;
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;

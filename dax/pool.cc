@@ -281,7 +281,9 @@ absl::StatusOr<Run> Pool::AllocateRun(uint64_t pages, uint8_t kind, uint16_t own
   return impl_->space->AllocateRun(pages, kind, owner, used_bytes);
 }
 
-absl::Status Pool::CommitRun(const Run& run) { return impl_->space->CommitRun(run); }
+absl::Status Pool::CommitRuns(absl::Span<const Run> runs) {
+  return impl_->space->CommitRuns(runs);
+}
 absl::Status Pool::ReleaseRun(const Run& run) { return impl_->space->ReleaseRun(run); }
 absl::StatusOr<Run> Pool::FindRun(uint64_t page) const { return impl_->space->FindRun(page); }
 

@@ -43,6 +43,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "dax/media.h"
 
 namespace daxkv::dax {
@@ -149,7 +150,9 @@ class Pool {
   // before it: the run is free at the next open; after it: live. What the run holds must be durable
   // before.
   //   kNotFound  no such run is reserved
-  absl::Status CommitRun(const Run& run);
+  absl::Status CommitRun(const Run& run) { return CommitRuns(absl::MakeConstSpan(&run, 1)); }
+  // The same for several with one wait for the medium; a crash may leave any of them live.
+  absl::Status CommitRuns(absl::Span<const Run> runs);
   // Releases a reserved or live run: durably free, then its blocks are punched (a failure to punch
   // is no error: the blocks stay as spare ones). Commit point: the descriptor's 8-byte store.
   // The caller has made sure that nobody reads it any more (see Mapping::Truncate).

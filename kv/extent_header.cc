@@ -72,6 +72,10 @@ void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size
   WriteHeader(pool, run, kLargeMagic, 0, layout);
 }
 
+void FlushHeader(dax::Pool& pool, const dax::Run& run) {
+  pool.Flush(pool.At(run.offset()), sizeof(ExtentHeader));
+}
+
 absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& run) {
   if (run.kind != kSlabRun && run.kind != kLargeRun) return Damaged(run, "unknown kind of run");
   const bool slab = run.kind == kSlabRun;

@@ -25,6 +25,9 @@ inline uint32_t MapWords(uint32_t slot_count) { return (slot_count + 63) / 64; }
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);
 void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes);
 
+// Starts flushing a header that was written before, perhaps by another thread.
+void FlushHeader(dax::Pool& pool, const dax::Run& run);
+
 // Checks the header of a live run against the run and returns its layout (size_class is kLargeClass
 // for a large extent).
 //   kDataLoss  the header does not describe this run (message: pool offset and field)

@@ -97,7 +97,7 @@ void Index::Impl::StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Addre
   rcu::ReadGuard guard;
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
-  if (old_record != kNullAddress) memory->Retire(old_record);
+  if (old_record != kNullAddress) memory->Retire(old_record, &leaf.slots[place]);
 }
 
 absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) {

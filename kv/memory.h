@@ -42,10 +42,11 @@ class Memory {
   virtual absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) = 0;
   // Gives back a slot that no reader can have seen.
   virtual void Abandon(Address address) = 0;
-  // Gives back a slot that was just unlinked, in the same ReadGuard as the unlinking store, whose
-  // flush was started before. It is reused only after this thread's next successful Drain (until
-  // then a crash may bring the link back), a grace period, and when its extent has no pin.
-  virtual void Retire(Address address) = 0;
+  // Gives back a slot that was just unlinked by a store to `link`, in the same ReadGuard as that
+  // store, whose flush was started before. The slot is reused only when the store is durable (until
+  // then a crash may bring the link back), after a grace period, and while its extent has no pin.
+  // `link` is null when nothing on the medium ever referred to the slot.
+  virtual void Retire(Address address, const uint64_t* link) = 0;
 
   // As in dax::Pool: Flush starts, Drain waits for everything this thread has flushed.
   //   kInternal  the medium failed; what was flushed may not be durable

@@ -109,6 +109,11 @@ absl::Status Space::Close() {
   impl_->StopWorker();
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   impl_->RetireRound();
+  const absl::Status status = impl_->DrainAndCommit();
+  if (!status.ok()) return status;
+  if (!impl_->undrained.empty()) {
+    return absl::InternalError("the medium failed to make deletes durable; not closed cleanly");
+  }
   return impl_->SaveMaps();
 }
 
@@ -194,12 +199,9 @@ absl::Status Space::Impl::FaultRun(const dax::Run& run) {
 }
 
 absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, dax::Access) {
+  // A run that is not live yet was reserved in this session: an extent about to be committed.
   const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(index);
   if (!run.ok()) return run.status();
-  if (!run->live) {
-    return absl::NotFoundError(
-        absl::StrCat("no live extent at pool offset ", index << dax::kPageShift));
-  }
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*impl_->pool, *run);
   if (!layout.ok()) return layout.status();
   dax::Extent extent;
@@ -213,7 +215,25 @@ void Space::Flush(const void* address, size_t size_bytes) {
   impl_->pool->Flush(address, size_bytes);
 }
 
-absl::Status Space::Drain() { return impl_->pool->Drain(); }
+absl::Status Space::Drain() {
+  // Zero means that every extent which this thread has a slot of is committed.
+  if (impl_->uncommitted_count.load(std::memory_order_acquire) == 0) return impl_->pool->Drain();
+  return impl_->DrainAndCommit();
+}
+
+// Two drains, however many extents are new. Commit points: the words that CommitRuns stores. A crash
+// before one: that run is free, and nothing refers to it, as publishing comes after this; after it:
+// an extent without a reachable slot, which deriving finds empty.
+absl::Status Space::Impl::DrainAndCommit() {
+  std::lock_guard<std::mutex> lock(commit_mutex);
+  for (const dax::Run& run : uncommitted) FlushHeader(*pool, run);
+  absl::Status status = pool->Drain();
+  if (status.ok() && !uncommitted.empty()) status = pool->CommitRuns(uncommitted);
+  if (!status.ok()) return status;
+  uncommitted.clear();
+  uncommitted_count.store(0, std::memory_order_release);
+  return absl::OkStatus();
+}
 
 // ---- Statistics ----
 
@@ -222,7 +242,7 @@ uint64_t Space::Impl::RetiredCount() const {
       held_count.load(std::memory_order_relaxed) + in_round_count.load(std::memory_order_relaxed);
   for (const RetireQueue& queue : retire_queues) {
     std::lock_guard<std::mutex> lock(const_cast<RetireQueue&>(queue).mutex);
-    count += queue.addresses.size();
+    count += queue.slots.size();
   }
   return count;
 }

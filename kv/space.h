@@ -93,7 +93,7 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status FaultIn(Address address) override;
   absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) override;
   void Abandon(Address address) override;
-  void Retire(Address address) override;
+  void Retire(Address address, const uint64_t* link) override;
   void Flush(const void* address, size_t size_bytes) override;
   absl::Status Drain() override;
 

@@ -9,7 +9,9 @@ namespace {
 
 // One more shard of a class is in use for each so many bytes that it has: small stores stay small.
 constexpr unsigned kShardShift = 23;
-constexpr uint64_t kHugeRunSizeBytes = dax::kHugePages << dax::kPageShift;
+// The run of a class doubles while the class has so many times the next size: what the last,
+// partly filled extent wastes stays a small part of the class.
+constexpr uint64_t kGrowthPart = 16;
 constexpr uint64_t kMaxRecordSizeBytes =
     sizeof(RecordHeader) + kMaxKeySizeBytes + kMaxValueSizeBytes;
 
@@ -46,7 +48,7 @@ void Space::Abandon(Address address) {
   const std::optional<uint32_t> slot = frame->SlotAt(address);
   if (!slot.has_value()) return;
   // A large extent goes as a whole, and that sleeps.
-  if (frame->is_large()) return Retire(address);
+  if (frame->is_large()) return Retire(address, nullptr);
   impl_->ReleaseSlot(frame, *slot);
 }
 
@@ -213,19 +215,23 @@ void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) {
 absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
   SizeClass& size_class = classes[class_number];
   const uint64_t small_pages = SmallRunPages(class_number);
-  const bool outgrown =
-      size_class.run_size_bytes.load(std::memory_order_relaxed) >= kHugeRunSizeBytes;
-  const auto allocate = [&](uint64_t pages) {
-    return pool->AllocateRun(pages, kSlabRun, class_number, pages << dax::kPageShift);
+  // A power of two of 1/16 to 1/8 of what the class has.
+  uint64_t pages = small_pages;
+  const uint64_t class_size_bytes = size_class.run_size_bytes.load(std::memory_order_relaxed);
+  while (pages < dax::kHugePages && class_size_bytes >> dax::kPageShift >= pages * kGrowthPart) {
+    pages *= 2;
+  }
+  const auto allocate = [&](uint64_t run_pages) {
+    return pool->AllocateRun(run_pages, kSlabRun, class_number, run_pages << dax::kPageShift);
   };
-  absl::StatusOr<dax::Run> run = allocate(outgrown ? dax::kHugePages : small_pages);
-  if (outgrown && absl::IsResourceExhausted(run.status())) run = allocate(small_pages);
+  absl::StatusOr<dax::Run> run = allocate(pages);
+  if (pages > small_pages && absl::IsResourceExhausted(run.status())) run = allocate(small_pages);
   if (!run.ok()) return run.status();
   WriteSlabHeader(*pool, *run);
   return AdoptRun(*run);
 }
 
-// A record's run is committed before the record is written: after a crash an unreferenced one is
+// A record's run is committed before the record is reachable: after a crash an unreferenced one is
 // found by asking the oracle, as an unreferenced slot of a slab is.
 absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   const uint64_t used_size_bytes = kLargeRecordOffset + size_bytes;
@@ -239,15 +245,13 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   return (*frame)->SlotAddress(0);
 }
 
-// Makes a reserved run with a header an extent: E1. Commit point: the pool's CommitRun. Crash
-// before it: the run is free; after it: an extent without a reachable slot, which deriving finds
-// empty. The frame comes first, so that nobody takes a live run for one of an earlier session.
+// Makes a reserved run with a header an extent, whose run the next Drain commits (E1). The frame
+// comes before that, so that nobody takes a live run for one of an earlier session.
 absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, run);
-  absl::Status status = layout.ok() ? pool->Drain() : layout.status();
-  if (!status.ok()) {
+  if (!layout.ok()) {
     pool->ReleaseRun(run).IgnoreError();
-    return status;
+    return layout.status();
   }
   auto owned = std::make_unique<ExtentFrame>(run, *layout);
   ExtentFrame* frame = owned.get();
@@ -258,23 +262,25 @@ absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
   } else {
     frame->place.store(Place::kCurrent, std::memory_order_relaxed);
   }
-  status = InsertFrame(frame);
-  if (status.ok()) {
-    status = pool->CommitRun(run);
-    if (!status.ok()) EraseFrame(frame);
-  }
+  absl::Status status = InsertFrame(frame);
   if (!status.ok()) {
     pool->ReleaseRun(run).IgnoreError();
     rcu::Retire(owned.release());
     return status;
   }
   static_cast<void>(owned.release());  // `frames` has it.
+  {
+    std::lock_guard<std::mutex> lock(commit_mutex);
+    uncommitted.push_back(run);
+    // Pairs with the acquire in Space::Drain: whoever got a slot of this extent sees the count.
+    uncommitted_count.store(uncommitted.size(), std::memory_order_release);
+  }
   ClassOf(*frame).run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
   status = FaultRun(run);
   if (status.ok()) return frame;
   // Nobody can use it: it goes back in a way that does not sleep here.
   if (frame->is_large()) {
-    space->Retire(frame->SlotAddress(0));
+    space->Retire(frame->SlotAddress(0), nullptr);
   } else {
     frame->place.store(Place::kDetached, std::memory_order_seq_cst);
   }

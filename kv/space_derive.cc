@@ -166,9 +166,11 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
   }
   if (scanned.empty()) return absl::OkStatus();
   rcu::Synchronize();
-  // The process that died may not have come to its msync.
-  if (!UnlinksAreDurable())
-    return absl::InternalError("the medium failed: see the log of the system");
+  // The process that died may not have come to the msync of what it unlinked.
+  if (pool->media().media_class == dax::MediaClass::kPageCache && !synced_since_open) {
+    if (absl::Status status = pool->Sync(); !status.ok()) return status;
+    synced_since_open = true;
+  }
   RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
   for (ExtentFrame* frame : scanned) {
     // A pin may show any slot found dead.

@@ -10,6 +10,7 @@
 //   holder
 //                   waits for readers and asks the oracle
 //   Shard::mutex    one shard's current extent; held while a new run is made
+//   commit_mutex    commits of new extents
 //   SizeClass::mutex, RetireQueue::mutex, worker_mutex   for a few instructions
 #ifndef DAXKV_KV_SPACE_IMPL_H_
 #define DAXKV_KV_SPACE_IMPL_H_
@@ -64,9 +65,15 @@ struct SizeClass {
   }
 };
 
+// A slot on its way back, and the word whose store unlinked it.
+struct Retired {
+  Address address;
+  const uint64_t* link;
+};
+
 struct alignas(64) RetireQueue {
   std::mutex mutex;
-  std::vector<Address> addresses;
+  std::vector<Retired> slots;
 };
 
 struct Space::Impl {
@@ -105,6 +112,9 @@ struct Space::Impl {
   absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t class_number);
   absl::StatusOr<Address> AllocateLarge(uint64_t size_bytes);
   absl::StatusOr<ExtentFrame*> AdoptRun(const dax::Run& run);
+  // Makes everything flushed by this thread, and all headers of new extents, durable; then commits
+  // the new extents' runs.
+  absl::Status DrainAndCommit();
   // Puts a frame into the list for its number of free slots, unless it is current or detached.
   void Relist(ExtentFrame* frame);
   // The same for one that was current or detached.
@@ -115,14 +125,15 @@ struct Space::Impl {
   void ReleaseSlot(ExtentFrame* frame, uint32_t slot);
 
   // ---- space_retire.cc; under `maintenance` ----
-  std::vector<Address> CollectRetired();
-  void FreeRetired(const std::vector<Address>& addresses);
+  std::vector<Retired> CollectRetired();
+  // Makes the stores that unlinked these slots durable, whether or not the threads that made them
+  // have come to do so.
+  absl::Status DrainLinks(const std::vector<Retired>& slots);
+  void FreeRetired(const std::vector<Retired>& slots);
   void FreeHeld();
   // Keeps a used slot that is dead until no pin may show it.
   void Hold(ExtentFrame* frame, uint32_t slot);
   bool IsPinned(const ExtentFrame& frame, uint32_t slot) const;
-  // Whether all that was unlinked before the last grace period is so on the medium, too.
-  bool UnlinksAreDurable();
   // Frees everything retired so far, unless pinned.
   void RetireRound();
   absl::Status TruncateExtent(ExtentFrame* frame, absl::Time deadline);
@@ -162,11 +173,17 @@ struct Space::Impl {
   std::mutex maintenance;
   LivenessOracle* oracle = nullptr;        // maintenance
   std::vector<ExtentFrame*> held_frames;   // maintenance: frames whose `held` is not empty
+  std::vector<Retired> undrained;          // maintenance: not freed as the medium failed
   std::map<Address, std::string> damaged;  // maintenance: extents that were refused, and why
+  bool synced_since_open = false;          // maintenance
   uint64_t truncated_extents = 0;          // maintenance
   uint64_t truncated_size_bytes = 0;       // maintenance
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
+
+  std::mutex commit_mutex;             // Held while runs are committed.
+  std::vector<dax::Run> uncommitted;   // commit_mutex: runs of new extents
+  std::atomic<size_t> uncommitted_count{0};
 
   std::mutex enumerate_mutex;
   std::atomic<bool> enumerated{false};

@@ -24,13 +24,13 @@ unsigned QueueNumber() {
 
 }  // namespace
 
-void Space::Retire(Address address) {
+void Space::Retire(Address address, const uint64_t* link) {
   RetireQueue& queue = impl_->retire_queues[QueueNumber()];
   bool many = false;
   {
     std::lock_guard<std::mutex> lock(queue.mutex);
-    queue.addresses.push_back(address);
-    many = queue.addresses.size() == kUrgentRetires;
+    queue.slots.push_back({address, link});
+    many = queue.slots.size() == kUrgentRetires;
   }
   // Relaxed: the worker looks into the queues under their mutexes; a round that clears the flag
   // collects what was queued before it was set.
@@ -46,49 +46,54 @@ void Space::Quiesce() {
   impl_->RetireRound();
 }
 
-std::vector<Address> Space::Impl::CollectRetired() {
+std::vector<Retired> Space::Impl::CollectRetired() {
   {
     std::lock_guard<std::mutex> lock(worker_mutex);
     retired_waiting.store(false, std::memory_order_relaxed);
   }
-  std::vector<Address> all;
+  std::vector<Retired> all = std::move(undrained);
+  undrained.clear();
   for (RetireQueue& queue : retire_queues) {
-    std::vector<Address> addresses;
+    std::vector<Retired> slots;
     {
       std::lock_guard<std::mutex> lock(queue.mutex);
-      addresses.swap(queue.addresses);
-      in_round_count.fetch_add(addresses.size(), std::memory_order_relaxed);
+      slots.swap(queue.slots);
+      in_round_count.fetch_add(slots.size(), std::memory_order_relaxed);
     }
-    all.insert(all.end(), addresses.begin(), addresses.end());
+    all.insert(all.end(), slots.begin(), slots.end());
   }
   return all;
 }
 
-// The store that unlinked a slot reaches the medium after its Retire: its writer waits for the
-// msync outside of any read section. Were the slot reused before, a power cut could leave the old
-// link and new bytes. Elsewhere the flush is part of the read section, and the grace period ends
-// it. If the medium fails, the slots stay used.
-bool Space::Impl::UnlinksAreDurable() {
-  return pool->media().media_class != dax::MediaClass::kPageCache || pool->Sync().ok();
-}
-
 void Space::Impl::RetireRound() {
-  const std::vector<Address> addresses = CollectRetired();
-  if (!addresses.empty()) {
+  std::vector<Retired> slots = CollectRetired();
+  if (!slots.empty()) {
     rcu::Synchronize();
-    if (UnlinksAreDurable()) {
-      FreeRetired(addresses);
+    if (DrainLinks(slots).ok()) {
+      FreeRetired(slots);
     } else {
-      in_round_count.fetch_sub(addresses.size(), std::memory_order_relaxed);
+      undrained = std::move(slots);  // What the medium holds is not known: they stay used.
     }
   }
   FreeHeld();
 }
 
+// The store that unlinked a slot reaches the medium after its Retire: its writer waits for the
+// msync outside of any read section. Were the slot reused before, a power cut could leave the old
+// link and new bytes. Elsewhere the flush is started in the read section, and complete after the
+// grace period, in which every processor passes a full barrier.
+absl::Status Space::Impl::DrainLinks(const std::vector<Retired>& slots) {
+  if (pool->media().media_class != dax::MediaClass::kPageCache) return absl::OkStatus();
+  for (const Retired& slot : slots) {
+    if (slot.link != nullptr) pool->Flush(slot.link, sizeof(*slot.link));
+  }
+  return pool->Drain();
+}
+
 // Frees slots whose readers have all left. Wrong addresses (from damaged nodes), slots already free
 // and slots of extents that are yet to be derived are passed over (E5).
-void Space::Impl::FreeRetired(const std::vector<Address>& addresses) {
-  for (const Address address : addresses) {
+void Space::Impl::FreeRetired(const std::vector<Retired>& slots) {
+  for (const auto& [address, link] : slots) {
     ExtentFrame* frame = FindFrame(address);
     if (frame == nullptr) {
       const absl::StatusOr<dax::Run> run = pool->FindRun(address >> dax::kPageShift);
@@ -106,7 +111,7 @@ void Space::Impl::FreeRetired(const std::vector<Address>& addresses) {
       ReleaseSlot(frame, *slot);
     }
   }
-  in_round_count.fetch_sub(addresses.size(), std::memory_order_relaxed);
+  in_round_count.fetch_sub(slots.size(), std::memory_order_relaxed);
 }
 
 // A pin that may show the slot was taken before the slot's grace period ended, so it is counted.
@@ -149,6 +154,9 @@ void Space::Impl::FreeHeld() {
 // goes first: as soon as the run is released, the pages may get a new frame.
 absl::Status Space::Impl::TruncateExtent(ExtentFrame* frame, absl::Time deadline) {
   const dax::Run run = frame->run();
+  // A released run must not be committed by a later Drain.
+  absl::Status committed = DrainAndCommit();
+  if (!committed.ok()) return committed;
   EraseFrame(frame);
   absl::Status status = mapping.Truncate(run.first_page, run.pages, deadline);
   if (!status.ok()) {

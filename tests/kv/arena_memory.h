@@ -128,7 +128,7 @@ class ArenaMemory : public Memory {
     std::lock_guard<std::mutex> lock(mutex_);
     Free(address);
   }
-  void Retire(Address address) override {
+  void Retire(Address address, const uint64_t* /*link*/) override {
     if (!rcu::InReadSection()) abort();
     if (!track_ && !reuse) return;  // Measurements: no bookkeeping.
     std::lock_guard<std::mutex> lock(mutex_);

@@ -36,7 +36,7 @@ struct SharedIndex {
       rcu::ReadGuard guard;
       const Address address = shared.entries[mine[i]].load();
       shared.entries[mine[i]].store(~address);
-      space.Retire(address);
+      space.Retire(address, nullptr);
       mine[i] = mine.back();
       mine.pop_back();
       continue;
@@ -46,6 +46,7 @@ struct SharedIndex {
     const absl::StatusOr<Address> address = space.Allocate(SlotKind::kRecord, size_bytes);
     if (!address.ok()) _exit(2);
     WriteRecord(space, *address, kValueRecord, 1, "key", std::string(size_bytes - 27, 'v'));
+    if (!space.Drain().ok()) _exit(2);  // The index refers to what is durable.
     const uint64_t entry = shared.count.fetch_add(1);
     while (entry >= SharedIndex::kEntries) pause();
     shared.entries[entry].store(*address);

@@ -106,7 +106,7 @@ TEST(SpaceStressTest, NobodyGetsASlotTwice) {
         const Address old = places[random() % kPlaces].exchange(address);
         if (old == kNullAddress) continue;
         ASSERT_TRUE(store.index().Remove(old));
-        store.space().Retire(old);
+        store.space().Retire(old, nullptr);
       }
     });
   }

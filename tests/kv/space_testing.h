@@ -147,23 +147,31 @@ class TestStore {
     } else {
       WriteRecord(*space_, *address, kValueRecord, sequence, "k", "");
     }
-    // A msync each would take minutes; these tests crash processes, not machines.
-    thread_local unsigned written = 0;
-    if (++written % 1024 == 0) {
-      EXPECT_TRUE(space_->Drain().ok());
-    }
     return *address;
   }
   Address Put(uint64_t size_bytes) {
     const Address address = NewRecord(size_bytes);
     EXPECT_NE(address, kNullAddress);
+    // An index refers to what is durable: this commits new extents too.
+    EXPECT_TRUE(space_->Drain().ok());
     EXPECT_TRUE(index_.Add(address)) << "slot " << address << " was handed out twice";
     return address;
+  }
+  // With one wait for the medium.
+  std::vector<Address> PutMany(size_t count, uint64_t size_bytes) {
+    std::vector<Address> addresses;
+    while (addresses.size() < count) addresses.push_back(NewRecord(size_bytes));
+    EXPECT_TRUE(space_->Drain().ok());
+    for (const Address address : addresses) {
+      EXPECT_NE(address, kNullAddress);
+      EXPECT_TRUE(index_.Add(address)) << "slot " << address << " was handed out twice";
+    }
+    return addresses;
   }
   void Remove(Address address) {
     rcu::ReadGuard guard;
     EXPECT_TRUE(index_.Remove(address));
-    space_->Retire(address);
+    space_->Retire(address, nullptr);
   }
   // Whether the record at `address` is all there and right.
   absl::Status Verify(Address address) {
@@ -184,6 +192,7 @@ class TestStore {
     return faults;
   }
   SpaceStats stats() {
+    EXPECT_TRUE(space_->Drain().ok());  // Commits new extents.
     const absl::StatusOr<SpaceStats> stats = space_->stats();
     EXPECT_TRUE(stats.ok()) << stats.status();
     return stats.ok() ? *stats : SpaceStats();
