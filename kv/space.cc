@@ -221,9 +221,9 @@ absl::Status Space::Drain() {
   return impl_->DrainAndCommit();
 }
 
-// Two drains, however many extents are new. Commit points: the words that CommitRuns stores. A crash
-// before one: that run is free, and nothing refers to it, as publishing comes after this; after it:
-// an extent without a reachable slot, which deriving finds empty.
+// Two drains, however many extents are new. Commit points: the words that CommitRuns stores. A
+// crash before one: that run is free, and nothing refers to it, as publishing comes after this;
+// after it: an extent without a reachable slot, which deriving finds empty.
 absl::Status Space::Impl::DrainAndCommit() {
   std::lock_guard<std::mutex> lock(commit_mutex);
   for (const dax::Run& run : uncommitted) FlushHeader(*pool, run);

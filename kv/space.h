@@ -26,7 +26,8 @@
 //       such a Close saves the map of each extent that its session changed. So neither allocating
 //       nor retiring ever writes to a map, and no crash between an unlink and its Retire can leak.
 //   E4  Only a wholly empty extent, detached from its arena, is truncated.
-//   E5  Slots of an extent without a frame are never handed out. Their retires are passed over, since
+//   E5  Slots of an extent without a frame are never handed out. Their retires are passed over,
+//   since
 //       deriving finds them; but where the saved map counts, it is loaded first.
 #ifndef DAXKV_KV_SPACE_H_
 #define DAXKV_KV_SPACE_H_
@@ -84,9 +85,9 @@ class Space : public Memory, public dax::ExtentProvider {
   dax::Mapping& mapping();
 
   // Memory. PresentUntil of a large record's address is the end of the record, if all of it is
-  // present; FaultIn makes all of it present. After kResourceExhausted from Allocate, or from a call
-  // of the index that allocates, MakeRoom and one more try tell whether the pool is really full
-  // (left alone, the worker thread makes room soon). Further statuses of Allocate:
+  // present; FaultIn makes all of it present. After kResourceExhausted from Allocate, or from a
+  // call of the index that allocates, MakeRoom and one more try tell whether the pool is really
+  // full (left alone, the worker thread makes room soon). Further statuses of Allocate:
   //   kInvalidArgument  a record of less than 24 bytes or more than key, value and header can have
   //   kInternal         the medium failed
   Address PresentUntil(Address address) const override;

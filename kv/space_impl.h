@@ -181,8 +181,8 @@ struct Space::Impl {
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
 
-  std::mutex commit_mutex;             // Held while runs are committed.
-  std::vector<dax::Run> uncommitted;   // commit_mutex: runs of new extents
+  std::mutex commit_mutex;            // Held while runs are committed.
+  std::vector<dax::Run> uncommitted;  // commit_mutex: runs of new extents
   std::atomic<size_t> uncommitted_count{0};
 
   std::mutex enumerate_mutex;
