@@ -66,7 +66,8 @@ class Index {
   // Finds `key` and calls `visit` with its record inside the ReadGuard. `visit` may return
   // kUnavailable to have the whole look-up done again after `visit`'s reason has passed (the index
   // leaves the guard and faults the record's extent in between). Any other status is returned.
-  //   kNotFound  no such key (an empty message: cheap)
+  //   kNotFound  no such key (an empty message: cheap). A slot whose tag was damaged into another
+  //              that may lie in the same lines hides its key; scans and Verify report it.
   //   kDataLoss  a damaged node or record on the way
   absl::Status Find(std::string_view key,
                     absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
