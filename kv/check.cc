@@ -69,14 +69,14 @@ absl::StatusOr<CheckReport> Engine::Check() const {
       [&](std::string fault) { checker.AddFault(std::move(fault)); });
   // Damage was reported line by line; anything else kept the walk from being done.
   if (!verified.ok() && !absl::IsDataLoss(verified)) return verified;
-  if (!verified.ok() && report.faults.empty()) checker.AddFault(std::string(verified.message()));
+  if (!verified.ok() && report.faults.empty()) checker.AddFault(verified.ToString());
 
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
     checker.AddRun(run);
     return absl::OkStatus();
   });
   if (absl::IsDataLoss(walked)) {
-    checker.AddFault(std::string(walked.message()));
+    checker.AddFault(walked.ToString());
   } else if (!walked.ok()) {
     return walked;
   }

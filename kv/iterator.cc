@@ -51,7 +51,7 @@ struct Iterator::Impl {
     end = true;
   }
   std::string_view KeyOf(const Entry& entry) const {
-    return std::string_view(bytes).substr(entry.key_offset, entry.key_size_bytes);
+    return {bytes.data() + entry.key_offset, entry.key_size_bytes};
   }
 
   const Engine* const engine;  // Null when the store was closed before.
@@ -75,7 +75,7 @@ absl::Status Iterator::Impl::Seek(std::string_view key) {
   DropBuffer();
   status = absl::OkStatus();
   damage = absl::OkStatus();
-  from.assign(std::max(key, std::string_view(options.lower_bound)));
+  from.assign(std::max<std::string_view>(key, options.lower_bound));
   last_key.clear();
   refill_records = kFirstRefillRecords;
   end = false;
@@ -179,8 +179,7 @@ std::string_view Iterator::key() const { return impl_->KeyOf(impl_->entries[impl
 std::string_view Iterator::value() const {
   const Impl::Entry& entry = impl_->entries[impl_->position];
   if (entry.value_pending) return impl_->pinned.record.value;
-  return std::string_view(impl_->bytes)
-      .substr(entry.key_offset + entry.key_size_bytes, entry.value_size_bytes);
+  return {impl_->bytes.data() + entry.key_offset + entry.key_size_bytes, entry.value_size_bytes};
 }
 
 }  // namespace daxkv::kv

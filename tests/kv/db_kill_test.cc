@@ -268,8 +268,8 @@ class KillTest : public testing::TestWithParam<Medium> {
       progress.acknowledged.store(begun);
     } else {
       ADD_FAILURE() << key << ": version " << acknowledged << " was acknowledged, " << begun
-                    << " begun; found " << (got.ok() ? got->substr(0, 20) : "nothing") << " of "
-                    << (got.ok() ? got->size() : 0) << " bytes";
+                    << " begun; found " << (got.ok() ? got->substr(0, got->find(';')) : "nothing")
+                    << " of " << (got.ok() ? got->size() : 0) << " bytes";
     }
   }
 
