@@ -1,16 +1,22 @@
 #include "dax/object_heap.h"
 
+#include <fcntl.h>
 #include <libpmemobj.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <exception>
 #include <libpmemobj++/persistent_ptr.hpp>
 #include <libpmemobj++/transaction.hpp>
 #include <mutex>
 #include <random>
+#include <string_view>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "dax/segment.h"
 
@@ -21,6 +27,7 @@ namespace {
 constexpr uint64_t kRootTypeNumber = 1;
 constexpr uint64_t kSegmentTypeNumber = 2;
 constexpr uint64_t kRootAlignment = 64;
+constexpr std::string_view kPoolSignature("PMEMOBJ\0", 8);
 constexpr uint64_t kChunkBytes = 256 << 10;  // libpmemobj's unit for large objects.
 
 // Runs `call`, which may throw as libpmemobj-cpp does.
@@ -86,6 +93,30 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string
   });
   if (!status.ok()) return status;
   return heap;
+}
+
+absl::Status ObjectHeap::CheckFirstFile(const std::string& file) {
+  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", file));
+  const absl::Cleanup close_fd = [fd] { close(fd); };
+  struct stat info = {};
+  if (fstat(fd, &info) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", file));
+  }
+  if (S_ISCHR(info.st_mode)) return absl::OkStatus();
+  if (static_cast<uint64_t>(info.st_size) < PMEMOBJ_MIN_POOL) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(file, " is ", info.st_size, " bytes long, shorter than any pool: it is not ",
+                     "one, or it was cut short"));
+  }
+  std::array<char, kPoolSignature.size()> first_bytes = {};
+  const ssize_t got = pread(fd, first_bytes.data(), first_bytes.size(), 0);
+  if (got < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", file));
+  if (std::string_view(first_bytes.data(), first_bytes.size()) != kPoolSignature) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(file, " does not begin as a pool does: it is something else"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& path) {

@@ -22,7 +22,12 @@ class ObjectHeap {
   // (size 0). Its root is written and its segment table empty.
   static absl::StatusOr<std::unique_ptr<ObjectHeap>> Create(const std::string& path,
                                                             uint64_t size_bytes);
-  // Opens one and checks its root.
+  // Whether `file` can be the first file of a pool, by its length and first bytes: libpmemobj maps
+  // it before it looks. A device passes.
+  //   kNotFound, kPermissionDenied  it can't be opened
+  //   kFailedPrecondition           it is not a pool, or was cut short
+  static absl::Status CheckFirstFile(const std::string& file);
+  // Opens one, whose first file was checked, and checks its root.
   //   kFailedPrecondition  not a pool of ours, a newer format, held by another process
   //   kDataLoss            the root is damaged
   static absl::StatusOr<std::unique_ptr<ObjectHeap>> Open(const std::string& path);

@@ -129,6 +129,11 @@ absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
 
   const absl::StatusOr<std::string> set_path = directory->PrepareToOpen();
   if (!set_path.ok()) return set_path.status();
+  const absl::Status checked = ObjectHeap::CheckFirstFile(directory->first_part_path());
+  if (absl::IsNotFound(checked)) {
+    return absl::DataLossError(absl::StrCat(directory->first_part_path(), " is missing"));
+  }
+  if (!checked.ok()) return checked;
   absl::StatusOr<std::unique_ptr<ObjectHeap>> opened = ObjectHeap::Open(*set_path);
   if (!opened.ok()) return opened.status();
   heap = *std::move(opened);
@@ -158,6 +163,10 @@ absl::Status Pool::Impl::CreateDirectory(const PoolOptions& options) {
 // Beside a fixed file lies its lock, PATH.lock. A device has none: libpmemobj locks it itself.
 absl::Status Pool::Impl::OpenFixed(const PoolOptions& options, PathType type) {
   if (type == PathType::kMissing && !options.create_if_missing) return NotFound(path);
+  if (type == PathType::kFile) {
+    // Before the lock, which would leave a file beside one that is not ours.
+    if (absl::Status status = ObjectHeap::CheckFirstFile(path); !status.ok()) return status;
+  }
   if (type != PathType::kDevice) {
     absl::StatusOr<std::unique_ptr<LockFile>> locked = LockFile::Acquire(path + ".lock", path);
     if (!locked.ok()) return locked.status();
@@ -281,9 +290,7 @@ absl::StatusOr<Run> Pool::AllocateRun(uint64_t pages, uint8_t kind, uint16_t own
   return impl_->space->AllocateRun(pages, kind, owner, used_bytes);
 }
 
-absl::Status Pool::CommitRuns(absl::Span<const Run> runs) {
-  return impl_->space->CommitRuns(runs);
-}
+absl::Status Pool::CommitRuns(absl::Span<const Run> runs) { return impl_->space->CommitRuns(runs); }
 absl::Status Pool::ReleaseRun(const Run& run) { return impl_->space->ReleaseRun(run); }
 absl::StatusOr<Run> Pool::FindRun(uint64_t page) const { return impl_->space->FindRun(page); }
 

@@ -52,6 +52,8 @@ class StoreDirectory {
 
   // From BeginCreation or PrepareToOpen on:
   const std::string& parts_path() const { return parts_path_; }
+  // The part that begins the pool.
+  std::string first_part_path() const { return parts_path_ + "/000000.pmem"; }
   uint64_t max_size_bytes() const { return max_size_bytes_; }
 
  private:

@@ -2,6 +2,7 @@
 //
 // Exit codes: 0 done; 1 no such key; 2 usage or malformed input; 3 I/O, resources, or a store that
 // can't be opened; 4 corrupt data; 130 interrupted. Errors are one line on stderr.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <functional>
@@ -11,7 +12,6 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "tools/commands.h"
 
 namespace daxkv::tools {
@@ -45,7 +45,10 @@ int ExitCodeOf(const absl::Status& status) {
 
 int Report(const absl::Status& status) {
   if (!status.ok()) {
-    const std::string line = absl::StrReplaceAll(status.message(), {{"\n", " "}});
+    // One line, and nothing that a terminal would take for a command.
+    std::string line(status.message());
+    std::replace_if(
+        line.begin(), line.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
     std::fprintf(stderr, "kvctl: %s\n", line.c_str());
   }
   return ExitCodeOf(status);
@@ -113,7 +116,9 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
                               [&line] { return Scan(line.store, line.scan); });
   AddRange(scan, line.scan.range);
   scan->add_option("--prefix", line.scan.prefix, "Only keys that begin so")->type_name("BYTES");
-  scan->add_option("--limit", line.scan.limit, "At most so many")->type_name("N");
+  scan->add_option("--limit", line.scan.limit, "At most so many")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
   scan->add_flag("--keys-only", line.scan.keys_only, "Print keys alone");
 
   AddCommand(app, line, "count", "Print the number of records",

@@ -217,6 +217,29 @@ TEST_F(PoolOpenTest, ADamagedSegmentTableIsDataLoss) {
   MustOpen(path_);
 }
 
+// libpmemobj maps such files before it looks at their size, and died of SIGBUS.
+TEST_F(PoolOpenTest, AnEmptiedFirstPartOrFileIsRefused) {
+  ASSERT_OK(MustOpen(path_)->Close());
+  const std::string part = path_ + "/parts/000000.pmem";
+  for (const uint64_t size_bytes : {uint64_t{0}, uint64_t{100}, uint64_t{4096}}) {
+    std::filesystem::resize_file(part, size_bytes);
+    EXPECT_EQ(OpenStatus().code(), absl::StatusCode::kFailedPrecondition) << OpenStatus();
+    EXPECT_TRUE(absl::StrContains(std::string(OpenStatus().message()), part)) << OpenStatus();
+  }
+  std::filesystem::remove(part);
+  EXPECT_EQ(OpenStatus().code(), absl::StatusCode::kDataLoss) << OpenStatus();
+
+  const std::string file = path_ + ".file";
+  for (const uint64_t size_bytes : {uint64_t{0}, uint64_t{100}, uint64_t{64} << 20}) {
+    std::ofstream(file) << "something else";
+    std::filesystem::resize_file(file, size_bytes);
+    const absl::Status status = Pool::Open(file, PoolOptions()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_FALSE(std::filesystem::exists(file + ".lock"));
+  }
+  std::filesystem::remove(file);
+}
+
 TEST_F(PoolOpenTest, ATruncatedPartIsRefused) {
 #ifdef __SANITIZE_ADDRESS__
   // libpmemobj 1.12 itself leaks its lanes when a heap turns out too short at open.
