@@ -155,7 +155,7 @@ TEST_P(DbTest, TellsWhatItHolds) {
   ASSERT_THAT(info.status(), IsOk());
   EXPECT_EQ(info->path, path());
   EXPECT_EQ(info->records, 2u);
-  EXPECT_EQ(info->key_value_size_bytes, 10u + (3 << 20) + 10u);
+  EXPECT_EQ(info->key_value_size_bytes, 10u + (uint64_t{3} << 20) + 10u);
   EXPECT_EQ(info->format_version, kFormatVersion);
   EXPECT_EQ(info->open_epoch, 1u);
   EXPECT_TRUE(info->was_clean);
@@ -171,12 +171,12 @@ TEST_P(DbTest, TellsWhatItHolds) {
 
 TEST_P(DbTest, CheckCountsWhatIsThere) {
   for (int i = 0; i < 500; ++i) ASSERT_THAT(db().Put(NumberedKey(i), "12345"), IsOk());
-  for (int i = 0; i < 100; ++i) ASSERT_THAT(db().Delete(NumberedKey(i * 3)), IsOk());
+  for (uint64_t i = 0; i < 100; ++i) ASSERT_THAT(db().Delete(NumberedKey(i * 3)), IsOk());
   absl::StatusOr<CheckReport> report = db().Check();
   ASSERT_THAT(report.status(), IsOk());
   EXPECT_THAT(report->faults, testing::IsEmpty());
   EXPECT_EQ(report->records, 400u);
-  EXPECT_EQ(report->record_size_bytes, 400u * (NumberedKey(0).size() + 5));
+  EXPECT_EQ(report->record_size_bytes, 400 * (NumberedKey(0).size() + 5));
   EXPECT_GT(report->nodes, 2u);
   EXPECT_GE(report->fences, 2u);
   EXPECT_GT(report->extents, 1u);
@@ -238,6 +238,7 @@ TEST_P(DbTest, CompactGivesEmptyExtentsBack) {
   constexpr int kRecords = 3000;
   std::vector<std::string> keys, values;
   std::vector<KeyValue> group;
+  group.reserve(kRecords);
   for (int i = 0; i < kRecords; ++i) {
     keys.push_back(NumberedKey(i));
     values.push_back(ValueFor(keys.back(), 0, 8000));

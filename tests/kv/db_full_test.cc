@@ -164,7 +164,7 @@ TEST(SmallFileSystemTest, SomebodyElseFillsIt) {
     {
       std::ofstream out(ballast);
       const std::string block(1 << 16, 'b');
-      while (out.write(block.data(), block.size()).flush()) {
+      while ((out << block).flush()) {
       }
     }
     Fill(**db, "more", 2000, &model);

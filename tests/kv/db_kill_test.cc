@@ -22,9 +22,9 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -100,6 +100,8 @@ class Writer {
   }
 
  private:
+  int Below(int limit) { return static_cast<int>(random_() % static_cast<uint64_t>(limit)); }
+
   void Require(const absl::Status& status) {
     if (status.ok() || absl::IsNotFound(status)) return;
     strncpy(ledger_.error, status.ToString().c_str(), sizeof(ledger_.error) - 1);
@@ -107,7 +109,7 @@ class Writer {
   }
 
   void WriteOne() {
-    const int i = random_() % kKeys;
+    const int i = Below(kKeys);
     const std::string key = OwnKey(number_, i);
     Progress& progress = ledger_.own[number_][i];
     const uint64_t version = progress.begun.load() + 1;
@@ -118,7 +120,7 @@ class Writer {
   }
 
   void PutContested() {
-    const int i = random_() % kContested;
+    const int i = Below(kContested);
     const std::string key = ContestedKey(i);
     Progress& progress = ledger_.contested[i][number_];
     const uint64_t version = progress.begun.load() + 1;
@@ -131,7 +133,7 @@ class Writer {
   void PutGroup() {
     std::vector<Progress*> members;
     std::vector<std::pair<std::string, std::string>> records;
-    const int first = random_() % kKeys;
+    const int first = Below(kKeys);
     for (int i = first; i < std::min(kKeys, first + kMaxGroup); ++i) {
       std::string key = OwnKey(number_, i);
       Progress& progress = ledger_.own[number_][i];
@@ -142,6 +144,7 @@ class Writer {
       members.push_back(&progress);
     }
     std::vector<KeyValue> group;
+    group.reserve(records.size());
     for (const auto& [key, value] : records) group.push_back({key, value});
     for (Progress* progress : members) progress->begun.fetch_add(1);
     Require(db_.PutGroup(group).status());
@@ -165,6 +168,7 @@ int RunChild(const std::string& store, const std::string& ledger_path) {
   }
   ledger->opened.store(true);
   std::vector<std::thread> threads;
+  threads.reserve(kMaxWriters);
   for (int i = 0; i < ledger->writers; ++i) {
     threads.emplace_back([&, i] { Writer(**db, *ledger, i).Run(); });
   }
@@ -192,7 +196,7 @@ class KillTest : public testing::TestWithParam<Medium> {
   void RunAndKill() {
     using std::chrono::milliseconds;
     ledger_->seed = random_();
-    ledger_->writers = 2 + random_() % 3;
+    ledger_->writers = 2 + static_cast<int>(random_() % 3);
     ledger_->compacts = random_() % 3 == 0;
     ledger_->opened.store(false);
     ledger_->error[0] = '\0';
@@ -324,9 +328,13 @@ int main(int argc, char** argv) {
   }
   testing::InitGoogleTest(&argc, argv);
   for (int i = 1; i < argc; ++i) {
-    if (absl::StartsWith(argv[i], "--rounds=")) {
-      daxkv::kv::rounds_each = atoi(argv[i] + strlen("--rounds="));
+    absl::string_view argument = argv[i];
+    if (absl::ConsumePrefix(&argument, "--rounds=") &&
+        absl::SimpleAtoi(argument, &daxkv::kv::rounds_each)) {
+      continue;
     }
+    std::cerr << argv[i] << ": unknown; --rounds=N is all there is\n";
+    return 2;
   }
   return RUN_ALL_TESTS();
 }
