@@ -40,6 +40,8 @@ def _system_libraries_impl(repository_ctx):
             ["-Wl,--pop-state"]
         )
         targets.append(_library(name, defines, linkopts))
+    for name, library in repository_ctx.attr.link_only.items():
+        targets.append(_library(name, [], ["-l" + library]))
     for name in repository_ctx.attr.header_only:
         targets.append(_library(name, [], []))
     repository_ctx.file("BUILD", "".join(targets))
@@ -49,6 +51,7 @@ system_libraries = repository_rule(
     doc = "Declares one cc_library for each system library.",
     attrs = {
         "header_only": attr.string_list(doc = "Targets that need no link flags."),
+        "link_only": attr.string_dict(doc = "Target name to library, for those unknown to pkg-config."),
         "pkg_config": attr.string_dict(doc = "Target name to pkg-config package name."),
     },
     configure = True,
