@@ -96,11 +96,13 @@ absl::Status Persister::Drain() {
     return absl::OkStatus();
   }
   std::vector<Range>* noted = FindNotes(identity_);
-  if (noted == nullptr) return absl::OkStatus();
+  if (noted == nullptr) return CheckMedium();
   Merge(*noted, kMergeGapBytes);
   absl::Status status;
   for (const Range& range : *noted) status.Update(WriteBack(range.first, range.last));
   noted->clear();
+  // Last: another thread's msync may have been told of what became of our pages.
+  status.Update(CheckMedium());
   return status;
 }
 
@@ -108,9 +110,18 @@ absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) {
   const auto* address = reinterpret_cast<const char*>(first);
   if (pmem_msync(address, last - first) == 0) return absl::OkStatus();
   const int error = errno;
+  // Release: pairs with the load in CheckMedium.
+  failed_.store(true, std::memory_order_release);
   return absl::InternalError(absl::StrCat(
       "msync of pool offsets ", address - base_, " to ", address - base_ + (last - first),
       " failed, the data there may not be durable: ", std::strerror(error)));
+}
+
+absl::Status Persister::CheckMedium() const {
+  if (!failed_.load(std::memory_order_acquire)) return absl::OkStatus();
+  return absl::InternalError(
+      "an earlier msync failed, and what was written since the one before it may be lost; close the "
+      "pool, see to the medium and open it again");
 }
 
 void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
@@ -131,7 +142,9 @@ absl::Status Persister::SyncAll(size_t size_bytes) {
   }
   if (std::vector<Range>* noted = FindNotes(identity_)) noted->clear();
   const auto first = reinterpret_cast<uintptr_t>(base_);
-  return WriteBack(first, first + size_bytes);
+  absl::Status status = WriteBack(first, first + size_bytes);
+  status.Update(CheckMedium());
+  return status;
 }
 
 }  // namespace daxkv::dax

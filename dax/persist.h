@@ -11,6 +11,7 @@
 #ifndef DAXKV_DAX_PERSIST_H_
 #define DAXKV_DAX_PERSIST_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,7 +27,10 @@ class Persister {
   Persister(MediaClass media_class, const char* base);
 
   void Flush(const void* address, size_t size_bytes);
-  // kInternal: an msync failed; the message has the pool offsets and the reason.
+  // kInternal: an msync failed, now or earlier, in any thread; the message has the pool offsets and
+  // the reason. Linux tells of a failed write-back once, to whoever asks first, and takes the pages
+  // for clean from then on: what other threads flushed may be lost as well, and no later msync
+  // would tell. So no drain succeeds after one has failed.
   absl::Status Drain();
   void CopyAndFlush(void* to, const void* from, size_t size_bytes);
   // Everything below base + size_bytes, whichever thread stored it.
@@ -34,11 +38,13 @@ class Persister {
 
  private:
   absl::Status WriteBack(uintptr_t first, uintptr_t last);
+  absl::Status CheckMedium() const;
 
   const bool page_cache_;
   const char* const base_;
   // Outlived by no note: threads hold it weakly.
   const std::shared_ptr<const Persister*> identity_;
+  std::atomic<bool> failed_{false};
 };
 
 }  // namespace daxkv::dax

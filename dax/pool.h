@@ -148,7 +148,8 @@ class Pool {
                                   uint64_t used_bytes);
   // Makes a reserved run live, durably. Commit point: the 8-byte store of its descriptor. A crash
   // before it: the run is free at the next open; after it: live. What the run holds must be durable
-  // before.
+  // before. For a live run it makes sure that it is durably so: one that a dead process committed
+  // may not be yet.
   //   kNotFound  no such run is reserved
   absl::Status CommitRun(const Run& run) { return CommitRuns(absl::MakeConstSpan(&run, 1)); }
   // The same for several with one wait for the medium; a crash may leave any of them live.
@@ -172,7 +173,7 @@ class Pool {
   // that this thread flushed is durable, as far as the medium's promise goes: clwb and sfence on
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
   // neighbouring ranges in one call. Drain's errors (kInternal with the range; EIO) mean that the
-  // data may not be durable.
+  // data may not be durable; after one, every later Drain fails, in each thread.
   void Flush(const void* address, size_t size_bytes);
   absl::Status Drain();
   absl::Status Persist(const void* address, size_t size_bytes) {

@@ -119,6 +119,22 @@ TEST_F(PersisterTest, AFailedMsyncNamesItsRange) {
   EXPECT_TRUE(absl::StrContains(std::string(status.message()), "8192 to 8292")) << status;
 }
 
+// The kernel reports a failed write-back once, to one of the threads that wait for it.
+TEST_F(PersisterTest, AfterAFailedMsyncNobodyIsToldThatAllIsWell) {
+  Persister persister(MediaClass::kPageCache, arena_);
+  persister.Flush(arena_, 8);
+  fail_with = EIO;
+  std::thread([&] {
+    persister.Flush(arena_ + 64, 8);
+    EXPECT_TRUE(absl::IsInternal(persister.Drain()));
+  }).join();
+  fail_with = 0;
+  EXPECT_TRUE(absl::IsInternal(persister.Drain()));
+  EXPECT_TRUE(absl::IsInternal(persister.Drain()));
+  EXPECT_TRUE(absl::IsInternal(persister.SyncAll(kArenaBytes)));
+  ASSERT_OK(Persister(MediaClass::kPageCache, arena_).Drain());
+}
+
 TEST_F(PersisterTest, OtherMediaNeedNoMsync) {
   for (const MediaClass media_class : {MediaClass::kDax, MediaClass::kVolatile}) {
     Persister persister(media_class, arena_);
