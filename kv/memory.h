@@ -52,6 +52,11 @@ class Memory {
   //   kInternal  the medium failed; what was flushed may not be durable
   virtual void Flush(const void* address, size_t size_bytes) = 0;
   virtual absl::Status Drain() = 0;
+  // Starts flushing what a process that died may have stored here without flushing it. We see its
+  // stores, but they may be in the processor's caches only, and a power cut would undo them: what
+  // they unlinked must not be reused before they are durable. A no-op where that is seen to
+  // otherwise, and after a clean close.
+  virtual void FlushInherited(const void* /*address*/, size_t /*size_bytes*/) {}
   // Copies into [to, to + size_bytes), past the cache where that is quicker, and flushes it.
   virtual void CopyAndFlush(Address to, const void* from, size_t size_bytes) {
     std::memcpy(At(to), from, size_bytes);

@@ -98,9 +98,9 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
 }
 
 // One 8-byte store. Before it is durable, an open still sees the unclean close and does the same.
+// Persisted even if the word has this value: a process that died may have stored but not flushed it.
 absl::Status Space::Impl::SetMapsValidSince(uint64_t epoch) {
   uint64_t& word = superblock()->maps_valid_since;
-  if (word == epoch) return absl::OkStatus();
   word = epoch;
   return pool->Persist(&word, sizeof(word));
 }
@@ -170,6 +170,9 @@ Address Space::PresentUntil(Address address) const {
   // No slot of a slab begins there (its map does): this is a large record, or a wrong address.
   const auto* header = reinterpret_cast<const ExtentHeader*>(At(begin));
   if (header->magic != kLargeMagic || header->self != begin) return end;
+  // Behind the first 2 MiB of a large run that is a value's bytes, which may look like anything.
+  const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(begin));
+  if (!run.ok() || run->offset() != begin) return end;
   const Address record_end = address + header->slot_size_bytes;
   while (end < record_end) {
     const std::optional<dax::Extent> next = mapping.LookUp(PageOf(end));
@@ -212,6 +215,13 @@ absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, d
 }
 
 void Space::Flush(const void* address, size_t size_bytes) {
+  impl_->pool->Flush(address, size_bytes);
+}
+
+// On a page cache, Derive syncs what a dead process left before it lets anything be reused.
+void Space::FlushInherited(const void* address, size_t size_bytes) {
+  const dax::Pool& pool = *impl_->pool;
+  if (pool.was_clean() || pool.media().media_class != dax::MediaClass::kDax) return;
   impl_->pool->Flush(address, size_bytes);
 }
 

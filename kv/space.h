@@ -97,6 +97,7 @@ class Space : public Memory, public dax::ExtentProvider {
   void Retire(Address address, const uint64_t* link) override;
   void Flush(const void* address, size_t size_bytes) override;
   absl::Status Drain() override;
+  void FlushInherited(const void* address, size_t size_bytes) override;
 
   // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,

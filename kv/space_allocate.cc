@@ -43,6 +43,7 @@ absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
 }
 
 void Space::Abandon(Address address) {
+  rcu::ReadGuard guard;  // Keeps the frame: freed of its last slot the extent may be truncated.
   ExtentFrame* frame = impl_->FindFrame(address);
   if (frame == nullptr) return;
   const std::optional<uint32_t> slot = frame->SlotAt(address);

@@ -38,9 +38,10 @@ absl::Status Space::Impl::EnumerateOnce() {
   absl::Status status = pool->ForEachRun([this](const dax::Run& run) {
     const bool large = run.kind == kLargeRun;
     const bool slab = run.kind == kSlabRun && run.owner < kSizeClasses;
-    if ((!large && !slab) || FindFrame(run.offset()) != nullptr) return absl::OkStatus();
+    if (!large && !slab) return absl::OkStatus();
     SizeClass& size_class = classes[large ? kLargeClass : run.owner];
     size_class.run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
+    if (FindFrame(run.offset()) != nullptr) return absl::OkStatus();  // A retire has loaded it.
     std::lock_guard<std::mutex> class_lock(size_class.mutex);
     size_class.unknown.push_back(run.offset());
     return absl::OkStatus();
@@ -74,8 +75,8 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
 }
 
 void Space::Impl::NoteDamage(Address extent, const absl::Status& status) {
-  // Not found: the run was released since it was listed.
-  if (status.ok() || absl::IsNotFound(status)) return;
+  // The run was released since it was listed, or is a new one in its place, with a frame.
+  if (status.ok() || absl::IsNotFound(status) || absl::IsAlreadyExists(status)) return;
   damaged.emplace(extent, std::string(status.message()));
 }
 
@@ -165,12 +166,10 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
     NoteDamage(extent, frame.status());
   }
   if (scanned.empty()) return absl::OkStatus();
+  // Completes the leaves' FlushInherited, too: every processor passes a full barrier.
   rcu::Synchronize();
-  // The process that died may not have come to the msync of what it unlinked.
-  if (pool->media().media_class == dax::MediaClass::kPageCache && !synced_since_open) {
-    if (absl::Status status = pool->Sync(); !status.ok()) return status;
-    synced_since_open = true;
-  }
+  absl::Status inherited = MakeInheritedDurable(scanned);
+  if (!inherited.ok()) return inherited;
   RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
   for (ExtentFrame* frame : scanned) {
     // A pin may show any slot found dead.
@@ -179,6 +178,20 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
   }
   FreeHeld();
   return absl::OkStatus();
+}
+
+// The process that died may not have come to the msync, or the flush, of what it unlinked and of the
+// runs that it committed.
+absl::Status Space::Impl::MakeInheritedDurable(const std::vector<ExtentFrame*>& scanned) {
+  if (pool->media().media_class == dax::MediaClass::kPageCache) {
+    if (synced_since_open) return absl::OkStatus();
+    absl::Status status = pool->Sync();
+    synced_since_open = status.ok();
+    return status;
+  }
+  std::vector<dax::Run> runs;
+  for (const ExtentFrame* frame : scanned) runs.push_back(frame->run());
+  return pool->CommitRuns(runs);
 }
 
 void Space::Impl::HoldFreeSlots(ExtentFrame* frame) {

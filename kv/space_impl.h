@@ -152,6 +152,7 @@ struct Space::Impl {
   // The rest under `maintenance`.
   absl::Status Derive(const std::vector<Address>& extents);
   absl::StatusOr<ExtentFrame*> ScanExtent(Address extent);
+  absl::Status MakeInheritedDurable(const std::vector<ExtentFrame*>& scanned);
   void HoldFreeSlots(ExtentFrame* frame);
   bool IsSlotLive(const ExtentFrame& frame, uint32_t slot);
   absl::Status DeriveSome(uint16_t class_number);

@@ -73,6 +73,14 @@ class ArenaMemory : public Memory {
     }
     return image;
   }
+  // What a restart finds after the process alone died: every store is seen, but what was not
+  // drained a later power cut may still undo.
+  std::unique_ptr<ArenaMemory> KilledImage() {
+    std::unique_ptr<ArenaMemory> image = CrashImage(256, 0);
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::memcpy(image->durable_, durable_, bump_);
+    return image;
+  }
   // The same after a clean close.
   std::unique_ptr<ArenaMemory> Reopened() { return CrashImage(256, 0); }
 
@@ -88,6 +96,7 @@ class ArenaMemory : public Memory {
   absl::Status FaultIn(Address address) override {
     if (rcu::InReadSection()) abort();
     ++faults;
+    if (fail_faults) return absl::ResourceExhaustedError("injected");
     if (address >= size_bytes_ || address < kExtentSizeBytes) {
       return absl::DataLossError("no extent at " + std::to_string(address));
     }
@@ -148,6 +157,9 @@ class ArenaMemory : public Memory {
       lines.insert(line);
     }
   }
+  void FlushInherited(const void* address, size_t size_bytes) override {
+    Flush(address, size_bytes);
+  }
   absl::Status Drain() override {
     if (rcu::InReadSection()) abort();
     if (before_drain) before_drain();
@@ -196,7 +208,7 @@ class ArenaMemory : public Memory {
   uint64_t used_size_bytes() const { return bump_; }
 
   std::atomic<uint64_t> flushes{0}, drains{0}, faults{0};
-  std::atomic<bool> fail_drains{false};
+  std::atomic<bool> fail_drains{false}, fail_faults{false};
   uint64_t allocations = 0, retires = 0;
   int64_t allocations_left = -1;  // -1: no limit.
   bool reuse = true;

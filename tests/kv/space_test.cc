@@ -287,6 +287,20 @@ TEST_P(SpaceTest, WrongAddressesHarmNothing) {
   EXPECT_EQ(store_.stats().used_slots, 2u);
 }
 
+// A value may hold anything, also what looks like the header of a large extent.
+TEST_P(SpaceTest, AValueThatLooksLikeAHeaderIsNoHeader) {
+  const Address large = store_.Put(5 * kMiB);
+  const Address second_block = (large & ~Address{4095}) + 2 * kMiB;
+  ExtentHeader forged = {};
+  forged.magic = kLargeMagic;
+  forged.self = second_block;
+  forged.slot_size_bytes = 1 << 30;
+  std::memcpy(store_.space().At(second_block), &forged, sizeof(forged));
+  rcu::ReadGuard guard;
+  EXPECT_EQ(store_.space().PresentUntil(second_block + kLargeRecordOffset),
+            second_block + 2 * kMiB);
+}
+
 // Puts until the pool is full, also after making room.
 std::vector<Address> FillPool(TestStore& store, uint64_t size_bytes) {
   std::vector<Address> slots;
