@@ -150,6 +150,10 @@ absl::Status Index::Impl::ClearMovedSlots(LeafNode& leaf, std::string_view fence
     // still leads to the record that moved.
     absl::StatusOr<RecordView> record = StableRecord(SlotAddress(seen));
     if (!record.ok()) return record.status();
+    // A damaged key must not cost the slot of a record that stayed.
+    if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(seen)) {
+      return Damaged(leaf.header.self, 0, "a slot leads to a record that is none of its tag");
+    }
     if (record->key.compare(fence) >= 0) StoreWord(slot, 0);
   }
   memory->Flush(leaf.slots, sizeof(leaf.slots));
@@ -202,6 +206,8 @@ absl::Status Index::Impl::SetUp(Address node, unsigned level) {
   }
   uint64_t overflow = 0;
   if (level == 0) {
+    // Whoever asks whether the index refers to a slot comes through here first.
+    memory->FlushInherited(Leaf(node).slots, sizeof(LeafNode::slots));
     LeafImage image = LeafImage::Of(Leaf(node));
     image.RebuildOverflow();
     overflow = image.overflow;

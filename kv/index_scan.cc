@@ -173,7 +173,10 @@ absl::StatusOr<bool> Index::Impl::RefersToNode(Address node) {
       rcu::ReadGuard guard;
       end = memory->PresentUntil(node);
     }
-    if (end == 0 && !memory->FaultIn(node).ok()) return false;
+    if (end != 0) break;
+    absl::Status status = memory->FaultIn(node);
+    if (absl::IsDataLoss(status)) return false;  // No extent there.
+    if (!status.ok()) return status;
   }
   if (end - node < kLeafSizeBytes) return false;
   // Only what is constant in a reachable node is read.
@@ -185,6 +188,7 @@ absl::StatusOr<bool> Index::Impl::RefersToNode(Address node) {
   std::string_view fence;
   if (header.low_fence != kNullAddress) {
     absl::StatusOr<RecordView> record = StableRecord(header.low_fence);
+    if (!record.ok() && !absl::IsDataLoss(record.status())) return record.status();
     if (!record.ok() || record->kind != kFenceRecord) return false;
     fence = record->key;
   }

@@ -177,6 +177,39 @@ TEST(IndexCrashTest, EveryDrainOfGroups) {
   EXPECT_GT(run.store().index().stats().leaves, 20u);
 }
 
+// A process dies between the store that unlinks a record and its flush, then the power fails. Who
+// has been told in between that the record is dead may have reused its slot, so the store must have
+// become durable (with the next drain).
+TEST(IndexCrashTest, WhatADeadProcessUnlinkedStaysUnlinked) {
+  IndexHarness store(4 << 20);
+  ASSERT_TRUE(store.Put("key", "value").ok());
+  Address record = kNullAddress;
+  ASSERT_TRUE(store.index()
+                  .Find("key",
+                        [&](const RecordView& found) {
+                          record = found.address;
+                          return absl::OkStatus();
+                        })
+                  .ok());
+  std::unique_ptr<ArenaMemory> killed;
+  store.memory().before_drain = [&] { killed = store.memory().KilledImage(); };
+  ASSERT_TRUE(store.Remove("key").ok());
+
+  absl::StatusOr<std::unique_ptr<IndexHarness>> second = IndexHarness::Open(std::move(killed));
+  ASSERT_TRUE(second.ok()) << second.status();
+  RecordView dead;
+  dead.address = record;
+  dead.key = "key";
+  absl::StatusOr<bool> refers = (*second)->index().RefersToRecord(dead);
+  ASSERT_TRUE(refers.ok() && !*refers) << refers.status();
+  ASSERT_TRUE((*second)->memory().Drain().ok());
+
+  absl::StatusOr<std::unique_ptr<IndexHarness>> third =
+      IndexHarness::Open((*second)->memory().CrashImage(0, 1));
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_TRUE(absl::IsNotFound((*third)->Get("key").status()));
+}
+
 // Splits of inner nodes and the growth of a third level: only drains that such splits bring.
 TEST(IndexCrashTest, InnerSplits) {
   CrashRun run(64 << 20);

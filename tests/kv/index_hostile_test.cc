@@ -140,6 +140,65 @@ class HostileTest : public ::testing::TestWithParam<Target> {
   std::map<SlotKind, std::vector<Address>> slots_;
 };
 
+// A live slot whose liveness can't be found out now is not dead.
+TEST(HostileLivenessTest, AFailedFaultKillsNothing) {
+  IndexHarness store(16 << 20);
+  for (uint64_t i = 0; i < 3000; ++i) ASSERT_TRUE(store.Put(Hashed(i), "value").ok());
+  std::vector<Address> leaves;
+  ASSERT_TRUE(store.index()
+                  .Verify(
+                      Index::VerifyOptions(),
+                      [&](SlotKind kind, Address address) {
+                        if (kind == SlotKind::kLeaf) leaves.push_back(address);
+                      },
+                      [](const std::string&) {})
+                  .ok());
+  store.Reopen();
+  store.memory().fail_faults = true;
+  for (const Address leaf : leaves) {
+    const absl::StatusOr<bool> refers = store.index().RefersToNode(leaf);
+    EXPECT_TRUE(!refers.ok() || *refers) << leaf;
+  }
+  store.memory().fail_faults = false;
+  for (const Address leaf : leaves) {
+    const absl::StatusOr<bool> refers = store.index().RefersToNode(leaf);
+    EXPECT_TRUE(refers.ok() && *refers) << leaf << ": " << refers.status();
+  }
+}
+
+// A crash left a split to finish, and damage made the key of a record that stayed look as if it had
+// moved: its slot must not be taken away.
+TEST(HostileLivenessTest, ADamagedKeyCostsNoSlotWhenASplitIsFinished) {
+  IndexHarness store(4 << 20);
+  std::unique_ptr<ArenaMemory> image;
+  Model model;
+  uint64_t n = 0;
+  for (; image == nullptr; ++n) {
+    ASSERT_LT(n, 1000u);
+    int drain = 0;
+    // A put that splits drains for its record, the new leaf, the link, and the slots that moved.
+    store.memory().before_drain = [&] {
+      if (++drain == 4) image = store.memory().CrashImage(0, 1);
+    };
+    ASSERT_TRUE(store.Put(Hashed(n), std::to_string(n)).ok());
+    model[Hashed(n)] = std::to_string(n);
+  }
+  const LeafNode& left = *reinterpret_cast<const LeafNode*>(image->At(*image->root()));
+  ASSERT_TRUE(left.header.next & kSplitUnfinished);
+  const std::string first = model.begin()->first;
+  for (const uint64_t slot : left.slots) {
+    if (slot == 0) continue;
+    char* key = image->At(SlotAddress(slot)) + sizeof(RecordHeader);
+    if (std::string_view(key, first.size()) == first) key[0] = 'z';
+  }
+  absl::StatusOr<std::unique_ptr<IndexHarness>> opened = IndexHarness::Open(std::move(image));
+  if (!opened.ok()) {
+    EXPECT_TRUE(absl::IsDataLoss(opened.status())) << opened.status();
+    return;
+  }
+  EXPECT_TRUE(absl::IsDataLoss((*opened)->Get(first).status()));
+}
+
 TEST_P(HostileTest, NeverCrashesNorLies) {
   int refused = 0, used = 0;
   for (const uint64_t keys : {3000, 16000}) {
