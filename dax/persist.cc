@@ -120,8 +120,8 @@ absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) {
 absl::Status Persister::CheckMedium() const {
   if (!failed_.load(std::memory_order_acquire)) return absl::OkStatus();
   return absl::InternalError(
-      "an earlier msync failed, and what was written since the one before it may be lost; close the "
-      "pool, see to the medium and open it again");
+      "an earlier msync failed, so other writes may be lost as well; close the pool, see to the "
+      "medium and open it again");
 }
 
 void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) {

@@ -98,7 +98,7 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
 }
 
 // One 8-byte store. Before it is durable, an open still sees the unclean close and does the same.
-// Persisted even if the word has this value: a process that died may have stored but not flushed it.
+// Persisted also when the word is so already: a process that died may not have flushed it.
 absl::Status Space::Impl::SetMapsValidSince(uint64_t epoch) {
   uint64_t& word = superblock()->maps_valid_since;
   word = epoch;

@@ -180,8 +180,8 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
   return absl::OkStatus();
 }
 
-// The process that died may not have come to the msync, or the flush, of what it unlinked and of the
-// runs that it committed.
+// The process that died may not have come to the msync, or the flush, of what it unlinked and of
+// the runs that it committed.
 absl::Status Space::Impl::MakeInheritedDurable(const std::vector<ExtentFrame*>& scanned) {
   if (pool->media().media_class == dax::MediaClass::kPageCache) {
     if (synced_since_open) return absl::OkStatus();
