@@ -4,10 +4,14 @@
 
 namespace daxkv::kv {
 
-absl::Status Index::Impl::Overcome(const Obstacle& obstacle) {
+absl::Status Index::Impl::Overcome(const Obstacle& obstacle, Address* gone) {
   switch (obstacle.kind) {
-    case Obstacle::Kind::kAbsentExtent:
-      return memory->FaultIn(obstacle.address);
+    case Obstacle::Kind::kAbsentExtent: {
+      absl::Status status = memory->FaultIn(obstacle.address);
+      if (!absl::IsDataLoss(status) || *gone == obstacle.address) return status;
+      *gone = obstacle.address;
+      return absl::OkStatus();
+    }
     case Obstacle::Kind::kNodeNotReady:
       return SetUp(obstacle.address, obstacle.level);
     case Obstacle::Kind::kNoView:

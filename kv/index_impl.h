@@ -124,7 +124,9 @@ struct Index::Impl {
   absl::Status CheckMedium() const;
 
   // ---- index_descend.cc
-  absl::Status Overcome(const Obstacle& obstacle);
+  // An extent that can't be faulted in may have been freed since, with all that led to it: that is
+  // no error until it is met again. `gone` remembers it between attempts.
+  absl::Status Overcome(const Obstacle& obstacle, Address* gone);
   absl::Status DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
                               const InnerView** view, Obstacle& obstacle) const;
   absl::Status DescendToLeaf(std::string_view key, LeafPosition* at, Obstacle& obstacle) const;
@@ -200,6 +202,7 @@ struct Index::Impl {
   // Runs an attempt until it meets no obstacle.
   template <typename Attempt>
   absl::Status Run(Attempt attempt) {
+    Address gone = kNullAddress;
     for (;;) {
       Obstacle obstacle;
       {
@@ -207,7 +210,7 @@ struct Index::Impl {
         absl::Status status = attempt(obstacle);
         if (!absl::IsUnavailable(status)) return status;
       }
-      if (absl::Status status = Overcome(obstacle); !status.ok()) return status;
+      if (absl::Status status = Overcome(obstacle, &gone); !status.ok()) return status;
     }
   }
 

@@ -77,6 +77,7 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
                                    std::string* next_from, bool* end) {
   // `from` may be *next_from's own bytes; that is written only when `from` is done with.
   std::vector<Address> absent;
+  Address gone = kNullAddress;
   for (;;) {
     Obstacle obstacle;
     {
@@ -98,11 +99,10 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
       }
       if (!absl::IsUnavailable(status)) return status;
     }
-    for (const Address address : absent) {
-      if (absl::Status status = memory->FaultIn(address); !status.ok()) return status;
-    }
+    // What can't be had is met again, unless it has gone.
+    for (const Address address : absent) memory->FaultIn(address).IgnoreError();
     absent.clear();
-    if (absl::Status status = Overcome(obstacle); !status.ok()) return status;
+    if (absl::Status status = Overcome(obstacle, &gone); !status.ok()) return status;
   }
 }
 

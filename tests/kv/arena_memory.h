@@ -97,6 +97,10 @@ class ArenaMemory : public Memory {
     if (rcu::InReadSection()) abort();
     ++faults;
     if (fail_faults) return absl::ResourceExhaustedError("injected");
+    if (on_fault) {
+      absl::Status status = on_fault(address);
+      if (!status.ok()) return status;
+    }
     if (address >= size_bytes_ || address < kExtentSizeBytes) {
       return absl::DataLossError("no extent at " + std::to_string(address));
     }
@@ -213,6 +217,7 @@ class ArenaMemory : public Memory {
   int64_t allocations_left = -1;  // -1: no limit.
   bool reuse = true;
   std::function<void()> before_drain, after_drain, on_allocate;
+  std::function<absl::Status(Address)> on_fault;
 
  private:
   struct Pending {

@@ -166,6 +166,40 @@ TEST(HostileLivenessTest, AFailedFaultKillsNothing) {
   }
 }
 
+// Between the look at a slot and the fault of its record's extent, another thread unlinks the
+// record and the extent is truncated: that is no damage.
+TEST(HostileLivenessTest, AnExtentThatGoesBeforeItsFaultIsNoDamage) {
+  IndexHarness store(16 << 20);
+  const std::string large(100000, 'l');
+  for (const char* key : {"deleted", "replaced", "scanned"}) {
+    ASSERT_TRUE(store.Put(key, large).ok());
+  }
+  store.Reopen();
+  // Runs `change` when a large record is about to be faulted in, which then fails.
+  const auto at_fault = [&store](std::function<void()> change) {
+    store.memory().on_fault = [&store, change](Address address) -> absl::Status {
+      const auto* header = reinterpret_cast<const RecordHeader*>(store.memory().At(address));
+      if (address % ArenaMemory::kExtentSizeBytes != 0 || header->value_size_bytes != 100000) {
+        return absl::OkStatus();
+      }
+      const std::function<void()> once = change;
+      store.memory().on_fault = nullptr;
+      once();
+      return absl::DataLossError("no extent there");
+    };
+  };
+  at_fault([&] { EXPECT_TRUE(store.Remove("deleted").ok()); });
+  EXPECT_TRUE(absl::IsNotFound(store.Get("deleted").status())) << store.Get("deleted").status();
+  at_fault([&] { EXPECT_TRUE(store.Put("replaced", "small").ok()); });
+  absl::StatusOr<std::string> replaced = store.Get("replaced");
+  ASSERT_TRUE(replaced.ok()) << replaced.status();
+  EXPECT_EQ(*replaced, "small");
+  at_fault([&] { EXPECT_TRUE(store.Remove("scanned").ok()); });
+  absl::StatusOr<Model> scanned = store.Scan();
+  ASSERT_TRUE(scanned.ok()) << scanned.status();
+  EXPECT_EQ(*scanned, (Model{{"replaced", "small"}}));
+}
+
 // A crash left a split to finish, and damage made the key of a record that stayed look as if it had
 // moved: its slot must not be taken away.
 TEST(HostileLivenessTest, ADamagedKeyCostsNoSlotWhenASplitIsFinished) {
