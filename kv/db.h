@@ -55,7 +55,7 @@ struct Options {
   dax::PoolShape shape = dax::PoolShape::kDirectory;
   // kFixed: the file's size, 16 MiB or more; 0 for a device, which is used whole.
   uint64_t fixed_size_bytes = 0;
-  // kDirectory: what the store may grow to, 64 MiB..64 TiB. It is address space, not blocks.
+  // kDirectory: what the store may grow to, 64 MiB..16 TiB. It is address space, not blocks.
   uint64_t max_size_bytes = uint64_t{1} << 40;
   // Whether Get, Pin and iterators check each record's CRC32C before they hand it out.
   bool verify_checksums = true;
@@ -198,7 +198,9 @@ class Db {
   // Everything acknowledged so far becomes as durable as the medium can make it.
   absl::Status Sync();
   // Gives wholly empty extents and spare blocks back to the file system. Waits for pins up to
-  // `deadline`; extents still pinned then are left.
+  // `deadline`; extents still pinned then are left. While it waits, nothing that was deleted comes
+  // free, and a Put that finds the store full waits too: a thread that holds a pin should not put
+  // meanwhile unless the deadline is near.
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline = absl::InfinitePast());
   // Walks and verifies everything. No writer may run meanwhile. An unclean pool is recovered
   // first, so what is reported is damage or a leak. The status is OK also when faults were found
