@@ -197,7 +197,7 @@ TEST_P(DbTest, SyncSucceeds) {
 }
 
 TEST_P(DbTest, ASecondOpenIsRefused) {
-  const absl::Status second = Db::Open(path(), Options()).status();
+  const absl::Status second = Db::Open(path(), TestOptions()).status();
   EXPECT_THAT(second, HasCode(absl::StatusCode::kFailedPrecondition));
   EXPECT_THAT(second.message(), HasSubstr(absl::StrCat(getpid())));
 }
@@ -206,7 +206,7 @@ TEST_P(DbTest, ObeysTheCreationOptions) {
   CloseCleanly();
   options_.error_if_exists = true;
   EXPECT_THAT(Db::Open(path(), options_).status(), HasCode(absl::StatusCode::kAlreadyExists));
-  options_ = Options();
+  options_ = TestOptions();
   options_.create_if_missing = false;
   EXPECT_THAT(Db::Open(path() + "-none", options_).status(), HasCode(absl::StatusCode::kNotFound));
   Open();
@@ -259,7 +259,7 @@ TEST_P(DbTest, CompactGivesEmptyExtentsBack) {
 // A fixed file has another shape, and otherwise the same contract.
 TEST_P(DbTest, AFixedFileIsAStoreToo) {
   const std::string file = path() + "-file";
-  Options options;
+  Options options = TestOptions();
   options.shape = dax::PoolShape::kFixed;
   options.fixed_size_bytes = 64 << 20;
   {
@@ -268,7 +268,7 @@ TEST_P(DbTest, AFixedFileIsAStoreToo) {
     ASSERT_THAT((*fixed)->Put("a", std::string(5 << 20, 'a')), IsOk());
     ASSERT_THAT((*fixed)->Close(), IsOk());
   }
-  absl::StatusOr<std::unique_ptr<Db>> fixed = Db::Open(file, Options());
+  absl::StatusOr<std::unique_ptr<Db>> fixed = Db::Open(file, TestOptions());
   ASSERT_THAT(fixed.status(), IsOk());
   EXPECT_EQ((*fixed)->GetInfo()->shape, dax::PoolShape::kFixed);
   EXPECT_EQ((*fixed)->Get("a")->size(), 5u << 20);

@@ -89,7 +89,7 @@ INSTANTIATE_ON_BOTH_MEDIA(FullTest);
 
 TEST_P(FullTest, AFixedPool) {
   TemporaryDirectory directory(GetParam());
-  Options options;
+  Options options = TestOptions();
   options.shape = dax::PoolShape::kFixed;
   options.fixed_size_bytes = 32 << 20;
   absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory.Path("store"), options);
@@ -100,7 +100,7 @@ TEST_P(FullTest, AFixedPool) {
 
 TEST_P(FullTest, AFullPoolReopens) {
   TemporaryDirectory directory(GetParam());
-  Options options;
+  Options options = TestOptions();
   options.shape = dax::PoolShape::kFixed;
   options.fixed_size_bytes = 16 << 20;
   Model model;
@@ -142,7 +142,7 @@ class SmallFileSystem {
 TEST(SmallFileSystemTest, ItIsFull) {
   SmallFileSystem file_system(96 << 20);
   if (!file_system.mounted()) GTEST_SKIP() << "can't mount a tmpfs here: " << file_system.error();
-  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), TestOptions());
   ASSERT_THAT(db.status(), IsOk());
   FillAndEmptyRepeatedly(**db);
   EXPECT_THAT((*db)->Close(), IsOk());
@@ -153,7 +153,7 @@ TEST(SmallFileSystemTest, SomebodyElseFillsIt) {
   if (!file_system.mounted()) GTEST_SKIP() << "can't mount a tmpfs here: " << file_system.error();
   Model model;
   {
-    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), TestOptions());
     ASSERT_THAT(db.status(), IsOk());
     for (int i = 0; i < 1000; ++i) {
       const std::string key = NumberedKey(i);
@@ -178,7 +178,7 @@ TEST(SmallFileSystemTest, SomebodyElseFillsIt) {
     EXPECT_THAT((*db)->Put("after", std::string(1 << 20, 'a')), IsOk());
     model["after"] = std::string(1 << 20, 'a');
   }
-  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), Options());
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(file_system.Path("store"), TestOptions());
   ASSERT_THAT(db.status(), IsOk());
   ExpectEqual(**db, model);
 }

@@ -161,7 +161,7 @@ int RunChild(const std::string& store, const std::string& ledger_path) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   Ledger* ledger = MapLedger(ledger_path);
   if (ledger == nullptr) return 2;
-  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store, Options());
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store, TestOptions());
   if (!db.ok()) {
     strncpy(ledger->error, db.status().ToString().c_str(), sizeof(ledger->error) - 1);
     return 1;
@@ -227,7 +227,7 @@ class KillTest : public testing::TestWithParam<Medium> {
   }
 
   void VerifyStore() {
-    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store(), Options());
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store(), TestOptions());
     ASSERT_THAT(db.status(), IsOk());
     // Sometimes the lazy recovery of a reader comes first, sometimes the full one of Check.
     const bool check_first = random_() % 2 == 0;

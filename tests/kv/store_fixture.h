@@ -14,6 +14,14 @@
 
 namespace daxkv::kv {
 
+// Options as they are, but for the address space that a store may grow to: ThreadSanitizer leaves
+// a process no room for the default's.
+inline Options TestOptions() {
+  Options options;
+  options.max_size_bytes = uint64_t{64} << 30;
+  return options;
+}
+
 enum class Medium { kTmpfs, kDisk };
 std::string MediumName(const testing::TestParamInfo<Medium>& info);
 
@@ -71,7 +79,7 @@ class StoreTest : public testing::TestWithParam<Medium> {
 
   std::string GetOrDie(std::string_view key);
 
-  Options options_;
+  Options options_ = TestOptions();
 
  private:
   TemporaryDirectory directory_;
