@@ -12,8 +12,7 @@
 //
 // Invariants
 //   F1  A Folio has a mapping exactly while that mapping holds an entry of its frame and order;
-//   both
-//       change under the mapping's array lock.
+//       both change under the mapping's array lock.
 //   F2  A pin is counted at the Folio of the entry that it was taken on, and stays there when that
 //       entry is split. So an extent is busy if its own Folio or one of a larger block around it
 //       has pins. The converse never happens: an extent is installed only where nothing smaller is.

@@ -2,14 +2,12 @@
 //
 // How the kernel's invariants (fs/dax.c) are met
 //   I1  balance       A Sleeper belongs to one sleep; whoever locks gets an EntryLock or a
-//   LayoutBreak
-//                     whose end unlocks. Nothing else is ever "got".
+//                     LayoutBreak whose end unlocks. Nothing else is ever "got".
 //   I2  unlock value  EntryLock keeps the exact word, Unlock exchanges it and stops on a mismatch.
 //   I3  one key       (this, first index of the entry seen), entered under the array lock.
 //   I4  after sleep   every loop begins with a fresh lookup and keeps no local of an older one.
 //   I5  baton         exclusive sleepers come back to lock; woken, they lock, sleep again behind
-//   the
-//                     new holder, or find the entry gone, whose eraser woke all.
+//                     the new holder, or find the entry gone, whose eraser woke all.
 //   I6  who is woken  Unlock: WakeOne. Erase and split: WakeAll with the old entry's key.
 //   I7  no sleep under RCU: checked at each sleep. LockFrame keeps only the FrameTable across one.
 //   I8  re-check      LockFrame looks the entry up under the array lock and compares frames.

@@ -114,9 +114,7 @@ absl::Status Engine::Close() {
     return absl::FailedPreconditionError(
         absl::StrCat(pins, " pins are still held; release every PinnedValue and iterator first"));
   }
-  const uint64_t last_sequence = last_sequence_.load(std::memory_order_relaxed);
   absl::Status closed = space_->Close();
-  if (closed.ok()) closed = SaveLastSequence(*pool_, last_sequence);
   index_.reset();
   space_.reset();
   // Without what came before, the pool must not be marked clean.

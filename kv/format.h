@@ -36,7 +36,7 @@ enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
 //       12    4  CRC32C of bytes 0..11, seed 0
 //       16    8  root: address of the root node in bits 0..47, its level in bits 48..55.
 //                Replaced by one 8-byte store when the tree grows a level.
-//       24    8  last sequence number given out, valid after a clean close only
+//       24    8  zero
 //       32    8  maps valid since: maps that extents saved in an older open epoch do not count. Raised
 //                to the epoch of the first open after a crash.
 //       40   24  zero
@@ -45,9 +45,9 @@ struct Superblock {
   uint32_t format_version;
   uint32_t checksum;
   uint64_t root;
-  uint64_t last_sequence;
+  uint64_t reserved0;
   uint64_t maps_valid_since;
-  uint64_t reserved[3];
+  uint64_t reserved1[3];
 };
 inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0SB"
 static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&

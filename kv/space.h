@@ -27,8 +27,7 @@
 //       nor retiring ever writes to a map, and no crash between an unlink and its Retire can leak.
 //   E4  Only a wholly empty extent, detached from its arena, is truncated.
 //   E5  Slots of an extent without a frame are never handed out. Their retires are passed over,
-//   since
-//       deriving finds them; but where the saved map counts, it is loaded first.
+//       since deriving finds them; but where the saved map counts, it is loaded first.
 #ifndef DAXKV_KV_SPACE_H_
 #define DAXKV_KV_SPACE_H_
 

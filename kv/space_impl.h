@@ -7,8 +7,7 @@
 //
 // Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
 //   maintenance     deriving, freeing of retired slots, truncation: one thread at a time. Its
-//   holder
-//                   waits for readers and asks the oracle
+//                   holder waits for readers and asks the oracle
 //   Shard::mutex    one shard's current extent; held while a new run is made
 //   commit_mutex    commits of new extents
 //   SizeClass::mutex, RetireQueue::mutex, worker_mutex   for a few instructions

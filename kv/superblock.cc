@@ -71,19 +71,13 @@ absl::Status CommitSuperblock(dax::Pool& pool) {
   complete.format_version = kFormatVersion;
   superblock->format_version = complete.format_version;
   superblock->checksum = ChecksumOf(complete);
-  superblock->last_sequence = 0;
-  for (uint64_t& word : superblock->reserved) word = 0;
+  superblock->reserved0 = 0;
+  for (uint64_t& word : superblock->reserved1) word = 0;
   absl::Status persisted = pool.Persist(superblock, sizeof(*superblock));
   if (!persisted.ok()) return persisted;
   // Commits the store's creation.
   __atomic_store_n(&superblock->magic, kSuperblockMagic, __ATOMIC_RELEASE);
   return pool.Persist(&superblock->magic, sizeof(superblock->magic));
-}
-
-absl::Status SaveLastSequence(dax::Pool& pool, uint64_t last_sequence) {
-  Superblock* superblock = SuperblockOf(pool);
-  superblock->last_sequence = last_sequence;
-  return pool.Persist(&superblock->last_sequence, sizeof(superblock->last_sequence));
 }
 
 }  // namespace daxkv::kv

@@ -27,9 +27,6 @@ absl::Status PrepareSuperblock(dax::Pool& pool);
 // nothing refers to it. kInternal when the medium fails.
 absl::Status CommitSuperblock(dax::Pool& pool);
 
-// Notes the last sequence number given out, durably. kInternal when the medium fails.
-absl::Status SaveLastSequence(dax::Pool& pool, uint64_t last_sequence);
-
 }  // namespace daxkv::kv
 
 #endif  // DAXKV_KV_SUPERBLOCK_H_

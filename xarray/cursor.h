@@ -31,16 +31,13 @@
 //
 // Invariants
 // C1. A cursor's position is valid inside one read section, or while the lock is held and nobody
-// but
-//     this cursor changes the array. When that ends, Pause() (go on behind the current entry) or
-//     Reset() (look at the same index again) before the next call.
+//     but this cursor changes the array. When that ends, Pause() (go on behind the current entry)
+//     or Reset() (look at the same index again) before the next call.
 // C2. index() is where the caller looks: Find moves it forwards to the first index, at or behind
-// its
-//     old place, that the found entry covers. first()..last() is the whole entry. Marked and
+//     its old place, that the found entry covers. first()..last() is the whole entry. Marked and
 //     unmarked searches behave the same.
 // C3. Searches meet each entry once, in ascending order, also when they start in its middle, and
-// end
-//     at UINT64_MAX.
+//     end at UINT64_MAX.
 // C4. Under RCU a search may meet an entry that a writer replaces at that moment; entry, range and
 //     order that the cursor reports belong together all the same.
 //

@@ -11,9 +11,8 @@
 // T3. Readers go down only; parent pointers are the writer's. So there is no second path to a node.
 // T4. Marks are cleared before null is published, and united before a larger entry is.
 // T5. A value entry that may be exchanged in place never moves from one slot to another unless by
-// an
-//     atomic exchange: growing takes it out of the head by compare-exchange, and shrinking leaves a
-//     value in its node instead of moving it to the head.
+//     an atomic exchange: growing takes it out of the head by compare-exchange, and shrinking
+//     leaves a value in its node instead of moving it to the head.
 #ifndef DAXKV_XARRAY_TREE_H_
 #define DAXKV_XARRAY_TREE_H_
 

@@ -24,20 +24,17 @@
 // X1. Null means "nothing there". It has no order, carries no mark, is never a conflict and is
 //     skipped by every search. Storing null erases.
 // X2. Store(index, order, entry) works on the aligned block of 2^order indices around `index`.
-// Smaller
-//     entries inside the block go, and their marks unite in the new one. An entry that is larger
-//     than the block and covers it is replaced *as a whole*: it keeps its own order (so the holder
-//     of any index of a huge entry can update it) and its marks. To make entries smaller: erase, or
-//     Cursor::Split.
+//     Smaller entries inside the block go, and their marks unite in the new one. An entry that is
+//     larger than the block and covers it is replaced *as a whole*: it keeps its own order (so the
+//     holder of any index of a huge entry can update it) and its marks. To make entries smaller:
+//     erase, or Cursor::Split.
 // X3. Erasing any covered index erases the whole entry.
 // X4. Marks belong to the entry, whichever covered index they are set or asked through. Replacing
-// an
-//     entry keeps them, erasing clears them.
+//     an entry keeps them, erasing clears them.
 // X5. Ranges are closed, [first, last], and may end at UINT64_MAX.
 // X6. Pointers stored are the caller's. The array frees only its nodes, after a grace period.
 // X7. A mutating call that runs out of memory says so and leaves the array as it was. Overwriting
-// and
-//     erasing need no memory.
+//     and erasing need no memory.
 //
 // Thread safety: every call below may run concurrently with every other, except the destructor. A
 // caller that holds the lock must not make plain mutating calls (self-deadlock); it uses a Cursor.
