@@ -10,6 +10,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "xarray/cursor.h"
+#include "xarray/entry_range.h"
 #include "xarray/xarray.h"
 
 namespace daxkv::xarray {
@@ -29,14 +30,12 @@ class XArrayMap {
   void Erase(uint64_t key) { array_.Erase(key); }
   template <typename Fn>
   void ForEach(Fn fn) {
-    Cursor cursor(array_);
-    rcu::ReadGuard guard;
-    while (Entry entry = cursor.FindNext()) fn(entry.value());
+    for (const Located at : array_.Entries()) fn(at.entry.value());
   }
   XArray& array() { return array_; }
 
  private:
-  XArray array_;
+  XArray array_{InPlaceExchange::kNever};  // as none of the other maps allows
 };
 
 class JudyMap {

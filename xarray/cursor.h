@@ -129,6 +129,7 @@ class BasicCursor {
   // this call fails, or the remover gets `desired` returned. Not so for the many small entries that
   // a larger Store sweeps away, nor for Split: their caller must have ruled out concurrent
   // exchanges (dax holds the entry locks).
+  // Of an array made with InPlaceExchange::kAllowed only (asserted; always false on others).
   bool CompareExchangeInPlace(Entry expected, Entry desired);
 
   // ---- Changing ----
@@ -168,6 +169,7 @@ class BasicCursor {
 
  private:
   friend class BasicXArray<kSlotShift>;
+  friend class EntryRange<kSlotShift>;
   using Tree = internal::Tree<kSlotShift>;
   using Node = internal::Node<kSlotShift>;
   using Tie = internal::Tie;
@@ -176,7 +178,12 @@ class BasicCursor {
 
   explicit BasicCursor(Tree* tree, uint64_t index) : tree_(tree), index_(index), next_(index) {}
 
-  void Forget() { current_ = Place(); }
+  void Forget() {
+    at_end_ = AtEnd();
+    current_ = Place();
+  }
+  // Whether the current entry, or the last search without success, reached UINT64_MAX.
+  bool AtEnd() const { return at_end_ || (current() && next_ == 0); }
   Entry Arrive(const Place& place, uint64_t index);
   Entry NotFound(uint64_t last);
   Entry Search(uint64_t index, uint64_t last, int mark);
@@ -199,18 +206,22 @@ class BasicCursor {
 // Inline for the speed of iteration: mostly the next entry is in the next slot.
 template <unsigned kSlotShift>
 inline Entry BasicCursor<kSlotShift>::FindNext(uint64_t last) {
+  Node* const node = current_.node;
   const unsigned slot = current_.slot + current_.slots;
+  const uint64_t index = next_;
   Entry entry;
-  if (current_.node == nullptr || slot >= Node::kSlots || at_end_ || next_ > last ||
-      !current_.node->ReadSingle(slot, &entry) || entry.is_null() || entry.is_internal()) {
+  // Behind UINT64_MAX there are only empty slots, or none.
+  if (__builtin_expect(node == nullptr || slot >= Node::kSlots || index > last ||
+                           !node->ReadSingle(slot, &entry) || entry.is_null() ||
+                           entry.is_internal(),
+                       false)) {
     return SearchNext(last, kUnmarked);
   }
   current_.entry = entry;
   current_.slot = slot;
   current_.slots = 1;
-  index_ = next_;
-  next_ = index_ + (uint64_t{1} << current_.node->shift);
-  at_end_ = next_ == 0;
+  index_ = index;
+  next_ = index + (uint64_t{1} << node->shift);
   return entry;
 }
 

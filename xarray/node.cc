@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "xarray/node_pool.h"
+
 namespace daxkv::xarray::internal {
 namespace {
 
@@ -11,19 +13,41 @@ std::atomic<int64_t> g_live_nodes{0};
 std::atomic<bool (*)()> g_allow_allocation{nullptr};
 std::atomic<void (*)(const void*)> g_retire_stall{nullptr};
 
+// The sanitizers find a use after free in memory of their own allocators only.
+#if defined(__SANITIZE_ADDRESS__) || defined(DAXKV_RCU_TSAN)
+constexpr bool kUsePool = false;
+#elif defined(__has_feature)
+constexpr bool kUsePool = !__has_feature(address_sanitizer);
+#else
+constexpr bool kUsePool = true;
+#endif
+
 template <unsigned kSlotShift>
 Node<kSlotShift>* AllocateNode() {
+  using Node = Node<kSlotShift>;
   bool (*allow)() = g_allow_allocation.load(std::memory_order_acquire);
   if (allow != nullptr && !allow()) return nullptr;
-  auto* node = new (std::nothrow) Node<kSlotShift>();
+  Node* node;
+  if constexpr (kUsePool) {
+    void* memory = NodePool<sizeof(Node)>::Get().Allocate();
+    node = memory == nullptr ? nullptr : new (memory) Node();
+  } else {
+    node = new (std::nothrow) Node();
+  }
   if (node != nullptr) g_live_nodes.fetch_add(1, std::memory_order_relaxed);
   return node;
 }
 
 template <unsigned kSlotShift>
 void FreeNode(Node<kSlotShift>* node) {
+  using Node = Node<kSlotShift>;
   g_live_nodes.fetch_sub(1, std::memory_order_relaxed);
-  delete node;
+  if constexpr (kUsePool) {
+    node->~Node();
+    NodePool<sizeof(Node)>::Get().Free(node);
+  } else {
+    delete node;
+  }
 }
 
 // Spins briefly, then lets a preempted writer run.
@@ -92,6 +116,7 @@ template <unsigned kSlotShift>
 void NodeReserve<kSlotShift>::PutBack(Node<kSlotShift>* node) {
   // Whatever a writer had prepared in it goes.
   node->count = 0;
+  node->full = 0;
   for (auto& bits : node->marks) bits.store(0, std::memory_order_relaxed);
   for (auto& slot : node->slots) slot.store(0, std::memory_order_relaxed);
   Push(node);

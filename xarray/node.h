@@ -35,8 +35,11 @@ struct Tie {
 // N5. tie_version is odd while ties of this node change shape, and even numbers never repeat.
 //     Whoever follows a sibling checks it: between the loads of the sibling and of the canonical
 //     slot, the latter may have got an entry that never covered the former.
+// N6. full is the writer's note for Alloc: bit i set means that slot i holds a node with no free
+// index
+//     below. A clear bit means nothing.
 template <unsigned kSlotShift>
-struct Node : rcu::Head {
+struct alignas(64) Node : rcu::Head {
   static constexpr unsigned kSlots = 1u << kSlotShift;
   static constexpr unsigned kSlotMask = kSlots - 1;
 
@@ -59,11 +62,11 @@ struct Node : rcu::Head {
   void Publish(unsigned slot, Entry entry) {
     slots[slot].store(entry.raw(), std::memory_order_release);
   }
-  // Replaces an entry and returns the last one: atomically, for a value, since an in-place exchange
-  // may be changing it.
-  Entry Replace(unsigned slot, Entry entry) {
+  // Replaces an entry and returns the last one: with `atomically`, for a value, since an in-place
+  // exchange may be changing it.
+  Entry Replace(unsigned slot, Entry entry, bool atomically) {
     const Entry before = Load(slot);
-    if (before.is_value()) {
+    if (atomically && before.is_value()) {
       return Entry::FromRaw(slots[slot].exchange(entry.raw(), std::memory_order_acq_rel));
     }
     Publish(slot, entry);
@@ -87,7 +90,8 @@ struct Node : rcu::Head {
   bool ReadSingle(unsigned slot, Entry* entry) const {
     const uint32_t version = tie_version.load(std::memory_order_acquire);
     *entry = Load(slot);
-    if (entry->is_sibling() || (slot + 1 < kSlots && Load(slot + 1).is_sibling())) return false;
+    // Behind the last slot comes slot 0 here, which is never a sibling.
+    if (entry->is_sibling() || Load((slot + 1) & kSlotMask).is_sibling()) return false;
     // Relaxed: the acquire loads above come first.
     return version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version;
   }
@@ -115,6 +119,7 @@ struct Node : rcu::Head {
   uint8_t count = 0;        // non-null slots
   std::atomic<uint32_t> tie_version{0};
   Node* parent = nullptr;
+  uint64_t full = 0;
   std::atomic<uint64_t> marks[kMarks] = {};
   std::atomic<uint64_t> slots[kSlots] = {};
 
@@ -149,7 +154,7 @@ inline Entry Node<kSlotShift>::LoadTie(unsigned slot, Between between) const {
   }
 }
 
-static_assert(sizeof(Node<6>) <= 576, "a 64-slot node is at most nine cache lines");
+static_assert(sizeof(Node<6>) == 576, "a 64-slot node is nine cache lines");
 
 // A stock of unused nodes, owned by one cursor.
 template <unsigned kSlotShift>

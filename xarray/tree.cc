@@ -71,23 +71,6 @@ bool Tree<kSlotShift>::ExchangeInPlace(const Place& place, Entry expected, Entry
 
 // ---- Storing ----
 
-template <unsigned kSlotShift>
-bool Tree<kSlotShift>::StoreAt(Place* place, unsigned order, Entry entry, Entry* old) {
-  Node* node = place->node;
-  if (node == nullptr) return false;
-  if (place->entry.is_null()) {
-    if (node->shift != order) return false;
-    ++node->count;
-    node->Publish(place->slot, entry);
-    *old = Entry();
-  } else {
-    if (place->Order() < order) return false;
-    *old = node->Replace(place->slot, entry);
-  }
-  place->entry = entry;
-  return true;
-}
-
 // The shift of the lowest top node that covers indices up to `last` and is no lower than `shift`.
 template <unsigned kSlotShift>
 unsigned Tree<kSlotShift>::TopShift(uint64_t last, unsigned shift) {
@@ -146,7 +129,7 @@ auto Tree<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry, Reserv
       *old = Entry();
       return place;
     } else {  // a larger entry: replaced as a whole
-      *old = node->Replace(tie.slot, entry);
+      *old = node->Replace(tie.slot, entry, exchanged_in_place_);
       return {entry, node, tie.slot, tie.slots};
     }
   }
@@ -180,7 +163,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
   const Tie tie = node->ReadTie(slot);
   const bool present = !tie.entry.is_null() && !tie.entry.is_node();
   if (present && tie.slots >= slots) {
-    *old = node->Replace(tie.slot, entry);
+    *old = node->Replace(tie.slot, entry, exchanged_in_place_);
     return {entry, node, tie.slot, tie.slots};
   }
   if (tie.entry.is_null() && slots == 1) {
@@ -278,8 +261,10 @@ Entry Tree<kSlotShift>::Erase(const Place& place, std::optional<Entry> expected)
     raw = expected->raw();
     erased =
         word.compare_exchange_strong(raw, 0, std::memory_order_acq_rel, std::memory_order_acquire);
-  } else {
+  } else if (exchanged_in_place_) {
     raw = word.exchange(0, std::memory_order_acq_rel);
+  } else {
+    word.store(0, std::memory_order_release);
   }
   if (node != nullptr && place.slots > 1) {
     for (unsigned i = 1; erased && i < place.slots; ++i) node->Publish(place.slot + i, Entry());

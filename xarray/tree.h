@@ -56,6 +56,12 @@ class Tree {
   using Reserve = NodeReserve<kSlotShift>;
   static constexpr unsigned kSlots = Node::kSlots;
 
+  // `exchanged_in_place`: ExchangeInPlace may run without the lock, so writers replace values
+  // atomically.
+  explicit Tree(bool exchanged_in_place) : exchanged_in_place_(exchanged_in_place) {}
+
+  bool exchanged_in_place() const { return exchanged_in_place_; }
+
   // ---- Reading ----
 
   // Null; an entry, which then covers index 0 alone; or the top node.
@@ -73,8 +79,11 @@ class Tree {
 
   // ---- Writing ----
 
-  // Stores at a place that Locate found for `index`, if that takes no new node and sweeps nothing
-  // away: an entry of at least this order, or an empty slot of just this order. Updates *place.
+  // As Locate.
+  Place LocateLocked(uint64_t index) const;
+  // Stores at a place that LocateLocked found for `index`, if that takes no new node and sweeps
+  // nothing away: an entry of at least this order, or an empty slot of just this order. Updates
+  // *place.
   bool StoreAt(Place* place, unsigned order, Entry entry, Entry* old);
   // How many nodes Store needs for this block.
   uint64_t NodesToStore(uint64_t index, unsigned order) const;
@@ -117,6 +126,7 @@ class Tree {
   std::atomic<uint64_t> head_{0};
   // Bit m: some entry carries mark m. Written under the lock.
   std::atomic<uint8_t> marks_{0};
+  const bool exchanged_in_place_;
 };
 
 template <unsigned kSlotShift>
@@ -135,6 +145,45 @@ inline Entry Tree<kSlotShift>::Load(uint64_t index) const {
     } while (!entry.is_retry());
     // The node has left the tree: start again from the top.
   }
+}
+
+template <unsigned kSlotShift>
+inline auto Tree<kSlotShift>::LocateLocked(uint64_t index) const -> Place {
+  Entry entry = Head();
+  if (!entry.is_node()) return {index == 0 ? entry : Entry()};
+  Node* node = entry.template node<Node>();
+  if (!node->TopCovers(index)) return {};
+  for (;;) {
+    unsigned slot = node->SlotOf(index);
+    entry = node->Load(slot);
+    if (entry.is_node()) {
+      node = entry.template node<Node>();
+      continue;
+    }
+    if (entry.is_sibling()) {
+      slot = entry.sibling_first();
+      entry = node->Load(slot);
+    }
+    const Entry next = node->Load((slot + 1) & Node::kSlotMask);
+    return {entry, node, slot, next.is_sibling() && entry ? next.sibling_slots() : 1};
+  }
+}
+
+template <unsigned kSlotShift>
+inline bool Tree<kSlotShift>::StoreAt(Place* place, unsigned order, Entry entry, Entry* old) {
+  Node* node = place->node;
+  if (node == nullptr) return false;
+  if (place->entry.is_null()) {
+    if (node->shift != order) return false;
+    ++node->count;
+    node->Publish(place->slot, entry);
+    *old = Entry();
+  } else {
+    if (place->Order() < order) return false;
+    *old = node->Replace(place->slot, entry, exchanged_in_place_);
+  }
+  place->entry = entry;
+  return true;
 }
 
 template <unsigned kSlotShift>

@@ -87,6 +87,13 @@ void BasicXArray<kSlotShift>::ForEachMarked(uint64_t first, uint64_t last, Mark 
 
 template <unsigned kSlotShift>
 absl::StatusOr<Entry> BasicXArray<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry) {
+  if (entry && !entry.is_internal() && order <= kMaxOrder) {
+    // Mostly all nodes are there.
+    std::lock_guard<BasicXArray> guard(*this);
+    auto place = tree_.LocateLocked(index);
+    Entry old;
+    if (tree_.StoreAt(&place, order, entry, &old)) return old;
+  }
   Cursor cursor(*this, index);
   cursor.SetOrder(order);
   return WithNodes(*this, cursor, [&] { return cursor.Store(entry); });

@@ -65,8 +65,14 @@ struct Located {
   unsigned order = 0;
 };
 
+// Whether Cursor::CompareExchangeInPlace works on an array. Overwriting and erasing a value take
+// several ns less where it is not allowed: they need not be atomic beside it.
+enum class InPlaceExchange { kAllowed, kNever };
+
 template <unsigned kSlotShift>
 class BasicCursor;
+template <unsigned kSlotShift>
+class EntryRange;
 class TreeInspector;
 
 // `kSlotShift`: log2 of the slots per node. 6 for use; 3 makes deep trees out of small tests.
@@ -75,7 +81,8 @@ class BasicXArray {
  public:
   using Cursor = BasicCursor<kSlotShift>;
 
-  BasicXArray() = default;
+  explicit BasicXArray(InPlaceExchange in_place = InPlaceExchange::kAllowed)
+      : tree_(in_place == InPlaceExchange::kAllowed) {}
   // Clear(). No other call may be under way.
   ~BasicXArray() { Clear(); }
   BasicXArray(const BasicXArray&) = delete;
@@ -113,6 +120,12 @@ class BasicXArray {
   using Visitor = absl::FunctionRef<bool(const Located&)>;
   void ForEach(uint64_t first, uint64_t last, Visitor fn) const;
   void ForEachMarked(uint64_t first, uint64_t last, Mark mark, Visitor fn) const;
+
+  // The same for a range-based for loop, several times as fast, inside one read section; include
+  // xarray/entry_range.h, which has the rules.
+  EntryRange<kSlotShift> Entries(uint64_t first = 0, uint64_t last = UINT64_MAX) const;
+  EntryRange<kSlotShift> MarkedEntries(Mark mark, uint64_t first = 0,
+                                       uint64_t last = UINT64_MAX) const;
 
   bool empty() const { return tree_.Head().is_null(); }
 
@@ -157,10 +170,12 @@ class BasicXArray {
 
  private:
   friend class BasicCursor<kSlotShift>;
+  friend class EntryRange<kSlotShift>;
   friend class TreeInspector;  // of the tests
 
   mutable internal::Tree<kSlotShift> tree_;  // const calls read it through a cursor
-  WriterLock lock_;
+  // In a cache line of its own: writers must not take the head from readers.
+  alignas(64) WriterLock lock_;
 };
 
 using XArray = BasicXArray<6>;
