@@ -57,7 +57,7 @@ Entry BasicCursor<kSlotShift>::NotFound(uint64_t last) {
 template <unsigned kSlotShift>
 Entry BasicCursor<kSlotShift>::Load() {
   const Place place = tree_->Locate(index_);
-  return place.entry ? Arrive(place, index_) : NotFound(index_);
+  return place.entry.visible() ? Arrive(place, index_) : NotFound(index_);
 }
 
 // Searches [index, last] from the top of the tree.
@@ -97,7 +97,7 @@ bool BasicCursor<kSlotShift>::SearchBelow(Node* node, uint64_t* index, uint64_t 
       }
       const Place place{tie.entry, node, tie.slot, tie.slots};
       const bool wanted = mark < 0 || tree_->Marked(place, static_cast<Mark>(mark));
-      if (tie.entry && wanted) {
+      if ((mark == kTaken ? tie.entry : tie.entry.visible()) && wanted) {
         *found = Arrive(place, *index);
         return true;
       }
@@ -217,11 +217,15 @@ absl::Status BasicCursor<kSlotShift>::NeedNodes(uint64_t nodes) {
 template <unsigned kSlotShift>
 absl::StatusOr<Entry> BasicCursor<kSlotShift>::Store(Entry entry) {
   if (absl::Status status = CheckStore(entry); !status.ok()) return status;
-  if (entry.is_null()) return EraseBlock();
+  return entry.is_null() ? EraseBlock() : Put(entry);
+}
+
+template <unsigned kSlotShift>
+absl::StatusOr<Entry> BasicCursor<kSlotShift>::Put(Entry entry) {
   Entry old;
   Place place = tree_->LocateLocked(index_);
   if (!tree_->StoreAt(&place, store_order_, entry, &old)) {
-    absl::Status status = NeedNodes(tree_->NodesToStore(index_, store_order_));
+    absl::Status status = NeedNodes(tree_->NodesToStore(index_, store_order_, entry.is_reserved()));
     if (!status.ok()) return status;
     place = tree_->Store(index_, store_order_, entry, reserve_, &old);
   }
@@ -236,9 +240,9 @@ Entry BasicCursor<kSlotShift>::EraseBlock() {
   const uint64_t mask = (uint64_t{1} << store_order_) - 1;
   Entry old;
   Forget();
-  for (Entry entry = FindConflict(); entry; entry = SearchNext(index | mask, kUnmarked)) {
+  while (FindTaken(index & ~mask, index | mask)) {
     const bool covers = first() <= index && index <= last();
-    const Entry erased = tree_->Erase(current_);
+    const Entry erased = tree_->Erase(current_).visible();
     if (covers) old = erased;
     Forget();  // its node may be gone
   }
@@ -267,10 +271,21 @@ absl::StatusOr<Entry> BasicCursor<kSlotShift>::CompareExchange(Entry expected, E
 
 template <unsigned kSlotShift>
 Entry BasicCursor<kSlotShift>::Erase() {
-  if (!current() && !Load()) return Entry();
-  const Entry erased = tree_->Erase(current_);
+  if (!current()) {
+    const Place place = tree_->LocateLocked(index_);
+    if (!place.entry) return NotFound(index_);
+    Arrive(place, index_);
+  }
+  const Entry erased = tree_->Erase(current_).visible();
   Forget();  // its node may be gone; next_ stays behind it
   return erased;
+}
+
+// Whether an entry or a reservation overlaps [first, last]; it is the current one then.
+template <unsigned kSlotShift>
+bool BasicCursor<kSlotShift>::FindTaken(uint64_t first, uint64_t last) {
+  Search(first, last, kTaken);
+  return !current_.entry.is_null();
 }
 
 template <unsigned kSlotShift>
@@ -290,7 +305,7 @@ bool BasicCursor<kSlotShift>::ClearMark(Mark mark) {
 template <unsigned kSlotShift>
 absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
   const Place place = tree_->Locate(index_);
-  if (place.entry.is_null()) {
+  if (!place.entry.visible()) {
     return absl::NotFoundError(absl::StrCat("index ", index_, " holds no entry to split"));
   }
   if (place.Order() <= new_order) {
@@ -313,6 +328,33 @@ absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
   nodes_wanted_ = 0;
   Load();
   return absl::OkStatus();
+}
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::SplitPath(unsigned new_order, PieceOfOrder piece) {
+  if (!Load()) return Split(new_order, [](uint64_t) { return Entry(); });  // says why not
+  const uint64_t index = index_;
+  const unsigned old_order = order();
+  for (unsigned half = new_order; half < old_order; ++half) {
+    const uint64_t first = index & ~((uint64_t{1} << half) - 1);
+    for (uint64_t at : {first, first ^ (uint64_t{1} << half)}) {
+      const Entry entry = piece(at, half);
+      if (entry && !entry.is_internal()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("the piece of order ", half, " at index ", at, " is null or internal"));
+    }
+  }
+  if (old_order > new_order) {
+    const unsigned levels = old_order / kSlotShift - new_order / kSlotShift;
+    if (absl::Status status = NeedNodes(levels); !status.ok()) return status;
+  }
+  for (unsigned half = old_order; half > new_order;) {
+    --half;
+    absl::Status status = Split(half, [&](uint64_t first) { return piece(first, half); });
+    if (!status.ok()) return status;
+  }
+  return old_order > new_order ? absl::OkStatus()
+                               : Split(new_order, [](uint64_t) { return Entry(); });
 }
 
 template <unsigned kSlotShift>

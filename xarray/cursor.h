@@ -162,6 +162,14 @@ class BasicCursor {
   using Piece = absl::FunctionRef<Entry(uint64_t first)>;
   absl::Status Split(unsigned new_order, Piece piece);
 
+  // Splits the entry at index() no further than an entry of `new_order` around index() asks for: it
+  // is halved again and again, and the halves without index() stay whole. So at most one node per
+  // level is taken, however large the entry. `piece` gives the entry of the block of 2^order
+  // indices from `first` on; also of the halves that are split further, which readers may see in
+  // between. Errors as Split, before anything changes.
+  using PieceOfOrder = absl::FunctionRef<Entry(uint64_t first, unsigned order)>;
+  absl::Status SplitPath(unsigned new_order, PieceOfOrder piece);
+
   // Whether the last Store, CompareExchange or Split failed for want of nodes.
   bool NeedsReserve() const { return nodes_wanted_ > reserve_.size(); }
   // Allocates those nodes. ResourceExhausted: no memory. Call it without the lock, outside RCU.
@@ -175,6 +183,7 @@ class BasicCursor {
   using Tie = internal::Tie;
   using Place = internal::Place<kSlotShift>;
   static constexpr int kUnmarked = -1;  // any entry will do, marked or not
+  static constexpr int kTaken = -2;     // so will a reservation
 
   explicit BasicCursor(Tree* tree, uint64_t index) : tree_(tree), index_(index), next_(index) {}
 
@@ -191,6 +200,8 @@ class BasicCursor {
   bool SearchBelow(Node* node, uint64_t* index, uint64_t last, int mark, Entry* found);
   absl::Status CheckStore(Entry entry) const;
   absl::Status NeedNodes(uint64_t nodes);
+  absl::StatusOr<Entry> Put(Entry entry);
+  bool FindTaken(uint64_t first, uint64_t last);
   Entry EraseBlock();
 
   Tree* tree_;

@@ -2,7 +2,8 @@
 //
 //   bits ...00   null (all zero) or a pointer aligned to 4 bytes or more
 //   bits ...x1   a value: 63 bits of the caller's own
-//   bits ...10   internal: sibling, node, retry. The array's own; no call ever returns one
+//   bits ...10   internal: sibling, node, retry, reserved. The array's own; no call ever returns
+//   one
 #ifndef DAXKV_XARRAY_ENTRY_H_
 #define DAXKV_XARRAY_ENTRY_H_
 
@@ -55,11 +56,16 @@ class Entry {
   }
   // "You stand in a node that left the tree: start again from the top."
   static constexpr Entry Retry() { return Internal(kRetry); }
+  // A reserved index: taken, but for every reader null.
+  static constexpr Entry Reserved() { return Internal(kReserved); }
   static Entry Node(const void* node) { return Entry(reinterpret_cast<uintptr_t>(node) | 2); }
 
   constexpr bool is_internal() const { return (raw_ & 3) == 2; }
   constexpr bool is_sibling() const { return is_internal() && raw_ >> 2 < kRetry; }
   constexpr bool is_retry() const { return *this == Retry(); }
+  constexpr bool is_reserved() const { return *this == Reserved(); }
+  // What a caller may see of this entry: itself, or null.
+  constexpr Entry visible() const { return is_reserved() ? Entry() : *this; }
   constexpr bool is_node() const { return is_internal() && raw_ > kMaxSmallInternal; }
   constexpr unsigned sibling_first() const { return static_cast<unsigned>(raw_ >> 2 & 63); }
   constexpr unsigned sibling_slots() const { return static_cast<unsigned>(raw_ >> 8); }
@@ -72,6 +78,7 @@ class Entry {
   // Siblings of at most 64 slots end at (64 << 6 | 63); nodes lie above the lowest 64 KiB, which
   // the system never maps.
   static constexpr uint64_t kRetry = 8192;
+  static constexpr uint64_t kReserved = 8193;
   static constexpr uint64_t kMaxSmallInternal = 65535;
 
   constexpr explicit Entry(uint64_t raw) : raw_(raw) {}

@@ -8,21 +8,30 @@ auto EntryRange<kSlotShift>::Iterator::Next(Iterator it) -> Iterator {
     it.entry_ = Entry();
     return it;
   }
-  it.index_ = it.next_;
-  return Find(it);
+  BasicCursor<kSlotShift> cursor(it.tree_, it.index_);
+  cursor.current_ = {it.entry_, it.node_, it.next_slot_ - it.slots_, it.slots_};
+  cursor.next_ = it.next_;
+  cursor.SearchNext(it.last_, it.mark_);
+  return At(it, cursor);
 }
 
 template <unsigned kSlotShift>
 auto EntryRange<kSlotShift>::Iterator::Find(Iterator it) -> Iterator {
   BasicCursor<kSlotShift> cursor(it.tree_, it.index_);
   cursor.Search(it.index_, it.last_, it.mark_);
+  return At(it, cursor);
+}
+
+template <unsigned kSlotShift>
+auto EntryRange<kSlotShift>::Iterator::At(Iterator it, const BasicCursor<kSlotShift>& cursor)
+    -> Iterator {
   const auto& place = cursor.current_;
   it.node_ = place.node;
   it.entry_ = place.entry;
   it.slots_ = place.slots;
+  it.next_slot_ = place.slot + place.slots;
   // Marked entries are found by their bits, not by going from slot to slot.
-  const bool steps = place.node != nullptr && it.mark_ < 0;
-  it.next_slot_ = steps ? place.slot + place.slots : Node::kSlots;
+  it.steps_until_ = place.node != nullptr && it.mark_ < 0 ? Node::kSlots : 0;
   it.index_ = cursor.index_;
   it.next_ = cursor.next_;
   return it;

@@ -50,7 +50,7 @@ class EntryRange {
 
     Iterator& operator++() {
       Entry entry;
-      if (__builtin_expect(next_slot_ >= Node::kSlots || next_ > last_ ||
+      if (__builtin_expect(next_slot_ >= steps_until_ || next_ > last_ ||
                                !node_->ReadSingle(next_slot_, &entry) || entry.is_null() ||
                                entry.is_internal(),
                            false)) {
@@ -76,14 +76,16 @@ class EntryRange {
     // By value, so that an iterator's address does not escape.
     static Iterator Next(Iterator it);
     static Iterator Find(Iterator it);
+    static Iterator At(Iterator it, const BasicCursor<kSlotShift>& cursor);
 
     Tree* tree_;
     Node* node_ = nullptr;
     Entry entry_;
     unsigned slots_ = 1;
-    unsigned next_slot_ = Node::kSlots;  // kSlots: look from the top
-    uint64_t index_;                     // one that the entry covers
-    uint64_t next_ = 0;                  // behind the entry; 0 behind UINT64_MAX
+    unsigned next_slot_ = 0;
+    unsigned steps_until_ = 0;  // the slot from which on, and for marks always, Next must search
+    uint64_t index_;            // one that the entry covers
+    uint64_t next_ = 0;         // behind the entry; 0 behind UINT64_MAX
     uint64_t last_;
     int mark_;  // -1: marked or not
   };

@@ -68,6 +68,16 @@ class Backoff {
 }  // namespace
 
 template <unsigned kSlotShift>
+bool Node<kSlotShift>::ReadSingleBesideTies(unsigned slot, Entry* entry) const {
+  const uint32_t version = tie_version.load(std::memory_order_acquire);
+  *entry = Load(slot);
+  // Behind the last slot comes slot 0 here, which is never a sibling.
+  if (entry->is_sibling() || Load((slot + 1) & kSlotMask).is_sibling()) return false;
+  // Relaxed: the acquire loads above come first.
+  return version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version;
+}
+
+template <unsigned kSlotShift>
 Tie Node<kSlotShift>::ReadTieSlow(unsigned slot) const {
   Backoff backoff;
   for (;;) {
@@ -117,6 +127,7 @@ void NodeReserve<kSlotShift>::PutBack(Node<kSlotShift>* node) {
   // Whatever a writer had prepared in it goes.
   node->count = 0;
   node->full = 0;
+  node->tie_version.store(0, std::memory_order_relaxed);
   for (auto& bits : node->marks) bits.store(0, std::memory_order_relaxed);
   for (auto& slot : node->slots) slot.store(0, std::memory_order_relaxed);
   Push(node);

@@ -15,6 +15,17 @@ inline constexpr unsigned kMarks = 3;
 
 namespace internal {
 
+// The shift of the nodes whose slots, or ties of slots, hold entries of an order.
+template <unsigned kSlotShift>
+constexpr unsigned ShiftFor(unsigned order) {
+  return order / kSlotShift * kSlotShift;
+}
+
+// `slots` bits from `slot` on.
+constexpr uint64_t SlotBits(unsigned slot, unsigned slots) {
+  return (slots == 64 ? UINT64_MAX : (uint64_t{1} << slots) - 1) << slot;
+}
+
 // An entry in a node: its canonical slot and how many slots it takes up.
 struct Tie {
   Entry entry;
@@ -33,8 +44,9 @@ struct Tie {
 // N3. count is the number of non-null slots, siblings included. No linked node has count 0.
 // N4. A node that has left the tree has Retry in every slot, for ever, before RCU gets it.
 // N5. tie_version is odd while ties of this node change shape, and even numbers never repeat.
-//     Whoever follows a sibling checks it: between the loads of the sibling and of the canonical
-//     slot, the latter may have got an entry that never covered the former.
+//     It is 0 as long as the node has never held a tie and has not left the tree. Whoever follows a
+//     sibling checks it: between the loads of the sibling and of the canonical slot, the latter may
+//     have got an entry that never covered the former.
 // N6. full is the writer's note for Alloc: bit i set means that slot i holds a node with no free
 // index
 //     below. A clear bit means nothing.
@@ -62,6 +74,12 @@ struct alignas(64) Node : rcu::Head {
   void Publish(unsigned slot, Entry entry) {
     slots[slot].store(entry.raw(), std::memory_order_release);
   }
+  // Publishes a tie, in a bracket of BeginTies, so that no reader meets a sibling before its
+  // canonical slot. One slot needs no bracket.
+  void PublishTie(unsigned slot, unsigned tie_slots, Entry entry) {
+    Publish(slot, entry);
+    for (unsigned i = 1; i < tie_slots; ++i) Publish(slot + i, Entry::Sibling(slot, tie_slots));
+  }
   // Replaces an entry and returns the last one: with `atomically`, for a value, since an in-place
   // exchange may be changing it.
   Entry Replace(unsigned slot, Entry entry, bool atomically) {
@@ -88,12 +106,10 @@ struct alignas(64) Node : rcu::Head {
   }
   // The common case of it: no tie at this slot. False: perhaps a tie, or a writer at work.
   bool ReadSingle(unsigned slot, Entry* entry) const {
-    const uint32_t version = tie_version.load(std::memory_order_acquire);
     *entry = Load(slot);
-    // Behind the last slot comes slot 0 here, which is never a sibling.
-    if (entry->is_sibling() || Load((slot + 1) & kSlotMask).is_sibling()) return false;
-    // Relaxed: the acquire loads above come first.
-    return version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version;
+    // Relaxed: the acquire load above comes first. Had it seen a tie, this would see its version.
+    if (__builtin_expect(tie_version.load(std::memory_order_relaxed) == 0, true)) return true;
+    return ReadSingleBesideTies(slot, entry);
   }
 
   // Brackets a change of ties (N5). NextTiePhase lies between removing siblings and giving their
@@ -125,6 +141,7 @@ struct alignas(64) Node : rcu::Head {
 
  private:
   Tie ReadTieSlow(unsigned slot) const;
+  bool ReadSingleBesideTies(unsigned slot, Entry* entry) const;
   uint64_t SpanMask() const {
     return shift + kSlotShift >= 64 ? UINT64_MAX : (uint64_t{1} << (shift + kSlotShift)) - 1;
   }

@@ -10,24 +10,6 @@ constexpr uint64_t BlockLast(uint64_t index, unsigned order) {
   return index | ((uint64_t{1} << order) - 1);
 }
 
-// The shift of the nodes whose slots, or ties of slots, hold entries of an order.
-template <unsigned kSlotShift>
-constexpr unsigned ShiftFor(unsigned order) {
-  return order / kSlotShift * kSlotShift;
-}
-
-// `slots` bits from `slot` on.
-constexpr uint64_t SlotBits(unsigned slot, unsigned slots) {
-  return (slots == 64 ? UINT64_MAX : (uint64_t{1} << slots) - 1) << slot;
-}
-
-// Publishes a tie so that no reader meets a sibling before its canonical slot.
-template <typename Node>
-void PublishTie(Node* node, unsigned slot, unsigned slots, Entry entry) {
-  node->Publish(slot, entry);
-  for (unsigned i = 1; i < slots; ++i) node->Publish(slot + i, Entry::Sibling(slot, slots));
-}
-
 }  // namespace
 
 // ---- Reading ----
@@ -45,7 +27,9 @@ auto Tree<kSlotShift>::Locate(uint64_t index) const -> Place {
       if (!entry.is_node()) {
         const Tie tie = node->ReadTie(slot);
         entry = tie.entry;
-        if (!entry.is_internal()) return {entry, node, tie.slot, tie.slots};
+        if (!entry.is_internal() || entry.is_reserved()) {
+          return {entry, node, tie.slot, tie.slots};
+        }
       }
       if (entry.is_retry()) break;
       node = entry.template node<Node>();
@@ -79,14 +63,14 @@ unsigned Tree<kSlotShift>::TopShift(uint64_t last, unsigned shift) {
 }
 
 template <unsigned kSlotShift>
-uint64_t Tree<kSlotShift>::NodesToStore(uint64_t index, unsigned order) const {
+uint64_t Tree<kSlotShift>::NodesToStore(uint64_t index, unsigned order, bool reservation) const {
   const unsigned shift = ShiftFor<kSlotShift>(order);
   const unsigned top_shift = TopShift(BlockLast(index, order), shift);
   const uint64_t chain = (top_shift - shift) / kSlotShift;  // nodes below a new top
   const Entry head = Head();
   if (!head.is_node()) {
     const bool at_zero = AlignDown(index, order) == 0;
-    if (at_zero && order == 0) return 0;
+    if (at_zero && order == 0 && !reservation) return 0;
     if (at_zero || head.is_null()) return chain + 1;
     return top_shift / kSlotShift + 1 + chain;
   }
@@ -129,7 +113,7 @@ auto Tree<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry, Reserv
       *old = Entry();
       return place;
     } else {  // a larger entry: replaced as a whole
-      *old = node->Replace(tie.slot, entry, exchanged_in_place_);
+      *old = node->Replace(tie.slot, entry, exchanged_in_place_).visible();
       return {entry, node, tie.slot, tie.slots};
     }
   }
@@ -143,7 +127,7 @@ auto Tree<kSlotShift>::StoreAsHead(uint64_t index, unsigned order, Entry entry, 
   const unsigned shift = ShiftFor<kSlotShift>(order);
   Place place{entry};
   Entry head = entry;
-  if (order > 0 || index != 0) {
+  if (order > 0 || index != 0 || entry.is_reserved()) {
     Node* top = nullptr;
     place = MakeChain(TopShift(BlockLast(index, order), shift), shift, index, 1u << (order - shift),
                       entry, reserve, &top);
@@ -163,7 +147,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
   const Tie tie = node->ReadTie(slot);
   const bool present = !tie.entry.is_null() && !tie.entry.is_node();
   if (present && tie.slots >= slots) {
-    *old = node->Replace(tie.slot, entry, exchanged_in_place_);
+    *old = node->Replace(tie.slot, entry, exchanged_in_place_).visible();
     return {entry, node, tie.slot, tie.slots};
   }
   if (tie.entry.is_null() && slots == 1) {
@@ -171,7 +155,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
     ++node->count;
     node->Publish(slot, entry);
   } else {
-    *old = Locate(index).entry;
+    *old = Locate(index).entry.visible();
     SweepSlots(node, slot, slots, entry);
   }
   return {entry, node, slot, slots};
@@ -189,13 +173,14 @@ void Tree<kSlotShift>::SweepSlots(Node* node, unsigned slot, unsigned slots, Ent
   }
   const uint64_t bits = SlotBits(slot, slots);
   const uint64_t canonical = SlotBits(slot, 1);
+  node->full &= ~bits;
   for (unsigned mark = 0; mark < kMarks; ++mark) {
     if (node->marks[mark].load(std::memory_order_relaxed) & bits) {
       node->SetMarkBits(mark, canonical);
     }
   }
   node->BeginTies();
-  PublishTie(node, slot, slots, entry);
+  node->PublishTie(slot, slots, entry);
   node->EndTies();
   for (unsigned mark = 0; mark < kMarks; ++mark) node->ClearMarkBits(mark, bits & ~canonical);
   for (unsigned i = 0; i < swept_nodes; ++i) Discard(swept[i]);
@@ -207,7 +192,9 @@ auto Tree<kSlotShift>::MakeChain(unsigned top_shift, unsigned shift, uint64_t in
                                  Entry entry, Reserve& reserve, Node** top) -> Place {
   Node* node = reserve.Take(shift);
   const Place place{entry, node, node->SlotOf(index) & ~(slots - 1), slots};
-  PublishTie(node, place.slot, slots, entry);
+  if (slots > 1) node->BeginTies();
+  node->PublishTie(place.slot, slots, entry);
+  if (slots > 1) node->EndTies();
   node->count = static_cast<uint8_t>(slots);
   while (node->shift < top_shift) {
     Node* above = reserve.Take(node->shift + kSlotShift);
@@ -273,6 +260,7 @@ Entry Tree<kSlotShift>::Erase(const Place& place, std::optional<Entry> expected)
   if (!erased) {
     SetMarksAt(place, marks);
   } else if (node != nullptr) {
+    NoteNotFull(node);
     node->count = static_cast<uint8_t>(node->count - place.slots);
     Prune(node);
     Shrink();
@@ -315,8 +303,8 @@ void Tree<kSlotShift>::Shrink() {
     if (top->count != 1 || only.is_null()) return;
     if (only.is_node()) {
       only.template node<Node>()->parent = nullptr;
-    } else if (top->shift > 0 || only.is_value()) {
-      return;  // an entry of a higher order; or one that may not move (T5)
+    } else if (top->shift > 0 || only.is_value() || only.is_reserved()) {
+      return;  // an entry of a higher order; one that may not move (T5); the head reserves nothing
     }
     head_.store(only.raw(), std::memory_order_release);
     Poison(top);
@@ -391,106 +379,6 @@ void Tree<kSlotShift>::SetMarksAt(const Place& place, uint8_t marks) {
   for (unsigned mark = 0; mark < kMarks; ++mark) {
     if (marks >> mark & 1) SetMark(place, static_cast<Mark>(mark));
   }
-}
-
-// ---- Splitting ----
-
-template <unsigned kSlotShift>
-uint64_t Tree<kSlotShift>::NodesToSplit(const Place& place, unsigned new_order) {
-  const unsigned shift = place.node == nullptr ? 0 : place.node->shift;
-  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
-  if (shift > new_shift + 30) return UINT64_MAX;
-  uint64_t nodes = 0;
-  for (unsigned below = new_shift; below < shift; below += kSlotShift) {
-    nodes += uint64_t{place.slots} << (shift - kSlotShift - below);
-  }
-  return nodes;
-}
-
-template <unsigned kSlotShift>
-bool Tree<kSlotShift>::Split(const Place& place, uint64_t index, unsigned new_order, Piece piece,
-                             Reserve& reserve) {
-  Node* node = place.node;
-  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
-  const unsigned piece_slots = new_shift < node->shift ? 1 : 1u << (new_order - new_shift);
-  const uint8_t marks = MarksAt(place);
-  Entry made[kSlots];  // what goes to each canonical slot
-  for (unsigned i = 0; i < place.slots; i += piece_slots) {
-    const uint64_t first = place.First(index) + (uint64_t{i} << node->shift);
-    made[i] = new_shift == node->shift
-                  ? piece(first)
-                  : MakePieces(node->shift - kSlotShift, first, new_order, piece, marks, reserve);
-    const bool bad = made[i].is_null() || (made[i].is_internal() && new_shift == node->shift);
-    if (bad) {
-      while (i > 0) Unmake(made[i -= piece_slots], reserve);
-      return false;
-    }
-  }
-  for (unsigned i = 0; i < place.slots; i += piece_slots) {
-    const unsigned slot = place.slot + i;
-    if (made[i].is_node()) {
-      Node* child = made[i].template node<Node>();
-      child->parent = node;
-      child->parent_slot = static_cast<uint8_t>(slot);
-    }
-    for (unsigned mark = 0; mark < kMarks; ++mark) {
-      if (marks >> mark & 1) node->SetMarkBits(mark, SlotBits(slot, 1));
-    }
-  }
-  // From the top down: as long as siblings of the old tie are there, its canonical slot must hold
-  // the old entry.
-  node->BeginTies();
-  for (unsigned i = place.slots - piece_slots; i > 0; i -= piece_slots) {
-    PublishTie(node, place.slot + i, piece_slots, made[i]);
-  }
-  node->NextTiePhase();
-  PublishTie(node, place.slot, piece_slots, made[0]);
-  node->EndTies();
-  return true;
-}
-
-// Builds a full subtree of pieces from `first` on; null if a piece is null or internal.
-template <unsigned kSlotShift>
-Entry Tree<kSlotShift>::MakePieces(unsigned shift, uint64_t first, unsigned new_order, Piece piece,
-                                   uint8_t marks, Reserve& reserve) {
-  const unsigned new_shift = ShiftFor<kSlotShift>(new_order);
-  const unsigned piece_slots = shift > new_shift ? 1 : 1u << (new_order - new_shift);
-  Node* node = reserve.Take(shift);
-  uint64_t canonical = 0;
-  for (unsigned slot = 0; slot < kSlots; slot += piece_slots) {
-    const uint64_t index = first + (uint64_t{slot} << shift);
-    Entry made;
-    if (shift == new_shift) {
-      made = piece(index);
-      if (made.is_internal()) made = Entry();
-    } else {
-      made = MakePieces(shift - kSlotShift, index, new_order, piece, marks, reserve);
-    }
-    if (made.is_null()) {
-      Unmake(Entry::Node(node), reserve);
-      return Entry();
-    }
-    if (made.is_node()) {
-      made.template node<Node>()->parent = node;
-      made.template node<Node>()->parent_slot = static_cast<uint8_t>(slot);
-    }
-    PublishTie(node, slot, piece_slots, made);
-    canonical |= SlotBits(slot, 1);
-  }
-  node->count = static_cast<uint8_t>(kSlots);
-  for (unsigned mark = 0; mark < kMarks; ++mark) {
-    if (marks >> mark & 1) node->SetMarkBits(mark, canonical);
-  }
-  return Entry::Node(node);
-}
-
-// Gives the nodes of a subtree that was never linked back to the reserve.
-template <unsigned kSlotShift>
-void Tree<kSlotShift>::Unmake(Entry entry, Reserve& reserve) {
-  if (!entry.is_node()) return;
-  Node* node = entry.template node<Node>();
-  for (unsigned i = 0; i < kSlots; ++i) Unmake(node->Load(i), reserve);
-  reserve.PutBack(node);
 }
 
 template struct Place<3>;

@@ -85,8 +85,8 @@ class Tree {
   // nothing away: an entry of at least this order, or an empty slot of just this order. Updates
   // *place.
   bool StoreAt(Place* place, unsigned order, Entry entry, Entry* old);
-  // How many nodes Store needs for this block.
-  uint64_t NodesToStore(uint64_t index, unsigned order) const;
+  // How many nodes Store needs for this block. A reservation never lies in the head.
+  uint64_t NodesToStore(uint64_t index, unsigned order, bool reservation) const;
   // Stores a non-null entry (X2). Returns its place, and in *old what `index` had.
   Place Store(uint64_t index, unsigned order, Entry entry, Reserve& reserve, Entry* old);
 
@@ -94,6 +94,9 @@ class Tree {
   // that value.
   Entry Erase(const Place& place, std::optional<Entry> expected = std::nullopt);
   void Clear();
+
+  // The first index in [index, last] without entry or reservation.
+  std::optional<uint64_t> FindFree(uint64_t index, uint64_t last);
 
   void SetMark(const Place& place, Mark mark);
   void ClearMark(const Place& place, Mark mark);
@@ -118,6 +121,14 @@ class Tree {
   uint8_t MarksAt(const Place& place) const;
   void ClearMarksAt(const Place& place);
   void SetMarksAt(const Place& place, uint8_t marks);
+  // Takes back what FindFree noted about the nodes above an entry that goes.
+  static void NoteNotFull(Node* node) {
+    for (; node->parent != nullptr; node = node->parent) {
+      const uint64_t bit = SlotBits(node->parent_slot, 1);
+      if ((node->parent->full & bit) == 0) return;
+      node->parent->full &= ~bit;
+    }
+  }
   void Prune(Node* node);
   void Shrink();
   static void Poison(Node* node);
@@ -142,7 +153,8 @@ inline Entry Tree<kSlotShift>::Load(uint64_t index) const {
       if (entry.is_sibling()) entry = node->LoadTie(slot);
       if (!entry.is_internal()) return entry;
       node = entry.template node<Node>();
-    } while (!entry.is_retry());
+    } while (entry.is_node());
+    if (entry.is_reserved()) return Entry();
     // The node has left the tree: start again from the top.
   }
 }
@@ -180,7 +192,7 @@ inline bool Tree<kSlotShift>::StoreAt(Place* place, unsigned order, Entry entry,
     *old = Entry();
   } else {
     if (place->Order() < order) return false;
-    *old = node->Replace(place->slot, entry, exchanged_in_place_);
+    *old = node->Replace(place->slot, entry, exchanged_in_place_).visible();
   }
   place->entry = entry;
   return true;

@@ -1,28 +1,12 @@
 #include "xarray/xarray.h"
 
 #include <mutex>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "xarray/cursor.h"
+#include "xarray/with_nodes.h"
 
 namespace daxkv::xarray {
-namespace {
-
-// Runs `change` under the lock, and again whenever the nodes that it lacks could be allocated.
-template <typename Array, typename Cursor, typename Change>
-auto WithNodes(Array& array, Cursor& cursor, Change change) -> decltype(change()) {
-  for (;;) {
-    std::unique_lock<Array> lock(array);
-    auto result = change();
-    lock.unlock();
-    if (!cursor.NeedsReserve()) return result;
-    if (absl::Status status = cursor.Reserve(); !status.ok()) return status;
-  }
-}
-
-}  // namespace
-
 // ---- Lookups ----
 
 template <unsigned kSlotShift>
@@ -37,7 +21,7 @@ template <unsigned kSlotShift>
 std::optional<unsigned> BasicXArray<kSlotShift>::GetOrder(uint64_t index) const {
   rcu::ReadGuard guard;
   const auto place = tree_.Locate(index);
-  if (place.entry.is_null()) return std::nullopt;
+  if (!place.entry.visible()) return std::nullopt;
   return place.Order();
 }
 
@@ -83,6 +67,17 @@ void BasicXArray<kSlotShift>::ForEachMarked(uint64_t first, uint64_t last, Mark 
   }
 }
 
+template <unsigned kSlotShift>
+size_t BasicXArray<kSlotShift>::Extract(uint64_t first, uint64_t last, absl::Span<Located> out,
+                                        std::optional<Mark> mark) const {
+  rcu::ReadGuard guard;
+  Cursor cursor(&tree_, first);
+  const int wanted = mark.has_value() ? static_cast<int>(*mark) : Cursor::kUnmarked;
+  size_t count = 0;
+  while (count < out.size() && cursor.SearchNext(last, wanted)) out[count++] = cursor.located();
+  return count;
+}
+
 // ---- Changes ----
 
 template <unsigned kSlotShift>
@@ -109,10 +104,12 @@ absl::Status BasicXArray<kSlotShift>::Insert(uint64_t index, unsigned order, Ent
   Cursor cursor(*this, index);
   cursor.SetOrder(order);
   return WithNodes(*this, cursor, [&]() -> absl::Status {
-    if (cursor.FindConflict()) {
-      return absl::AlreadyExistsError(absl::StrCat("indices ", cursor.first(), " to ",
-                                                   cursor.last(), " already have an entry"));
+    const uint64_t mask = (uint64_t{1} << order) - 1;
+    if (cursor.FindTaken(index & ~mask, index | mask)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("indices ", cursor.first(), " to ", cursor.last(), " are taken already"));
     }
+    cursor.Set(index);
     return cursor.Store(entry).status();
   });
 }
@@ -136,9 +133,8 @@ uint64_t BasicXArray<kSlotShift>::EraseRange(uint64_t first, uint64_t last) {
   Cursor cursor(*this, first);
   uint64_t erased = 0;
   std::lock_guard<BasicXArray> guard(*this);
-  while (cursor.FindNext(last)) {
-    cursor.Erase();
-    ++erased;
+  while (cursor.FindTaken(first, last)) {
+    if (cursor.Erase()) ++erased;
   }
   return erased;
 }

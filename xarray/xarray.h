@@ -41,12 +41,14 @@
 #ifndef DAXKV_XARRAY_XARRAY_H_
 #define DAXKV_XARRAY_XARRAY_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "xarray/entry.h"
 #include "xarray/lock.h"
 #include "xarray/rcu.h"
@@ -56,6 +58,12 @@ namespace daxkv::xarray {
 
 // The largest order: half of all indices.
 inline constexpr unsigned kMaxOrder = 63;
+
+// What AllocCyclic found.
+struct CyclicIndex {
+  uint64_t index = 0;
+  bool wrapped = false;  // it lies before where the search began
+};
 
 // An entry and the indices that it covers.
 struct Located {
@@ -127,6 +135,12 @@ class BasicXArray {
   EntryRange<kSlotShift> MarkedEntries(Mark mark, uint64_t first = 0,
                                        uint64_t last = UINT64_MAX) const;
 
+  // Copies the first entries (with the mark, if one is given) that overlap [first, last] to `out`.
+  // Returns how many; fewer than out.size() only if there are no more. All of one read section.
+  size_t Extract(uint64_t first, uint64_t last, absl::Span<Located> out,
+                 std::optional<Mark> mark = std::nullopt) const;
+
+  // Whether there is neither entry nor reservation.
   bool empty() const { return tree_.Head().is_null(); }
 
   // ---- Changes: take the lock; allocate, when they must, before they take it ----
@@ -136,8 +150,8 @@ class BasicXArray {
   // kMaxOrder, or an internal entry. ResourceExhausted: no memory.
   absl::StatusOr<Entry> Store(uint64_t index, unsigned order, Entry entry);
 
-  // Stores only if no entry overlaps the block. AlreadyExists: one does. Others as Store;
-  // InvalidArgument also for null.
+  // Stores only if no entry or reservation overlaps the block. AlreadyExists: one does. Others as
+  // Store; InvalidArgument also for null.
   absl::Status Insert(uint64_t index, unsigned order, Entry entry);
 
   // If the entry at `index` is `expected`, stores `desired` in its place (whole entry; null
@@ -148,8 +162,37 @@ class BasicXArray {
   // Removes the entry that covers `index` (X3) and returns it; null if none. Needs no memory.
   Entry Erase(uint64_t index);
 
+  // Covers [first, last] with `entry`, in one step under the lock. Entries that overlap the range
+  // go first, as by EraseRange, with their marks. The range is made of as few entries of aligned
+  // 2^order indices as possible (at most 126): 1..5 becomes 1, 2..3 and 4..5, and each tells its
+  // own range and order. Null erases. InvalidArgument: first > last, or an internal entry.
+  // ResourceExhausted: no memory.
+  absl::Status StoreRange(uint64_t first, uint64_t last, Entry entry);
+
+  // ---- Reservations and free indices ----
+  //
+  // A reserved index is taken but has no entry: loads and searches find null, Insert and Alloc pass
+  // it by, and storing there needs no memory. Erasing, and storing null, end a reservation.
+
+  // Reserves `index` unless something is there. ResourceExhausted: no memory.
+  absl::Status Reserve(uint64_t index);
+  // Ends the reservation of `index`, if it is one: what was stored there since stays.
+  void Release(uint64_t index);
+
+  // Stores `entry` at the lowest free index of [first, last] and returns that; with null, reserves
+  // it. O(log) amortized. OutOfRange: all are taken. InvalidArgument: first > last, or an internal
+  // entry. ResourceExhausted: no memory.
+  absl::StatusOr<uint64_t> Alloc(Entry entry, uint64_t first = 0, uint64_t last = UINT64_MAX);
+  // The same, but first in [max(first, *next), last], and from `first` on if nothing is free there.
+  // *next becomes the index behind the one found (or `first` behind `last`), so freed indices are
+  // used again as late as possible. *next is read and written under the lock.
+  absl::StatusOr<CyclicIndex> AllocCyclic(Entry entry, uint64_t first, uint64_t last,
+                                          uint64_t* next);
+
+  // ---- Removal ----
+
   // Removes every entry that overlaps [first, last]; also one that reaches out of the range.
-  // Returns how many.
+  // Returns how many. Reservations go uncounted.
   uint64_t EraseRange(uint64_t first, uint64_t last);
 
   // Removes everything, in time proportional to the nodes.

@@ -142,6 +142,7 @@ class TreeInspector {
       unsigned marks_below = 0;
       if (entry.is_retry()) return "a linked node holds a retry entry";
       if (entry.is_sibling()) {
+        if (node->tie_version == 0) return "a tie in a node that says it never had one";
         const unsigned first = entry.sibling_first();
         const unsigned slots = entry.sibling_slots();
         if (first >= i || i >= first + slots) return "a sibling lies outside its tie";
