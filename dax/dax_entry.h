@@ -1,8 +1,7 @@
 // DaxEntry: what the mapping stores in its XArray for one extent, a value entry of 63 bits.
 //
 //   bit  0       LOCKED    someone holds the entry's lock
-//   bit  1       ZERO      maps a shared page of zeroes, not a frame of its own
-//   bit  2       EMPTY     holds the place (and the lock) of an extent that has no frame yet
+//   bit  1       ZERO      a hole that reads as zeroes: no frame of its own, frame bits 0
 //   bit  3       POISONED  the frames are lost to a media error
 //   bits 4..7    order, 0..9
 //   bits 8..47   first frame, aligned to the order
@@ -10,6 +9,9 @@
 //
 // The order is the array's too; the word repeats it so that one load tells a reader all it needs,
 // and so that equal words mean the same extent (Cursor::CompareExchangeInPlace asks for that).
+//
+// The kernel's EMPTY entry, a locked place-holder while the file system is asked, has no
+// counterpart: a fault asks without one, and installs only if the place is still free.
 #ifndef DAXKV_DAX_DAX_ENTRY_H_
 #define DAXKV_DAX_DAX_ENTRY_H_
 
@@ -21,7 +23,7 @@ namespace daxkv::dax {
 
 class DaxEntry {
  public:
-  enum Flag : uint64_t { kLocked = 1, kZero = 2, kEmpty = 4, kPoisoned = 8 };
+  enum Flag : uint64_t { kLocked = 1, kZero = 2, kPoisoned = 8 };
 
   static constexpr unsigned kFrameBits = 40;
   static constexpr unsigned kMaxOrder = 9;
@@ -39,10 +41,9 @@ class DaxEntry {
 
   constexpr bool locked() const { return (bits_ & kLocked) != 0; }
   constexpr bool zero() const { return (bits_ & kZero) != 0; }
-  constexpr bool empty() const { return (bits_ & kEmpty) != 0; }
   constexpr bool poisoned() const { return (bits_ & kPoisoned) != 0; }
-  // Whether there are bytes to read.
-  constexpr bool readable() const { return (bits_ & (kPresent | kEmpty | kPoisoned)) == kPresent; }
+  // Whether there are frames, and fit to be read.
+  constexpr bool readable() const { return (bits_ & (kPresent | kZero | kPoisoned)) == kPresent; }
 
   constexpr unsigned order() const { return static_cast<unsigned>(bits_ >> 4 & 15); }
   constexpr uint64_t pages() const { return uint64_t{1} << order(); }

@@ -1,5 +1,7 @@
 #include "dax/mapping.h"
 
+#include <sys/mman.h>
+
 #include <cassert>
 #include <utility>
 
@@ -25,14 +27,36 @@ std::string IndexRange::ToString() const { return absl::StrCat("indices ", first
 MappingImpl::MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider)
     : owner_(owner), pool_(pool), provider_(provider), frames_(FrameTable::ForPool(pool)) {}
 
+namespace {
+
+// What every hole reads as: 2 MiB of read-only address space behind which the kernel has one page.
+const char* Zeroes() {
+  static const char* const zeroes = [] {
+    void* memory = mmap(nullptr, kHugePages << kPageShift, PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CheckInvariant(memory != MAP_FAILED, "no address space for 2 MiB of zeroes");
+    return static_cast<const char*>(memory);
+  }();
+  return zeroes;
+}
+
+}  // namespace
+
 // The pin counts before the entry is looked at again; Folio::AddPin says why that is enough.
-MappingImpl::PinAttempt MappingImpl::TryPin(uint64_t index, Pinned* pinned) {
+MappingImpl::PinAttempt MappingImpl::TryPin(uint64_t index, Access access, Pinned* pinned) {
   rcu::ReadGuard guard;
   for (;;) {
     const DaxEntry entry = LoadUnderRcu(index);
     if (!entry) return PinAttempt::kAbsent;
     if (entry.locked()) return PinAttempt::kLocked;
-    if (!entry.readable()) return PinAttempt::kPoisoned;
+    if (!entry.readable()) {
+      if (entry.poisoned()) return PinAttempt::kPoisoned;
+      if (access == Access::kWrite) return PinAttempt::kAbsent;
+      pinned->data_ = Zeroes();
+      pinned->size_bytes_ = entry.pages() << kPageShift;
+      pinned->first_index_ = entry.FirstIndex(index);
+      return PinAttempt::kPinned;
+    }
     YieldPoint("pin:entry-seen");
     Folio* folio = frames_->At(entry);
     folio->AddPin();
@@ -51,7 +75,7 @@ MappingImpl::PinAttempt MappingImpl::TryPin(uint64_t index, Pinned* pinned) {
 absl::StatusOr<Pinned> MappingImpl::Pin(uint64_t index, Access access) {
   for (;;) {
     Pinned pinned;
-    switch (TryPin(index, &pinned)) {
+    switch (TryPin(index, access, &pinned)) {
       case PinAttempt::kPinned:
         return pinned;
       case PinAttempt::kLocked:
@@ -69,8 +93,7 @@ absl::StatusOr<Pinned> MappingImpl::Pin(uint64_t index, Access access) {
 
 uint32_t MappingImpl::PinCount(uint64_t index) const {
   rcu::ReadGuard guard;
-  const DaxEntry entry = LoadUnderRcu(index);
-  return entry ? frames_->Pins(entry.frame(), entry.order()) : 0;
+  return PinsOf(LoadUnderRcu(index));
 }
 
 absl::Status MappingImpl::PoisonedError(uint64_t index) const {
@@ -87,6 +110,10 @@ MappingStats MappingImpl::Stats() const {
     if (entry.order() == DaxEntry::kMaxOrder) ++stats.huge_entries;
     if (entry.locked()) ++stats.locked_entries;
     if (array_.GetMark(located.first, kDirty)) ++stats.dirty_entries;
+    if (entry.zero()) {
+      ++stats.hole_entries;
+      return true;
+    }
     // Pins from before a split are counted at the first piece (F2).
     for (unsigned order = entry.order(); order <= DaxEntry::kMaxOrder; ++order) {
       const bool first_piece = (entry.frame() & ((uint64_t{1} << order) - 1)) == 0;
@@ -133,13 +160,14 @@ Pinned& Pinned::operator=(Pinned&& other) noexcept {
   if (this == &other) return *this;
   if (valid()) Release();
   folio_ = std::exchange(other.folio_, nullptr);
-  data_ = other.data_;
+  data_ = std::exchange(other.data_, nullptr);
   size_bytes_ = other.size_bytes_;
   first_index_ = other.first_index_;
   return *this;
 }
 
 void Pinned::Release() {
+  data_ = nullptr;
   if (folio_ != nullptr) std::exchange(folio_, nullptr)->DropPin();
 }
 
@@ -176,7 +204,7 @@ absl::StatusOr<Pinned> Mapping::Pin(uint64_t index, Access access) {
 
 absl::StatusOr<Pinned> Mapping::TryPin(uint64_t index) {
   Pinned pinned;
-  switch (impl_->TryPin(index, &pinned)) {
+  switch (impl_->TryPin(index, Access::kRead, &pinned)) {
     case internal::MappingImpl::PinAttempt::kPinned:
       return pinned;
     case internal::MappingImpl::PinAttempt::kPoisoned:

@@ -17,6 +17,9 @@
 //   extent   2^order (order 0..9) pages, aligned to their size both as indices and as frames: what
 //            one entry maps, what is pinned and locked as a whole.
 //   fault    the first touch of an extent, which asks the provider and installs the entry.
+//   hole     an extent without frames that reads as zeroes, if the provider knows of such. The
+//   first
+//            write into it asks the provider for frames.
 //   break    a stretch of indices in which nobody may pin, fault or lock until the break's end.
 //
 // Thread safety: every method from any thread at the same time. The destructor needs quiet, except
@@ -73,8 +76,11 @@ class MappingImpl;
 // What the toucher wants to do. The mapping only hands it on to the provider.
 enum class Access { kRead, kWrite };
 
+// The first frame of a hole.
+inline constexpr uint64_t kNoFrame = UINT64_MAX;
+
 // Where an extent lies: indices [first_index, first_index + 2^order) are the frames from
-// first_frame on. A run of n * 2 MiB is several extents of order 9 to the mapping.
+// first_frame on, or a hole. A run of n * 2 MiB is several extents of order 9 to the mapping.
 struct Extent {
   uint64_t first_index = 0;
   uint64_t first_frame = 0;
@@ -95,6 +101,9 @@ class ExtentProvider {
   // several times for one extent, also by two threads at once; surplus results are dropped. What a
   // truncation has released to the pool must not be provided again (it ends at ReleaseRun, before
   // Truncate returns): a provider that finds its extents by Pool::FindRun sees to that by itself.
+  // A provider whose holes read as zeroes answers kRead in one with the hole: first_frame kNoFrame,
+  // and no index of the extent has frames. Frames come to a hole only by Provide with kWrite, whose
+  // answer must have some, full of zeroes.
   // Whatever status is returned (kNotFound: nothing there; kDataLoss: damaged) is what the fault
   // returns.
   virtual absl::StatusOr<Extent> Provide(uint64_t index, unsigned max_order, Access access) = 0;
@@ -111,8 +120,9 @@ std::unique_ptr<ExtentProvider> NewIdentityProvider(const Pool* pool);
 class Mapping;
 
 // A pinned extent: its bytes stay mapped, unchanged by the mapping and unreused while this lives.
-// Move-only; releasing is lock-free. The Mapping must outlive it. One handle is one thread's at a
-// time.
+// Of a hole: its zeroes, also when somebody writes into the hole later; keeps nobody waiting, and
+// is not counted. Move-only; releasing is lock-free. The Mapping must outlive it. One handle is one
+// thread's at a time.
 class Pinned {
  public:
   Pinned() = default;
@@ -124,7 +134,7 @@ class Pinned {
   // Gives the pin back; does nothing without one.
   void Release();
 
-  bool valid() const { return folio_ != nullptr; }
+  bool valid() const { return data_ != nullptr; }
   const char* data() const { return data_; }  // First byte of the whole extent.
   uint64_t size_bytes() const { return size_bytes_; }
   uint64_t first_index() const { return first_index_; }
@@ -132,7 +142,7 @@ class Pinned {
  private:
   friend class internal::MappingImpl;
 
-  internal::Folio* folio_ = nullptr;
+  internal::Folio* folio_ = nullptr;  // Null for a hole.
   const char* data_ = nullptr;
   uint64_t size_bytes_ = 0;
   uint64_t first_index_ = 0;
@@ -150,7 +160,7 @@ class EntryLock {
   void Unlock();
 
   // Marks the extent as lost to a media error. From now on it is not Present; Pin and Fault return
-  // kDataLoss; pins that exist stay. Only truncating it ends this.
+  // kDataLoss; pins that exist stay. Only truncating it ends this. Nothing happens to a hole.
   void Poison();
 
   bool valid() const { return mapping_ != nullptr; }
@@ -197,6 +207,7 @@ struct MappingStats {
   uint64_t entries = 0;
   uint64_t pages = 0;         // Mapped by them.
   uint64_t huge_entries = 0;  // Of order 9.
+  uint64_t hole_entries = 0;
   uint64_t locked_entries = 0;
   uint64_t dirty_entries = 0;
   uint64_t pins = 0;             // Held now.
@@ -217,7 +228,7 @@ class Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  // Whether the page is mapped by an entry whose bytes may be read: present and not poisoned. If
+  // Whether the page is mapped by an entry whose frames may be read: no hole and not poisoned. If
   // so, they may be read until the caller leaves its ReadGuard (M7), locked or not. The hot path of
   // copying readers: one XArray lookup.
   bool Present(uint64_t index) const;
@@ -226,15 +237,17 @@ class Mapping {
 
   // Makes sure that an entry covers `index`, installing one of `order` (0..9) if the provider and
   // the neighbours allow. After kNoPage and kFallback alike the index was mapped a moment ago; only
-  // a pin or a lock keeps it so.
-  //   Statuses: the provider's; kInvalidArgument: order > 9; kResourceExhausted: no memory;
+  // a pin or a lock keeps it so. A write into a hole takes the hole's entry away, whatever its
+  // order, and installs frames; the rest of a larger hole is asked for again when it is touched.
+  //   Statuses: the provider's; kInvalidArgument: order > 9; kResourceExhausted: no memory (a hole
+  //   may have lost its entry; nothing else has changed);
   //   kDataLoss: poisoned; kInternal: the provider's extent does not cover the index, is too large
   //   or misaligned, or its frames are mapped elsewhere.
   absl::StatusOr<FaultResult> Fault(uint64_t index, unsigned order, Access access);
 
   // Pins the extent at `index`, faulting it in first (in the provider's own order). Pin sleeps
-  // while the entry is locked; TryPin returns kUnavailable instead, and for an absent entry too.
-  // Statuses of Fault.
+  // while the entry is locked; TryPin (which pins for reading) returns kUnavailable instead, and
+  // for an absent entry too. Statuses of Fault.
   absl::StatusOr<Pinned> Pin(uint64_t index, Access access);
   absl::StatusOr<Pinned> TryPin(uint64_t index);
   // Pins held on the extent at `index` now, those from before a Split included; 0 when absent.
@@ -269,7 +282,8 @@ class Mapping {
 
   // Replaces the entry at `index` by entries of `new_order`, each with its marks, unseen by
   // readers. Pins that exist count for each of them until they drop.
-  //   kNotFound; kInvalidArgument (new_order not below the entry's); kResourceExhausted (nothing
+  //   kNotFound; kInvalidArgument (new_order not below the entry's, or a hole); kResourceExhausted
+  //   (nothing
   //   has changed).
   absl::Status Split(uint64_t index, unsigned new_order);
 

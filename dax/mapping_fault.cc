@@ -20,6 +20,15 @@ absl::StatusOr<FaultResult> MappingImpl::Fault(uint64_t index, unsigned order, A
       entry = LoadUnderRcu(index);
     }
     if (entry && entry.poisoned()) return PoisonedError(index);
+    if (entry && entry.zero() && access == Access::kWrite) {
+      if (entry.locked()) {
+        WaitWhileLocked(index);
+      } else {
+        YieldPoint("fault:hole-seen");
+        EraseHole(index);
+      }
+      continue;
+    }
     if (entry && entry.order() < order) {  // Before the lock bit: a fallback never sleeps.
       faults_fallback_.fetch_add(1, std::memory_order_relaxed);
       return FaultResult::kFallback;
@@ -80,17 +89,23 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
   absl::StatusOr<Extent> extent = provider_->Provide(index, max_order, access);
   YieldPoint("fault:provided");
   if (!extent.ok()) return extent.status();
-  if (absl::Status fits = CheckExtent(*extent, index, max_order); !fits.ok()) return fits;
-  if (absl::Status room = frames_->Reserve(extent->first_frame); !room.ok()) return room;
+  absl::Status fits = CheckExtent(*extent, index, max_order, access);
+  if (!fits.ok()) return fits;
+  if (extent->first_frame != kNoFrame) {
+    if (absl::Status room = frames_->Reserve(extent->first_frame); !room.ok()) return room;
+  }
   return InstallExtent(*extent, fault);
 }
 
-absl::Status MappingImpl::CheckExtent(const Extent& extent, uint64_t index,
-                                      unsigned max_order) const {
+absl::Status MappingImpl::CheckExtent(const Extent& extent, uint64_t index, unsigned max_order,
+                                      Access access) const {
   const uint64_t mask = extent.order <= DaxEntry::kMaxOrder ? extent.pages() - 1 : UINT64_MAX;
-  if (extent.order > max_order || ((extent.first_index | extent.first_frame) & mask) != 0 ||
-      (index & ~mask) != extent.first_index || extent.first_frame >= FrameTable::kMaxFrames ||
-      !pool_->Contains(extent.first_frame << kPageShift, extent.pages() << kPageShift)) {
+  const bool frames_fit =
+      extent.first_frame == kNoFrame
+          ? access == Access::kRead
+          : (extent.first_frame & mask) == 0 && extent.first_frame < FrameTable::kMaxFrames &&
+                pool_->Contains(extent.first_frame << kPageShift, extent.pages() << kPageShift);
+  if (extent.order > max_order || (index & ~mask) != extent.first_index || !frames_fit) {
     return absl::InternalError(absl::StrCat("the provider's extent for index ", index,
                                             " does not fit: order ", extent.order, " (at most ",
                                             max_order, "), first index ", extent.first_index,
@@ -103,28 +118,46 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::InstallExtent(const Extent&
                                                                    const FaultInFlight& fault) {
   Cursor cursor(array_, extent.first_index);
   cursor.SetOrder(extent.order);
-  Folio* folio = frames_->At(extent.first_frame, extent.order);
+  const bool hole = extent.first_frame == kNoFrame;
+  const DaxEntry entry = hole ? DaxEntry(0, extent.order, DaxEntry::kZero)
+                              : DaxEntry(extent.first_frame, extent.order);
   for (;;) {
     {
       ArrayLock lock(array_);
       cursor.Reset();
       if (fault.stale || cursor.FindConflict()) return std::nullopt;
       cursor.Set(extent.first_index);
-      for (unsigned order = extent.order; order <= DaxEntry::kMaxOrder; ++order) {
-        if (frames_->At(extent.first_frame, order)->mapping() != nullptr) {
-          return absl::InternalError(absl::StrCat("frame ", extent.first_frame, " for index ",
-                                                  extent.first_index, " is mapped elsewhere"));
-        }
+      if (absl::Status claimed = hole ? absl::OkStatus() : ClaimFrames(extent); !claimed.ok()) {
+        return claimed;
       }
-      folio->SetMapped(this, extent.first_index);
-      const DaxEntry entry(extent.first_frame, extent.order);
       absl::StatusOr<xarray::Entry> stored = cursor.Store(entry.xentry());
       if (stored.ok()) return extent.order;
-      folio->ClearMapped();
+      if (!hole) frames_->At(entry)->ClearMapped();
       if (!cursor.NeedsReserve()) return stored.status();
     }
     if (absl::Status status = cursor.Reserve(); !status.ok()) return status;
   }
+}
+
+absl::Status MappingImpl::ClaimFrames(const Extent& extent) {
+  for (unsigned order = extent.order; order <= DaxEntry::kMaxOrder; ++order) {
+    if (frames_->At(extent.first_frame, order)->mapping() != nullptr) {
+      return absl::InternalError(absl::StrCat("frame ", extent.first_frame, " for index ",
+                                              extent.first_index, " is mapped elsewhere"));
+    }
+  }
+  frames_->At(extent.first_frame, extent.order)->SetMapped(this, extent.first_index);
+  return absl::OkStatus();
+}
+
+// Pins of a hole hold its zeroes, not its entry, so it may go under them.
+void MappingImpl::EraseHole(uint64_t index) {
+  Cursor cursor(array_, index);
+  ArrayLock lock(array_);
+  const DaxEntry entry(cursor.Load());
+  if (!entry || !entry.zero() || entry.locked()) return;
+  cursor.Erase();
+  frames_->waits().WakeAll(KeyOf(entry, index));
 }
 
 }  // namespace daxkv::dax::internal

@@ -13,7 +13,9 @@
 //   I8  re-check      LockFrame looks the entry up under the array lock and compares frames.
 //   I9  results       are StatusOr, never words that an entry could be.
 //   I10 fallback      Fault looks for conflicts before it asks the provider and before it installs.
-//   I11 downgrade     is Split: one array operation, counts derived from the entries.
+//   I11 downgrade     of a hole: its unlocked entry is erased, one array operation that needs no
+//                     memory, and the write goes on as if nothing had been there. Counts are
+//                     derived from the entries.
 //   I12 writeback     cannot protect pages against stores; it cleans first, then flushes, and the
 //                     storer marks after its store (Mapping::MarkDirty).
 //   I13 dirty before writable: replaced by that same rule.
@@ -76,7 +78,8 @@ class MappingImpl : public rcu::Head {
   DaxEntry LoadUnderRcu(uint64_t index) const { return DaxEntry(array_.LoadUnderRcu(index)); }
 
   enum class PinAttempt { kPinned, kAbsent, kLocked, kPoisoned };
-  PinAttempt TryPin(uint64_t index, Pinned* pinned);
+  // kAbsent too for a write into a hole.
+  PinAttempt TryPin(uint64_t index, Access access, Pinned* pinned);
   absl::StatusOr<Pinned> Pin(uint64_t index, Access access);
   uint32_t PinCount(uint64_t index) const;
   MappingStats Stats() const;
@@ -156,9 +159,18 @@ class MappingImpl : public rcu::Head {
   absl::StatusOr<std::optional<unsigned>> Install(uint64_t index, unsigned order, Access access);
   absl::StatusOr<std::optional<unsigned>> ProvideExtent(uint64_t index, unsigned max_order,
                                                         Access access, const FaultInFlight& fault);
-  absl::Status CheckExtent(const Extent& extent, uint64_t index, unsigned max_order) const;
+  absl::Status CheckExtent(const Extent& extent, uint64_t index, unsigned max_order,
+                           Access access) const;
   absl::StatusOr<std::optional<unsigned>> InstallExtent(const Extent& extent,
                                                         const FaultInFlight& fault);
+  // Claims the extent's Folio. kInternal: its frames are mapped elsewhere.
+  absl::Status ClaimFrames(const Extent& extent);
+  // Takes away the hole's entry at `index`, if it is still there and unlocked. Without locks.
+  void EraseHole(uint64_t index);
+  // The pins that keep the entry busy.
+  uint32_t PinsOf(DaxEntry entry) const {
+    return !entry || entry.zero() ? 0 : frames_->Pins(entry.frame(), entry.order());
+  }
 
   // BreakLayouts' steps, without locks. Each false is the deadline, with the message in *busy.
   bool RegisterBreak(const IndexRange& range, absl::Time deadline, std::string* busy);

@@ -15,7 +15,9 @@ bool MappingImpl::SleepOn(const WaitKey& key, WaitTable::Mode mode, ArrayLock* l
   WaitTable::Sleeper sleeper(&frames_->waits(), key, mode);
   lock->unlock();
   YieldPoint("wait:enqueued");
-  return sleeper.Sleep(deadline);
+  const bool woken = sleeper.Sleep(deadline);
+  YieldPoint("wait:woken");
+  return woken;
 }
 
 void MappingImpl::Replace(Cursor* cursor, DaxEntry from, DaxEntry to) {
@@ -27,7 +29,8 @@ EntryLock MappingImpl::TakeLock(Cursor* cursor, DaxEntry entry, uint64_t index) 
   Replace(cursor, entry, entry.With(DaxEntry::kLocked));
   EntryLock handle;
   handle.mapping_ = owner_;
-  handle.extent_ = {entry.FirstIndex(index), entry.frame(), entry.order()};
+  handle.extent_ = {entry.FirstIndex(index), entry.zero() ? kNoFrame : entry.frame(),
+                    entry.order()};
   handle.unlocked_entry_ = entry.xentry().raw();
   return handle;
 }
@@ -74,7 +77,8 @@ absl::StatusOr<EntryLock> MappingImpl::LockFrame(const Pool* pool, uint64_t fram
       Cursor cursor(mapping->array_, index);
       const DaxEntry entry(cursor.Load());
       // The frame may have moved to another index or mapping since we read it (S8).
-      if (!entry || entry.frame() + (index - entry.FirstIndex(index)) != frame) continue;
+      if (!entry || entry.zero() || entry.frame() + (index - entry.FirstIndex(index)) != frame)
+        continue;
       if (!entry.locked()) return mapping->TakeLock(&cursor, entry, index);
       mapping->waits_.fetch_add(1, std::memory_order_relaxed);
       sleeper.emplace(&frames->waits(), mapping->KeyOf(entry, index), WaitTable::Mode::kExclusive);
@@ -129,7 +133,7 @@ void EntryLock::Unlock() {
 }
 
 void EntryLock::Poison() {
-  if (mapping_ == nullptr) return;
+  if (mapping_ == nullptr || extent_.first_frame == kNoFrame) return;
   const DaxEntry entry(xarray::Entry::FromRaw(unlocked_entry_));
   unlocked_entry_ = mapping_->impl_->Poison(extent_, entry).xentry().raw();
 }

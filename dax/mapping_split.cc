@@ -12,6 +12,9 @@ absl::Status MappingImpl::Split(uint64_t index, unsigned new_order) {
   absl::StatusOr<EntryLock> held = LockEntry(index);
   if (!held.ok()) return held.status();
   const Extent extent = held->extent();
+  if (extent.first_frame == kNoFrame) {
+    return absl::InvalidArgumentError(absl::StrCat("splitting the hole at index ", index));
+  }
   if (new_order >= extent.order) {
     return absl::InvalidArgumentError(absl::StrCat("splitting index ", index, " of order ",
                                                    extent.order, " to order ", new_order));

@@ -53,7 +53,7 @@ bool MappingImpl::LooksBusy(const IndexRange& range, std::string* busy) const {
   bool found = false;
   array_.ForEach(range.first, range.last, [&](const xarray::Located& located) {
     const DaxEntry entry(located.entry);
-    const uint32_t pins = frames_->Pins(entry.frame(), entry.order());
+    const uint32_t pins = PinsOf(entry);
     if (pins > 0) *busy = absl::StrCat("index ", located.first, " has ", pins, " pins");
     found = pins > 0;
     return !found;
@@ -123,6 +123,7 @@ bool MappingImpl::WaitForPins(const IndexRange& range, absl::Time deadline, std:
       rcu::ReadGuard guard;
       cursor.Set(index);
       while (const DaxEntry entry = DaxEntry(cursor.FindNext(range.last))) {
+        if (entry.zero()) continue;
         index = std::max(cursor.first(), range.first);
         // Pins on larger blocks are from before a split, which counted them when it had the entry
         // locked; so a plain look suffices for those.
@@ -168,7 +169,7 @@ void MappingImpl::EraseEntries(const IndexRange& range) {
       const uint64_t first = cursor.first();
       CheckInvariant(entry.locked(), "a DAX entry is erased without its lock");
       // Before the entry: who sees that gone without our lock may map the frames elsewhere.
-      frames_->At(entry)->ClearMapped();
+      if (!entry.zero()) frames_->At(entry)->ClearMapped();
       cursor.Erase();
       frames_->waits().WakeAll(KeyOf(entry, first));
     }
@@ -178,7 +179,7 @@ void MappingImpl::EraseEntries(const IndexRange& range) {
 
 absl::StatusOr<uint64_t> MappingImpl::FrameAt(uint64_t index) const {
   const std::optional<xarray::Located> located = array_.Lookup(index);
-  if (!located.has_value()) return provider_->Locate(index);
+  if (!located.has_value() || DaxEntry(located->entry).zero()) return provider_->Locate(index);
   return DaxEntry(located->entry).frame() + (index - located->first);
 }
 
@@ -215,6 +216,7 @@ absl::Status MappingImpl::CheckRunFits(const Run& run, uint64_t frame, uint64_t 
   absl::Status status;
   array_.ForEach(index, index + run.pages - 1, [&](const xarray::Located& located) {
     const DaxEntry entry(located.entry);
+    if (entry.zero()) return true;  // Pages of the run that nobody has written yet.
     if (located.first < index || located.last - index >= run.pages ||
         entry.frame() - run.first_page != located.first - index) {
       status = misfit("is not mapped as neighbours in");

@@ -9,7 +9,9 @@ namespace daxkv::dax::internal {
 void MappingImpl::MarkDirty(const IndexRange& range) {
   Cursor cursor(array_, range.first);
   ArrayLock lock(array_);
-  while (cursor.FindNext(range.last)) cursor.SetMark(kDirty);
+  while (const DaxEntry entry = DaxEntry(cursor.FindNext(range.last))) {
+    if (!entry.zero()) cursor.SetMark(kDirty);  // Nobody can have stored into a hole.
+  }
 }
 
 // An entry is cleaned before its bytes are flushed: a store that the flush misses is followed by

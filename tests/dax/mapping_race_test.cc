@@ -19,7 +19,6 @@
 // LockFrame's comparison of frames cannot be made to fail: a truncation keeps its range broken
 // until the grace period's end, so while LockFrame is in its read section no other frame takes the
 // place.
-#include <future>
 #include <thread>
 #include <vector>
 
@@ -34,19 +33,6 @@ constexpr absl::Time kTry = absl::InfinitePast();
 constexpr absl::Time kForever = absl::InfiniteFuture();
 
 using MappingRaceTest = MappingTest;
-
-// Runs `action` in a thread; Finishes() says whether it came to its end.
-class Background {
- public:
-  template <typename Action>
-  explicit Background(Action action) : done_(std::async(std::launch::async, std::move(action))) {}
-  bool Finishes() {
-    return done_.wait_for(absl::ToChronoSeconds(kHangAfter)) == std::future_status::ready;
-  }
-
- private:
-  std::future<void> done_;
-};
 
 TEST_F(MappingRaceTest, S1LockThroughAMiddlePageKeepsTheEntry) {
   const PageRun run = PlaceRun(512, 512);

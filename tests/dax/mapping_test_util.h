@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,7 +63,10 @@ using PageRun = Run;
 
 inline constexpr uint8_t kTestKind = 1;
 // Long enough that only a hang reaches it.
-inline constexpr absl::Duration kHangAfter = absl::Seconds(60);
+inline const absl::Duration kHangAfter = [] {
+  const char* seconds = getenv("DAXKV_TEST_HANG_AFTER_S");  // mutations/run does not wait as long.
+  return absl::Seconds(seconds == nullptr ? 60 : atoi(seconds));
+}();
 
 // A fresh pool in the test's temporary folder.
 inline std::unique_ptr<Pool> OpenTestPool(uint64_t size_bytes = uint64_t{64} << 20) {
@@ -227,6 +232,37 @@ class Hold {
   bool released_ = false;
 };
 
+// Runs an action whenever a thread comes to one yield point, in that thread. One at a time, and not
+// beside a Hold.
+class AtYield {
+ public:
+  AtYield(const char* point, std::function<void()> action)
+      : point_(point), action_(std::move(action)) {
+    active_ = this;
+    SetYieldHook(&OnYield);
+  }
+  // No thread may be near the point any more.
+  ~AtYield() {
+    SetYieldHook(nullptr);
+    active_ = nullptr;
+  }
+
+ private:
+  static void OnYield(const char* point) {
+    static thread_local bool inside = false;
+    AtYield* self = active_;
+    if (self == nullptr || inside || self->point_ != point) return;
+    inside = true;  // The action passes the point, too.
+    self->action_();
+    inside = false;
+  }
+
+  static inline std::atomic<AtYield*> active_{nullptr};
+
+  const std::string_view point_;
+  const std::function<void()> action_;
+};
+
 // Waits until the condition holds; false after kHangAfter.
 inline bool Eventually(const std::function<bool()>& condition) {
   const absl::Time end = absl::Now() + kHangAfter;
@@ -236,6 +272,22 @@ inline bool Eventually(const std::function<bool()>& condition) {
   }
   return true;
 }
+
+// Runs `action` in a thread; Finishes() says whether it came to its end.
+class Background {
+ public:
+  template <typename Action>
+  explicit Background(Action action) : done_(std::async(std::launch::async, std::move(action))) {}
+  bool Finishes() {
+    return done_.wait_for(absl::ToChronoSeconds(kHangAfter)) == std::future_status::ready;
+  }
+  bool finished() const {
+    return done_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  }
+
+ private:
+  std::future<void> done_;
+};
 
 // A mapping over a fresh pool, with what its tests look at.
 class MappingTest : public testing::Test {
