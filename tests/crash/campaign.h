@@ -1,0 +1,52 @@
+// A campaign: a script is recorded in one process, and images of all that a power cut could have
+// left are opened and judged in others.
+//
+// Every acknowledged operation has to be there, the one in flight wholly or not at all (of a group:
+// each record), Check has to find neither damage nor a leak, and the store has to take new writes.
+// Of some images the recovery is recorded in its turn, and images of power cuts during that are
+// judged as well.
+#ifndef DAXKV_TESTS_CRASH_CAMPAIGN_H_
+#define DAXKV_TESTS_CRASH_CAMPAIGN_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/crash/interposer.h"
+#include "tests/crash/recorder.h"
+#include "tests/crash/script.h"
+
+namespace daxkv::crash {
+
+struct Plan {
+  uint64_t images = 1000;  // About so many, at first level.
+  uint64_t seed = 1;
+  unsigned workers = 2;
+  unsigned recoveries_every = 50;  // One recovery is recorded for so many images; 0: none.
+  unsigned images_of_recovery = 12;
+  unsigned most_faults = 5;  // A worker stops there.
+  bool count_sites = false;
+  CallSite dropped;  // A mutation; null return address: none.
+};
+
+struct Outcome {
+  std::vector<std::string> faults;  // One line each: where it was, and what is wrong.
+  uint64_t points = 0;              // Fences, punches and returns in the trace.
+  uint64_t images = 0;              // Judged, both levels.
+  uint64_t distinct_images = 0;
+  uint64_t recovery_images = 0;  // Second level, of `images`.
+  double seconds = 0;
+  struct Counts {
+    uint64_t operations = 0;
+    FlushCounts flushes;
+  };
+  std::map<std::string, Counts> counts;  // By kind of operation.
+  std::vector<CallSite> sites;
+};
+
+Outcome RunCampaign(const Script& script, const Plan& plan);
+
+}  // namespace daxkv::crash
+
+#endif  // DAXKV_TESTS_CRASH_CAMPAIGN_H_

@@ -1,0 +1,65 @@
+// libpmem's exported functions, defined by the test binary itself: libpmemobj and daxkv both call
+// these, so that every flush and every fence of theirs is seen. Nothing is really flushed: what
+// would be durable is the observer's to say. munmap and fallocate are seen too, for the places of
+// the pool's files and for the holes punched into them.
+//
+// Thread safety: the interposed functions from any thread; everything else here while no store is
+// open.
+#ifndef DAXKV_TESTS_CRASH_INTERPOSER_H_
+#define DAXKV_TESTS_CRASH_INTERPOSER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace daxkv::crash {
+
+enum class Platform {
+  kCacheLines,  // Persistent memory: cache lines are flushed, a fence makes them durable.
+  kPages,       // An ordinary file: msync makes pages durable.
+};
+
+// Called on the thread that flushes.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void OnFlush(const char* address, size_t size_bytes) = 0;
+  virtual void OnFence() = 0;
+  virtual void OnMsync(const char* address, size_t size_bytes) = 0;
+  // A hole was punched.
+  virtual void OnPunch(int file, uint64_t offset, uint64_t size_bytes) = 0;
+  virtual void OnUnmap() = 0;
+};
+
+// Makes every store opened from here on take its medium for `platform`.
+void SetPlatform(Platform platform);
+Platform CurrentPlatform();
+
+// Null: nobody looks.
+void SetObserver(Observer* observer);
+
+// While set, holes are neither punched nor filled: for stores that are opened copy-on-write.
+void KeepFilesUntouched(bool on);
+
+// ---- Mutations: a flush or fence of daxkv that is not done ----------------------------------------
+
+enum class CallKind { kFlush, kFence };
+
+// A place in daxkv's code that flushes or fences, below the layers that only hand the call down.
+struct CallSite {
+  CallKind kind = CallKind::kFlush;
+  const void* return_address = nullptr;
+  uint64_t calls = 0;
+  std::string name;  // Function and offset.
+};
+
+// Counts calls by site from here on; forgets what was counted before.
+void CountCallSites();
+std::vector<CallSite> CallSites();
+// The calls of this site are left out from here on. Null return address: none.
+void DropCallSite(const CallSite& site);
+
+}  // namespace daxkv::crash
+
+#endif  // DAXKV_TESTS_CRASH_INTERPOSER_H_

@@ -1,0 +1,286 @@
+#include "tests/crash/recorder.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "absl/strings/str_format.h"
+#include "tests/crash/arena.h"
+
+namespace daxkv::crash {
+namespace {
+
+constexpr uint64_t kPageSizeBytes = 4096;
+
+// Other threads may be storing: words come whole.
+void CopyLine(void* to, const char* from) {
+  uint64_t words[kLineSizeBytes / 8];
+  for (uint64_t i = 0; i < kLineSizeBytes / 8; ++i) {
+    words[i] = __atomic_load_n(reinterpret_cast<const uint64_t*>(from) + i, __ATOMIC_RELAXED);
+  }
+  memcpy(to, words, sizeof(words));
+}
+
+}  // namespace
+
+Recorder::Recorder(const std::string& path)
+    : set_path_(path + "/daxkv.set"),
+      parts_path_(path + "/parts"),
+      live_(MapArena()),
+      seen_(MapArena()),
+      durable_(MapArena()) {}
+
+Recorder::~Recorder() {
+  SetObserver(nullptr);
+  for (char* arena : {live_, seen_, durable_}) UnmapArena(arena);
+}
+
+void Recorder::Start() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    AddNewParts();
+  }
+  SetObserver(this);
+}
+
+void Recorder::Stop() { SetObserver(nullptr); }
+
+uint32_t Recorder::ThreadNumber() const {
+  static std::atomic<uint32_t> next{0};
+  thread_local const uint32_t number = next.fetch_add(1, std::memory_order_relaxed);
+  return number;
+}
+
+void Recorder::Add(EventKind kind, uint64_t offset, uint64_t a, uint64_t b) {
+  Event event;
+  event.kind = kind;
+  event.thread = ThreadNumber();
+  event.offset = offset;
+  event.a = a;
+  event.b = b;
+  trace_.push_back(event);
+}
+
+Event Recorder::LineEvent(EventKind kind, uint64_t offset) const {
+  Event event;
+  event.kind = kind;
+  event.thread = ThreadNumber();
+  event.offset = offset;
+  CopyLine(event.bytes, live_ + offset);
+  return event;
+}
+
+// A part's bytes at its arrival are durable: it came whole, with its name.
+void Recorder::AddNewParts() {
+  while (true) {
+    const std::string path = absl::StrFormat("%s/%06d.pmem", parts_path_, parts_.size());
+    const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    struct stat info;
+    if (file < 0) return;
+    if (fstat(file, &info) != 0 || info.st_size == 0) {
+      close(file);
+      return;
+    }
+    Part part;
+    part.offset = size_bytes_;
+    part.size_bytes = static_cast<uint64_t>(info.st_size);
+    part.inode = info.st_ino;
+    MapFile(live_, part.offset, part.size_bytes, file);
+    close(file);
+    parts_.push_back(part);
+    size_bytes_ += part.size_bytes;
+    mappings_stale_ = true;
+    Add(EventKind::kPart, part.offset, part.size_bytes);
+    NoteStores();
+    for (Event& event : trace_) {
+      if (event.kind != EventKind::kStore || event.offset < part.offset) continue;
+      event.kind = EventKind::kDurable;
+      memcpy(durable_ + event.offset, event.bytes, kLineSizeBytes);
+    }
+  }
+}
+
+void Recorder::ReadMappings() {
+  mapped_.clear();
+  mappings_stale_ = false;
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  const auto arena = reinterpret_cast<uint64_t>(live_);
+  while (std::getline(maps, line)) {
+    uint64_t first, last, file_offset, inode;
+    if (sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %" SCNu64, &first, &last,
+               &file_offset, &inode) != 4) {
+      continue;
+    }
+    if (first >= arena && first < arena + kArenaSizeBytes) continue;
+    for (const Part& part : parts_) {
+      if (part.inode == inode && line.find(parts_path_) != line.npos) {
+        mapped_.push_back({first, last, part.offset + file_offset});
+      }
+    }
+  }
+}
+
+bool Recorder::Translate(const char* address, uint64_t* offset) {
+  const auto wanted = reinterpret_cast<uint64_t>(address);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (attempt == 1 || mappings_stale_) {
+      AddNewParts();
+      ReadMappings();
+    }
+    for (const Mapped& mapped : mapped_) {
+      if (wanted < mapped.first || wanted >= mapped.last) continue;
+      *offset = mapped.offset + (wanted - mapped.first);
+      return *offset < size_bytes_;
+    }
+  }
+  return false;
+}
+
+// ---- What was stored ----
+
+// Only pages that the files hold: to look at a hole would fill it.
+void Recorder::NoteStores() {
+  std::vector<unsigned char> resident(size_bytes_ / kPageSizeBytes);
+  if (resident.empty()) return;
+  if (mincore(live_, size_bytes_, resident.data()) != 0) Die("mincore");
+  for (uint64_t page = 0; page < resident.size(); ++page) {
+    const uint64_t begin = page * kPageSizeBytes;
+    if ((resident[page] & 1) == 0 || memcmp(live_ + begin, seen_ + begin, kPageSizeBytes) == 0) {
+      continue;
+    }
+    for (uint64_t at = begin; at < begin + kPageSizeBytes; at += kLineSizeBytes) {
+      if (memcmp(live_ + at, seen_ + at, kLineSizeBytes) == 0) continue;
+      trace_.push_back(LineEvent(EventKind::kStore, at));
+      memcpy(seen_ + at, trace_.back().bytes, kLineSizeBytes);
+    }
+  }
+}
+
+void Recorder::AddPoint() {
+  NoteStores();
+  openable_ = openable_ || access(set_path_.c_str(), F_OK) == 0;
+  if (openable_) Add(EventKind::kPoint, 0, acknowledged_, begun_);
+}
+
+void Recorder::Begin(uint64_t operation) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  begun_ = operation + 1;
+}
+
+void Recorder::Acknowledge(uint64_t operation) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  acknowledged_ = operation + 1;
+  AddPoint();
+}
+
+FlushCounts Recorder::TakeCounts() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const FlushCounts taken = counts_;
+  counts_ = FlushCounts();
+  return taken;
+}
+
+// ---- What was flushed ----
+
+void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
+  ++counts_.lines;
+  const Event event = LineEvent(EventKind::kFlush, offset);
+  Lines& lines = pending_[thread];
+  const auto pending = lines.find(offset);
+  if (pending != lines.end() && memcmp(pending->second.bytes, event.bytes, kLineSizeBytes) == 0) {
+    ++counts_.repeated_lines;
+    return;
+  }
+  if (pending == lines.end() && memcmp(durable_ + offset, event.bytes, kLineSizeBytes) == 0) {
+    ++counts_.clean_lines;
+    return;
+  }
+  lines[offset] = event;
+  memcpy(seen_ + offset, event.bytes, kLineSizeBytes);
+  trace_.push_back(event);
+}
+
+void Recorder::OnFlush(const char* address, size_t size_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  uint64_t offset;
+  if (size_bytes == 0 || !Translate(address, &offset)) return;
+  ++counts_.flushes;
+  const uint64_t last = std::min(offset + size_bytes, size_bytes_) - 1;
+  for (uint64_t line = offset / kLineSizeBytes; line <= last / kLineSizeBytes; ++line) {
+    FlushLine(line * kLineSizeBytes, ThreadNumber());
+  }
+}
+
+void Recorder::OnFence() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++counts_.fences;
+  Lines& lines = pending_[ThreadNumber()];
+  if (lines.empty()) {
+    ++counts_.empty_fences;
+    return;
+  }
+  AddPoint();
+  for (const auto& [offset, event] : lines) {
+    memcpy(durable_ + offset, event.bytes, kLineSizeBytes);
+  }
+  lines.clear();
+  Add(EventKind::kFence, 0);
+}
+
+void Recorder::OnMsync(const char* address, size_t size_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  uint64_t offset;
+  if (!Translate(address, &offset)) return;
+  ++counts_.fences;
+  AddPoint();
+  const uint64_t begin = offset / kPageSizeBytes * kPageSizeBytes;
+  const uint64_t end = std::min(
+      (offset + size_bytes + kPageSizeBytes - 1) / kPageSizeBytes * kPageSizeBytes, size_bytes_);
+  uint64_t dirty = 0;
+  // AddPoint has brought `seen_` up to date.
+  for (uint64_t page = begin; page < end; page += kPageSizeBytes) {
+    if (memcmp(seen_ + page, durable_ + page, kPageSizeBytes) == 0) continue;
+    for (uint64_t at = page; at < page + kPageSizeBytes; at += kLineSizeBytes) {
+      if (memcmp(seen_ + at, durable_ + at, kLineSizeBytes) == 0) continue;
+      ++dirty;
+      Add(EventKind::kDurable, at);
+      memcpy(trace_.back().bytes, seen_ + at, kLineSizeBytes);
+      memcpy(durable_ + at, seen_ + at, kLineSizeBytes);
+    }
+  }
+  counts_.lines += dirty;
+  if (dirty == 0) ++counts_.empty_fences;
+}
+
+void Recorder::OnPunch(int file, uint64_t offset, uint64_t size_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  struct stat info;
+  if (fstat(file, &info) != 0) return;
+  for (const Part& part : parts_) {
+    if (part.inode != info.st_ino || offset >= part.size_bytes) continue;
+    const uint64_t begin = part.offset + offset;
+    size_bytes = std::min(size_bytes, part.size_bytes - offset);
+    AddPoint();
+    Add(EventKind::kPunch, begin, size_bytes);
+    for (char* bytes : {seen_, durable_}) {
+      if (madvise(bytes + begin, size_bytes, MADV_DONTNEED) != 0) Die("madvise");
+    }
+    for (auto& [thread, lines] : pending_) {
+      lines.erase(lines.lower_bound(begin), lines.lower_bound(begin + size_bytes));
+    }
+    return;
+  }
+}
+
+void Recorder::OnUnmap() { __atomic_store_n(&mappings_stale_, true, __ATOMIC_RELAXED); }
+
+}  // namespace daxkv::crash

@@ -1,0 +1,102 @@
+// Records the trace of a directory pool while a store works on it.
+//
+// What a thread has flushed is durable at its next fence, with the bytes that it had at the flush.
+// A line that was stored to and not flushed may be durable or not. Changes of files and their names
+// count as durable at once.
+//
+// Thread safety: Start, Stop and NoteMapping while no store is open; everything else any thread.
+#ifndef DAXKV_TESTS_CRASH_RECORDER_H_
+#define DAXKV_TESTS_CRASH_RECORDER_H_
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "tests/crash/interposer.h"
+#include "tests/crash/trace.h"
+
+namespace daxkv::crash {
+
+// What was done since the counters were last taken.
+struct FlushCounts {
+  uint64_t flushes = 0;        // Calls, copies among them.
+  uint64_t lines = 0;          // Lines flushed.
+  uint64_t clean_lines = 0;    // ...that were durable as they are.
+  uint64_t repeated_lines = 0;  // ...that the same thread had flushed as they are before its fence.
+  uint64_t fences = 0;         // Fences, msyncs.
+  uint64_t empty_fences = 0;   // ...with nothing to make durable.
+};
+
+class Recorder : public Observer {
+ public:
+  // `path`: of the store, whose parts lie in path/parts.
+  explicit Recorder(const std::string& path);
+  ~Recorder() override;
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  // Takes what the files hold for durable, and begins to observe.
+  void Start();
+  // Ends it. The trace is whole.
+  void Stop();
+  Trace& trace() { return trace_; }
+
+  // The operation of that number begins; has returned.
+  void Begin(uint64_t operation);
+  void Acknowledge(uint64_t operation);
+  // The counters since the last call.
+  FlushCounts TakeCounts();
+
+  void OnFlush(const char* address, size_t size_bytes) override;
+  void OnFence() override;
+  void OnMsync(const char* address, size_t size_bytes) override;
+  void OnPunch(int file, uint64_t offset, uint64_t size_bytes) override;
+  void OnUnmap() override;
+
+ private:
+  struct Part {
+    uint64_t offset = 0;
+    uint64_t size_bytes = 0;
+    uint64_t inode = 0;
+  };
+  struct Mapped {
+    uint64_t first = 0, last = 0;  // Addresses.
+    uint64_t offset = 0;           // In the pool.
+  };
+  using Lines = std::map<uint64_t, Event>;  // By pool offset.
+
+  void AddNewParts();
+  void ReadMappings();
+  // False: the address is in no part.
+  bool Translate(const char* address, uint64_t* offset);
+  void FlushLine(uint64_t offset, uint32_t thread);
+  void NoteStores();
+  void AddPoint();
+  void Add(EventKind kind, uint64_t offset, uint64_t a = 0, uint64_t b = 0);
+  Event LineEvent(EventKind kind, uint64_t offset) const;
+  uint32_t ThreadNumber() const;
+
+  const std::string set_path_;  // Of the file that makes the directory a store.
+  const std::string parts_path_;
+  std::mutex mutex_;
+  std::vector<Part> parts_;
+  std::vector<Mapped> mapped_;
+  bool mappings_stale_ = true;
+  bool openable_ = false;
+  // All three by pool offset.
+  char* live_ = nullptr;     // The files themselves.
+  char* seen_ = nullptr;     // What the trace says is in memory.
+  char* durable_ = nullptr;  // What the trace says is durable.
+  uint64_t size_bytes_ = 0;
+  std::unordered_map<uint32_t, Lines> pending_;  // By thread.
+  uint64_t begun_ = 0, acknowledged_ = 0;
+  FlushCounts counts_;
+  Trace trace_;
+};
+
+}  // namespace daxkv::crash
+
+#endif  // DAXKV_TESTS_CRASH_RECORDER_H_
