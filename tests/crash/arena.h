@@ -33,8 +33,8 @@ inline void UnmapArena(char* arena) {
 // Lets a file take the arena's bytes from `offset` on.
 inline void MapFile(char* arena, uint64_t offset, uint64_t size_bytes, int file) {
   if (offset + size_bytes > kArenaSizeBytes) Die("the pool is larger than an arena");
-  void* mapped = mmap(arena + offset, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                      file, 0);
+  void* mapped =
+      mmap(arena + offset, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
   if (mapped == MAP_FAILED) Die("mmap of a part");
 }
 

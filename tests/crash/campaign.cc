@@ -11,8 +11,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <sstream>
 #include <set>
+#include <sstream>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -150,8 +150,8 @@ class Campaign {
   void Judge(unsigned worker);
   void JudgeRecovery(const CrashImage& image, const Expectation& expected, uint64_t seed,
                      const std::string& where, unsigned worker);
-  void JudgeOne(const std::string& image_path, const CrashImage& image,
-                const Expectation& expected, const std::string& where, unsigned worker);
+  void JudgeOne(const std::string& image_path, const CrashImage& image, const Expectation& expected,
+                const std::string& where, unsigned worker);
 
   const Script& script_;
   const Plan& plan_;
@@ -364,8 +364,7 @@ Outcome Campaign::Run() {
   outcome.images = shared_->images;
   outcome.recovery_images = shared_->recovery_images;
   outcome.distinct_images = hashes.size();
-  outcome.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return outcome;
 }
 

@@ -22,8 +22,8 @@ namespace daxkv::crash {
 struct Plan {
   uint64_t images = 1000;  // About so many, at first level.
   uint64_t seed = 1;
-  unsigned workers = 2;
-  unsigned recoveries_every = 50;  // One recovery is recorded for so many images; 0: none.
+  unsigned workers = 8;
+  unsigned recoveries_every = 25;  // One recovery is recorded for so many images; 0: none.
   unsigned images_of_recovery = 12;
   unsigned most_faults = 5;  // A worker stops there.
   bool count_sites = false;

@@ -169,8 +169,8 @@ void CrashImage::PatchLine(uint64_t offset, const void* bytes, unsigned mask) {
 
 void CrashImage::Unpatch() {
   for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
-    hash_ ^= HashLine(undo->offset, durable_ + undo->offset) ^
-             HashLine(undo->offset, undo->line.bytes);
+    hash_ ^=
+        HashLine(undo->offset, durable_ + undo->offset) ^ HashLine(undo->offset, undo->line.bytes);
     memcpy(durable_ + undo->offset, undo->line.bytes, kLineSizeBytes);
   }
   undo_.clear();
@@ -208,7 +208,7 @@ void CrashImage::PatchAtRandom(uint64_t seed) {
   static constexpr unsigned kChances[] = {26, 77, 128, 179, 230};  // Of 256.
   const unsigned flushed_chance = kChances[random() % 5];
   const unsigned stored_chance = random() % 4 == 0 ? 0 : kChances[random() % 5];
-  const unsigned torn_chance = random() % 2 == 0 ? 0 : 128;
+  const unsigned torn_chance = random() % 3 * 128;
   uint64_t unit = ~uint64_t{0}, atom = ~uint64_t{0};
   bool whole = false, torn = false, atom_comes = false;
   for (const uint64_t offset : dirty_) {

@@ -73,14 +73,14 @@ class CrashImage {
   void PatchAtRandom(uint64_t seed);
 
   const std::string path_;
-  const uint64_t unit_size_bytes_;  // What is written back as one...
-  const uint64_t atom_size_bytes_;  // ...and what of it is never torn.
+  const uint64_t unit_size_bytes_;                    // What is written back as one...
+  const uint64_t atom_size_bytes_;                    // ...and what of it is never torn.
   std::vector<std::pair<uint64_t, uint64_t>> parts_;  // Offset, size.
-  char* durable_ = nullptr;  // The files themselves.
+  char* durable_ = nullptr;                           // The files themselves.
   char* live_ = nullptr;
-  std::set<uint64_t> pages_;                                  // That are not all zero, perhaps.
-  std::set<uint64_t> dirty_;                                  // Lines where the two differ.
-  std::map<uint64_t, std::map<uint64_t, Line>> pending_;      // Thread, offset.
+  std::set<uint64_t> pages_;                              // That are not all zero, perhaps.
+  std::set<uint64_t> dirty_;                              // Lines where the two differ.
+  std::map<uint64_t, std::map<uint64_t, Line>> pending_;  // Thread, offset.
   std::vector<Undo> undo_;
   uint64_t hash_ = 0;
 };

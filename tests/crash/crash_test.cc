@@ -19,19 +19,62 @@ namespace {
 
 using Kind = Operation::Kind;
 
-uint64_t images_per_script = 1000;
+uint64_t images_per_script = 300;
 uint64_t seed = 1;
 
 std::vector<Script> Scripts() {
-  const Platform lines = Platform::kCacheLines;
-  return {
+  const Platform lines = Platform::kCacheLines, pages = Platform::kPages;
+  const std::vector<Operation> some = Puts(Keys(0, 20), 100);
+  const std::vector<Operation> one_leaf = {PutGroup(Keys(0, 100, 10), 40)};
+  const std::vector<Operation> close_and_open = {Do(Kind::kClose), Do(Kind::kOpen)};
+  const std::vector<Operation> crash_and_open = {Do(Kind::kCrash), Do(Kind::kOpen)};
+  std::vector<Script> scripts = {
       {"Create", lines, {}, std::vector{Do(Kind::kOpen)} + Puts(Keys(0, 3), 50)},
-      {"PutNew", lines, Puts(Keys(0, 20), 100), Puts(Keys(100, 30), 100)},
-      {"Overwrite", lines, Puts(Keys(0, 20), 100), Puts(Keys(0, 20), 100) + Puts(Keys(0, 20), 300)},
+      {"Put", lines, some, Puts(Keys(100, 40), 100)},
+      {"Overwrite", lines, some, Puts(Keys(0, 20), 100) + Puts(Keys(0, 20), 300)},
       {"Delete", lines, Puts(Keys(0, 40), 100),
        Deletes(Keys(0, 20)) + Puts(Keys(0, 10), 60) + Deletes(Keys(20, 20))},
-      {"LeafSplit", lines, {PutGroup(Keys(0, 80), 40)}, Puts(Keys(1000, 60), 40)},
+      {"LeafSplit", lines, one_leaf, Puts(Keys(1, 60, 10), 40)},
+      {"PutGroup",
+       lines,
+       one_leaf,
+       {PutGroup(Keys(3, 30, 10), 80), PutGroup(Keys(0, 200, 4), 20), PutGroup(Keys(0, 50), 0)}},
+      {"DeleteGroup",
+       lines,
+       {PutGroup(Keys(0, 400), 40)},
+       {DeleteGroup(Keys(0, 50)), DeleteGroup(Keys(100, 100, 3)), PutGroup(Keys(0, 120), 40),
+        DeleteGroup(Keys(0, 400))}},
+      {"InnerSplit",
+       lines,
+       {PutGroup(Keys(0, 13000), 8)},
+       {PutGroup(Keys(13000, 1500), 8), PutGroup(Keys(14500, 1500), 8),
+        PutGroup(Keys(16000, 1500), 8)}},
+      {"LargeValues", lines, some,
+       Puts(Keys(100, 3), 50000) + Puts(Keys(100, 3), 300000) + Puts(Keys(100, 1), 10) +
+           Deletes(Keys(101, 2)) + Puts(Keys(0, 2), 70000)},
+      {"Growth", lines, some, Puts(Keys(100, 6), 2000000)},
+      {"Compact", lines, Puts(Keys(0, 6), 200000) + std::vector{PutGroup(Keys(10, 1500), 400)},
+       Deletes(Keys(0, 3)) +
+           std::vector{Do(Kind::kCompact), DeleteGroup(Keys(10, 1400)), Do(Kind::kCompact)} +
+           Puts(Keys(0, 3), 30000)},
+      {"CloseAndOpen", lines, some,
+       Puts(Keys(0, 3), 100) + close_and_open + Puts(Keys(0, 3), 200) + Deletes(Keys(4, 3)) +
+           close_and_open + close_and_open + Puts(Keys(7, 3), 100)},
+      {"CrashAndOpen", lines, some,
+       Puts(Keys(0, 3), 100) + crash_and_open + Puts(Keys(0, 3), 100) + crash_and_open +
+           Deletes(Keys(4, 3)) + crash_and_open + Puts(Keys(4, 3), 100)},
   };
+  // The same on an ordinary file.
+  for (const char* name : {"Create", "Overwrite", "Delete", "LeafSplit", "PutGroup", "LargeValues",
+                           "Compact", "CloseAndOpen"}) {
+    const auto script = std::find_if(scripts.begin(), scripts.end(),
+                                     [&](const Script& s) { return s.name == name; });
+    Script on_pages = *script;
+    on_pages.name += "OnPages";
+    on_pages.platform = pages;
+    scripts.push_back(on_pages);
+  }
+  return scripts;
 }
 
 class CrashTest : public testing::TestWithParam<Script> {};
@@ -50,7 +93,8 @@ TEST_P(CrashTest, EveryImageRecovers) {
     const auto each = [&](uint64_t count) {
       return static_cast<double>(count) / static_cast<double>(counts.operations);
     };
-    printf("  %-12s %4" PRIu64 " times; each %.2f flushes, %.2f lines (%.2f clean, %.2f repeated)"
+    printf("  %-12s %4" PRIu64
+           " times; each %.2f flushes, %.2f lines (%.2f clean, %.2f repeated)"
            ", %.2f fences (%.2f empty)\n",
            kind.c_str(), counts.operations, each(sum.flushes), each(sum.lines),
            each(sum.clean_lines), each(sum.repeated_lines), each(sum.fences),

@@ -55,10 +55,9 @@ const std::string& FunctionName(const void* address) {
 
 // Whether a function only hands flushes and fences down.
 bool HandsDown(const std::string& name) {
-  for (const char* prefix :
-       {"daxkv::crash::", "daxkv::dax::Persister::", "daxkv::dax::Pool::", "daxkv::kv::Space::Flush",
-        "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
-        "daxkv::kv::Index::Impl::Drain"}) {
+  for (const char* prefix : {"daxkv::crash::", "daxkv::dax::Persister::", "daxkv::dax::Pool::",
+                             "daxkv::kv::Space::Flush", "daxkv::kv::Space::Drain",
+                             "daxkv::kv::Space::CopyAndFlush", "daxkv::kv::Index::Impl::Drain"}) {
     if (absl::StartsWith(name, prefix)) return true;
   }
   return false;
@@ -152,7 +151,8 @@ void DropCallSite(const CallSite& site) {
 
 }  // namespace daxkv::crash
 
-// ---- What takes the place of libpmem's and libc's own ----------------------------------------------
+// ---- What takes the place of libpmem's and libc's own
+// ----------------------------------------------
 
 using daxkv::crash::Fence;
 using daxkv::crash::FinishCopy;

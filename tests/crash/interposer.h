@@ -42,7 +42,8 @@ void SetObserver(Observer* observer);
 // While set, holes are neither punched nor filled: for stores that are opened copy-on-write.
 void KeepFilesUntouched(bool on);
 
-// ---- Mutations: a flush or fence of daxkv that is not done ----------------------------------------
+// ---- Mutations: a flush or fence of daxkv that is not done
+// ----------------------------------------
 
 enum class CallKind { kFlush, kFence };
 

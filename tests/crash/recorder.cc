@@ -166,6 +166,7 @@ void Recorder::NoteStores() {
 }
 
 void Recorder::AddPoint() {
+  AddNewParts();
   NoteStores();
   openable_ = openable_ || access(set_path_.c_str(), F_OK) == 0;
   if (openable_) Add(EventKind::kPoint, 0, acknowledged_, begun_);

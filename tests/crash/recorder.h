@@ -22,12 +22,12 @@ namespace daxkv::crash {
 
 // What was done since the counters were last taken.
 struct FlushCounts {
-  uint64_t flushes = 0;        // Calls, copies among them.
-  uint64_t lines = 0;          // Lines flushed.
-  uint64_t clean_lines = 0;    // ...that were durable as they are.
+  uint64_t flushes = 0;         // Calls, copies among them.
+  uint64_t lines = 0;           // Lines flushed.
+  uint64_t clean_lines = 0;     // ...that were durable as they are.
   uint64_t repeated_lines = 0;  // ...that the same thread had flushed as they are before its fence.
-  uint64_t fences = 0;         // Fences, msyncs.
-  uint64_t empty_fences = 0;   // ...with nothing to make durable.
+  uint64_t fences = 0;          // Fences, msyncs.
+  uint64_t empty_fences = 0;    // ...with nothing to make durable.
 };
 
 class Recorder : public Observer {
