@@ -48,7 +48,8 @@ std::vector<Script> Scripts() {
        lines,
        {PutGroup(Keys(0, 13000), 8)},
        {PutGroup(Keys(13000, 1500), 8), PutGroup(Keys(14500, 1500), 8),
-        PutGroup(Keys(16000, 1500), 8)}},
+        PutGroup(Keys(16000, 1500), 8)},
+       0.1},
       {"LargeValues", lines, some,
        Puts(Keys(100, 3), 50000) + Puts(Keys(100, 3), 300000) + Puts(Keys(100, 1), 10) +
            Deletes(Keys(101, 2)) + Puts(Keys(0, 2), 70000)},
@@ -81,7 +82,7 @@ class CrashTest : public testing::TestWithParam<Script> {};
 
 TEST_P(CrashTest, EveryImageRecovers) {
   Plan plan;
-  plan.images = images_per_script;
+  plan.images = static_cast<uint64_t>(static_cast<double>(images_per_script) * GetParam().share);
   plan.seed = seed;
   const Outcome outcome = RunCampaign(GetParam(), plan);
   printf("%-14s %6" PRIu64 " points %8" PRIu64 " images, %" PRIu64 " distinct, %" PRIu64

@@ -37,6 +37,8 @@ struct Script {
   Platform platform = Platform::kCacheLines;
   std::vector<Operation> setup;  // Not recorded. Empty: neither is there a store at first.
   std::vector<Operation> operations;
+  // Of the images that other scripts get: big stores take long to check.
+  double share = 1;
 };
 
 // A store that operations are done to.
