@@ -39,7 +39,6 @@ void WriteHeader(dax::Pool& pool, const dax::Run& run, uint32_t magic, uint16_t 
   header.first_slot_offset = layout.first_slot_offset;
   header.checksum = HeaderChecksum(header);
   *HeaderAt(pool, run.offset()) = header;
-  pool.Flush(pool.At(run.offset()), sizeof(header));
 }
 
 absl::Status Damaged(const dax::Run& run, std::string_view what) {

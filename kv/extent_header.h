@@ -21,11 +21,12 @@ inline constexpr uint64_t kMapOffset = sizeof(ExtentHeader);
 // 64-bit words of the map of `slot_count` slots.
 inline uint32_t MapWords(uint32_t slot_count) { return (slot_count + 63) / 64; }
 
-// Writes the header of a fresh extent at `extent`, with no valid map, and starts flushing it.
+// Writes the header of the fresh extent in `run`, with no valid map. It is flushed by whoever commits
+// the run, perhaps another thread, with FlushHeader.
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);
 void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes);
 
-// Starts flushing a header that was written before, perhaps by another thread.
+// Starts flushing a header that was written before.
 void FlushHeader(dax::Pool& pool, const dax::Run& run);
 
 // Checks the header of a live run against the run and returns its layout (size_class is kLargeClass
