@@ -20,6 +20,17 @@
 //   pages.GetOrder(700);                                      // 9
 //   pages.Erase(700);                                         // all of 512..1023
 //
+// Who needs what
+//
+//   every plain call of this class            | nothing: they take what they need
+//   LoadUnderRcu                              | an RCU section, or the lock
+//   Entries, MarkedEntries (entry_range.h)    | nothing: the range holds an RCU section
+//   Cursor, reading                           | an RCU section, or the lock
+//   Cursor, changing                          | the lock; Reserve() before it, if memory lacks
+//
+// typed_xarray.h is a front end over pointers and integers. tests/xarray/examples_test.cc has these
+// headers' examples, to run.
+//
 // Semantics worth knowing
 // X1. Null means "nothing there". It has no order, carries no mark, is never a conflict and is
 //     skipped by every search. Storing null erases.
