@@ -195,6 +195,21 @@ TEST_F(MappingHoleTest, S5WritersThatWaitedForTheHugeHoleTakeSmallEntries) {
   ExpectEntries(5, 5, 0);
 }
 
+TEST_F(MappingHoleTest, S5AWriterRespectsALockTakenMeanwhile) {
+  ReadHugeHole();
+  Hold hold("fault:hole-seen");
+  Background writer([this] { EXPECT_OK(mapping_->Fault(7, 0, Access::kWrite)); });
+  ASSERT_TRUE(hold.Await());
+  absl::StatusOr<EntryLock> held = mapping_->LockEntry(300);
+  ASSERT_OK(held);
+  hold.Release();
+  EXPECT_TRUE(AwaitSleepers(1));
+  ExpectEntries(1, 512, 1);
+  held->Unlock();
+  EXPECT_TRUE(writer.Finishes());
+  ExpectEntries(1, 1, 0);
+}
+
 // The array's allocations fail from the n-th on.
 class FailingAllocations {
  public:
