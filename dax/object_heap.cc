@@ -18,6 +18,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "dax/object_lanes.h"
 #include "dax/segment.h"
 
 namespace daxkv::dax {
@@ -116,7 +117,7 @@ absl::Status ObjectHeap::CheckFirstFile(const std::string& file) {
     return absl::FailedPreconditionError(
         absl::StrCat(file, " does not begin as a pool does: it is something else"));
   }
-  return absl::OkStatus();
+  return CheckLanes(fd, file);
 }
 
 absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& path) {
@@ -151,7 +152,8 @@ void ObjectHeap::WriteRoot() {
     root_->page_size_bytes = static_cast<uint32_t>(kPageSizeBytes);
     for (auto& half : root_->uuid) half = (uint64_t{random()} << 32) | random();
     root_->checksum = Checksum(root_, kRootChecksumSpan);
-    root_->clean = 1;
+    root_->open_epoch = Pool::SealEpoch(0);
+    root_->clean = Pool::SealEpoch(0);
   });
 }
 

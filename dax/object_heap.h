@@ -26,6 +26,7 @@ class ObjectHeap {
   // it before it looks. A device passes.
   //   kNotFound, kPermissionDenied  it can't be opened
   //   kFailedPrecondition           it is not a pool, or was cut short
+  //   kDataLoss                     libpmemobj's logs are damaged so that it would die of them
   static absl::Status CheckFirstFile(const std::string& file);
   // Opens one, whose first file was checked, and checks its root.
   //   kFailedPrecondition  not a pool of ours, a newer format, held by another process

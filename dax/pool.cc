@@ -230,8 +230,15 @@ absl::Status Pool::Impl::SetUp() {
   persister = std::make_unique<Persister>(media.media_class, heap->base());
   space = std::make_unique<PageSpace>(PageSpace::Parts{heap.get(), files.get(), persister.get()},
                                       is_directory ? directory->max_size_bytes() : 0);
-  was_clean = heap->root()->clean == 1;
-  open_epoch = heap->root()->open_epoch + 1;
+  const std::optional<uint64_t> last_epoch = Pool::UnsealEpoch(heap->root()->open_epoch);
+  if (!last_epoch) {
+    const char* word = reinterpret_cast<const char*>(&heap->root()->open_epoch);
+    return absl::DataLossError(absl::StrCat(path, ": the open epoch at pool offset ",
+                                            word - heap->base(),
+                                            " is damaged; restore the pool from a copy"));
+  }
+  was_clean = heap->root()->clean == heap->root()->open_epoch;
+  open_epoch = *last_epoch + 1;
   status = space->Attach(open_epoch, was_clean);
   if (status.ok() && created) status = space->TakeWholeHeap();
   return status;
@@ -241,7 +248,7 @@ absl::Status Pool::Impl::SetUp() {
 // leaves an unclean pool of the old epoch, in which nothing was handed out.
 absl::Status Pool::Impl::Start() {
   heap->StoreDurably(heap->root()->clean, 0);
-  heap->StoreDurably(heap->root()->open_epoch, open_epoch);
+  heap->StoreDurably(heap->root()->open_epoch, Pool::SealEpoch(open_epoch));
   // Descriptor words hold the low bits of an epoch only: before one comes round again, which takes
   // 2^18 opens, no word of it may be left.
   if ((open_epoch & kEpochMask) != 0) return absl::OkStatus();
@@ -261,13 +268,24 @@ Pool::Pool(std::unique_ptr<Impl> impl) : base_(impl->heap->base()), impl_(std::m
 
 Pool::~Pool() = default;
 
+uint64_t Pool::SealEpoch(uint64_t epoch) {
+  const auto low = static_cast<uint32_t>(epoch);
+  return low | uint64_t{~Checksum(&low, sizeof(low))} << 32;
+}
+
+std::optional<uint64_t> Pool::UnsealEpoch(uint64_t word) {
+  const uint64_t epoch = word & UINT32_MAX;
+  if (SealEpoch(epoch) != word) return std::nullopt;
+  return epoch;
+}
+
 absl::Status Pool::Close() {
   if (impl_->heap == nullptr) return absl::FailedPreconditionError("the pool is closed already");
   // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
   impl_->space->TrimKnown().IgnoreError();
   const absl::Status status = Sync();
   // The commit point: everything before it is durable.
-  if (status.ok()) impl_->heap->StoreDurably(impl_->heap->root()->clean, 1);
+  if (status.ok()) impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
   impl_->Shut();
   base_ = nullptr;
   return status;

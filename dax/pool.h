@@ -38,6 +38,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -124,6 +125,11 @@ class Pool {
   uint64_t open_epoch() const;
   // Whether the close before this open was clean (true for a new pool).
   bool was_clean() const;
+
+  // One 8-byte word that holds an epoch and tells when it was damaged: the epoch in bits 0..31, the
+  // complement of its CRC32C above. Neither all zeros nor all ones is one.
+  static uint64_t SealEpoch(uint64_t epoch);
+  static std::optional<uint64_t> UnsealEpoch(uint64_t word);
 
   // The address of a pool offset / the offset of an address inside the mapping. No check.
   char* At(uint64_t offset) const { return base_ + offset; }

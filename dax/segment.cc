@@ -96,26 +96,31 @@ absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
   const auto not_found = [page] {
     return absl::NotFoundError(absl::StrCat("page ", page, " belongs to no run"));
   };
+  // A word that can't be right does not hide a run that covers the page: runs do not overlap.
+  std::optional<uint64_t> damaged;
   uint64_t head = page;
-  uint64_t word = Word(head).load(std::memory_order_acquire);
-  for (unsigned order = 0; word == 0 && order < kHugeOrder; ++order) {
-    const uint64_t candidate = page >> (order + 1) << (order + 1);
-    if (candidate == head) continue;
-    head = candidate;
-    word = Word(head).load(std::memory_order_acquire);
-  }
-  while (word == 0 && head > first_page_) {
+  for (unsigned order = 0;;) {
+    const uint64_t word = Word(head).load(std::memory_order_acquire);
+    if (word != 0) {
+      const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, head);
+      if (descriptor && descriptor->run.pages <= end_page() - head) {
+        const bool current = descriptor->run.live || descriptor->epoch == (open_epoch & kEpochMask);
+        if (current && page - head < descriptor->run.pages) return descriptor->run;
+        break;
+      }
+      if (!damaged) damaged = head;
+    }
+    const uint64_t before = head;
+    while (head == before && order < kHugeOrder) {
+      ++order;
+      head = page >> order << order;
+    }
+    if (head != before) continue;
+    if (head <= first_page_) break;
     head -= kHugePages;
-    word = Word(head).load(std::memory_order_acquire);
   }
-  if (word == 0) return not_found();
-  const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, head);
-  if (!descriptor || descriptor->run.pages > end_page() - head) {
-    return Damaged(head, "is damaged");
-  }
-  const bool current = descriptor->run.live || descriptor->epoch == (open_epoch & kEpochMask);
-  if (!current || page - head >= descriptor->run.pages) return not_found();
-  return descriptor->run;
+  if (damaged) return Damaged(*damaged, "is damaged");
+  return not_found();
 }
 
 absl::Status Segment::Walk(uint64_t open_epoch,

@@ -169,6 +169,65 @@ TEST_F(PoolOpenTest, ADamagedRootIsDataLoss) {
   EXPECT_TRUE(absl::IsDataLoss(OpenStatus())) << OpenStatus();
 }
 
+// A lower epoch gives the sequences of today's records out again: puts never came to an end.
+TEST_F(PoolOpenTest, ADamagedOpenEpochIsDataLoss) {
+  for (const uint64_t word : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, Pool::SealEpoch(1) ^ 2}) {
+    EXPECT_FALSE(Pool::UnsealEpoch(word).has_value()) << word;
+  }
+  for (const uint64_t epoch : {uint64_t{0}, uint64_t{1}, uint64_t{UINT32_MAX}}) {
+    EXPECT_TRUE(Pool::UnsealEpoch(Pool::SealEpoch(epoch)) == epoch) << epoch;
+  }
+  ChangeRoot([](PoolRoot* root) { root->open_epoch = 0; });
+  EXPECT_TRUE(Says(OpenStatus(), absl::StatusCode::kDataLoss, "open epoch at pool offset"));
+}
+
+// libpmemobj follows what its logs say before it knows that they are whole, and died of SIGSEGV.
+TEST_F(PoolOpenTest, DamagedLanesAreDataLoss) {
+  ASSERT_OK(MustOpen(path_)->Close());
+  std::fstream part(path_ + "/parts/000000.pmem", std::ios::in | std::ios::out | std::ios::binary);
+  uint64_t lanes = 0;
+  part.seekg(4096 + 1024);
+  part.read(reinterpret_cast<char*>(&lanes), sizeof(lanes));
+  const auto exchange = [&](uint64_t at, const std::string& bytes) {
+    std::string before(bytes.size(), '\0');
+    part.seekg(static_cast<std::streamoff>(lanes + at));
+    part.read(before.data(), static_cast<std::streamsize>(before.size()));
+    part.seekp(static_cast<std::streamoff>(lanes + at));
+    part.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    part.flush();
+    return before;
+  };
+  for (const uint64_t at : {0, 64, 256, 1023 * 3072 + 960}) {
+    const std::string whole = exchange(at, std::string(128, '\xff'));
+    EXPECT_TRUE(Says(OpenStatus(), absl::StatusCode::kDataLoss, "libpmemobj's log")) << at;
+    exchange(at, whole);
+  }
+  MustOpen(path_);
+}
+
+// Which page of a run was touched first decided whether a stray word inside it was met.
+TEST_F(PoolOpenTest, AStrayWordInsideARunDoesNotHideIt) {
+  std::unique_ptr<Pool> pool = MustOpen(path_);
+  const PoolRun run = MustAllocate(*pool, 8);
+  ASSERT_OK(pool->CommitRun(run));
+  const uint64_t header = (RootOf(*pool)->segments[0].object_offset + 63) / 64 * 64;
+  const auto* segment = reinterpret_cast<const SegmentHeader*>(pool->At(header));
+  auto* words = reinterpret_cast<uint64_t*>(pool->At(header + sizeof(SegmentHeader)));
+  words[run.first_page + 4 - segment->first_page] = 1;
+  for (uint64_t page = run.first_page; page < run.first_page + 8; ++page) {
+    const absl::StatusOr<PoolRun> found = pool->FindRun(page);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->first_page, run.first_page);
+  }
+}
+
+// A pool that crashed and counts as clean has maps that are no longer true.
+TEST_F(PoolOpenTest, ADamagedCleanMarkIsNoCleanClose) {
+  { MustOpen(path_); }
+  ChangeRoot([](PoolRoot* root) { root->clean = 1; });
+  EXPECT_FALSE(MustOpen(path_)->was_clean());
+}
+
 TEST_F(PoolOpenTest, ADamagedSegmentTableIsDataLoss) {
   const auto with_entry = [this](uint64_t number, uint64_t offset, uint64_t size) {
     uint64_t old_count = 0, old_offset = 0, old_size = 0;
@@ -316,7 +375,7 @@ TEST_F(PoolOpenTest, WordsOfAnOldEpochAreForgottenBeforeItsNumberComesAgain) {
     const ScratchDirectory other(ScratchDirectory::OnMemory());
     page = MustAllocate(*MustOpen(other.Child("store")), 8).first_page;
   }
-  ChangeRoot([](PoolRoot* root) { root->open_epoch = (uint64_t{1} << 18) - 1; });
+  ChangeRoot([](PoolRoot* root) { root->open_epoch = Pool::SealEpoch((1 << 18) - 1); });
   { std::unique_ptr<Pool> pool = MustOpen(path_); }  // Epoch 2^18: low bits 0.
   std::unique_ptr<Pool> pool = MustOpen(path_);      // Low bits 1, as when the run was reserved.
   EXPECT_EQ(pool->open_epoch() % (uint64_t{1} << 18), 1u);
