@@ -38,7 +38,8 @@ enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
 //                Replaced by one 8-byte store when the tree grows a level.
 //       24    8  zero
 //       32    8  maps valid since: maps that extents saved in an older open epoch do not count. Raised
-//                to the epoch of the first open after a crash.
+//                to the epoch of the first open after a crash. Sealed (dax::Pool::SealEpoch); no
+//                map counts while it is damaged.
 //       40   24  zero
 struct Superblock {
   uint64_t magic;

@@ -93,6 +93,11 @@ absl::Status Index::Impl::Find(std::string_view key,
   });
 }
 
+bool Index::Impl::IsNewer(const RecordView& held, Address address) const {
+  const auto* record = reinterpret_cast<const RecordHeader*>(memory->At(address));
+  return held.sequence >= record->sequence && VerifyRecord(*memory, held).ok();
+}
+
 void Index::Impl::StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record) {
   rcu::ReadGuard guard;
   StoreWord(leaf.slots[place], slot);
@@ -112,8 +117,7 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) 
   }
   const uint64_t slot = MakeSlot(tag, address);
   if (hit.place >= 0) {
-    const auto* record = reinterpret_cast<const RecordHeader*>(memory->At(address));
-    if (hit.record.sequence >= record->sequence) {
+    if (IsNewer(hit.record, address)) {
       UnlockLeaf(leaf);
       return absl::Status(absl::StatusCode::kAborted, "");
     }

@@ -66,7 +66,9 @@ class Index {
   // Finds `key` and calls `visit` with its record inside the ReadGuard. `visit` may return
   // kUnavailable to have the whole look-up done again after `visit`'s reason has passed (the index
   // leaves the guard and faults the record's extent in between). Any other status is returned.
-  //   kNotFound  no such key (an empty message: cheap). A slot whose tag was damaged into another
+  //   kNotFound  no such key (an empty message: cheap). A slot that damage has emptied is no slot;
+  //              after a clean close Verify and Space::Audit tell (a slot in use that nothing refers
+  //              to), after a crash nothing can. A slot whose tag was damaged into another
   //              that may lie in the same lines hides its key; scans and Verify report it.
   //   kDataLoss  a damaged node or record on the way
   absl::Status Find(std::string_view key,
@@ -74,7 +76,8 @@ class Index {
 
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
   // retires the one it replaces. Durable on return. Returns whether a record was replaced.
-  //   kAborted            the key's record has this sequence or a higher one; nothing changed
+  //   kAborted            the key's record, undamaged, has this sequence or a higher one; nothing
+  //                       changed
   //   kResourceExhausted  no room for a split; nothing changed
   //   kDataLoss           as above; nothing changed
   //   kInternal           the medium failed, now or in an earlier call: after a failed drain nobody

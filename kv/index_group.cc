@@ -17,10 +17,6 @@ namespace {
 
 constexpr size_t kLeavesPerRound = 256;
 
-uint64_t RecordSequence(const Memory& memory, Address address) {
-  return reinterpret_cast<const RecordHeader*>(memory.At(address))->sequence;
-}
-
 }  // namespace
 
 // How many of `entries` lie below the leaf's right neighbour's fence. The caller holds the lock.
@@ -58,7 +54,7 @@ absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPla
       if (slot != 0) plan->insertions.push_back({entry.key, slot});
       continue;
     }
-    if (slot != 0 && hit.record.sequence >= RecordSequence(*memory, entry.address)) {
+    if (slot != 0 && IsNewer(hit.record, entry.address)) {
       stopped = absl::Status(absl::StatusCode::kAborted, "");
       break;
     }

@@ -142,6 +142,9 @@ struct Index::Impl {
   absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit);
   absl::StatusOr<bool> Upsert(std::string_view key, Address address);
   absl::Status Remove(std::string_view key);
+  // Whether X7 keeps `held`, in a locked leaf, from being replaced by the record at `address`. What
+  // a damaged record says its sequence is does not count: puts of its key might never get above it.
+  bool IsNewer(const RecordView& held, Address address) const;
   // Commits an insertion, update or removal in a locked leaf and starts flushing it. `old_record`,
   // if any, is retired.
   void StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record);

@@ -90,7 +90,9 @@ Space::~Space() = default;
 
 absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
   std::unique_ptr<Space> space(new Space(pool));
-  if (!pool->was_clean()) {
+  // After damage to the word as after a crash: a lower epoch would make old maps count.
+  const uint64_t valid_since = space->impl_->superblock()->maps_valid_since;
+  if (!pool->was_clean() || !dax::Pool::UnsealEpoch(valid_since)) {
     const absl::Status status = space->impl_->SetMapsValidSince(pool->open_epoch());
     if (!status.ok()) return status;
   }
@@ -101,8 +103,12 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
 // Persisted also when the word is so already: a process that died may not have flushed it.
 absl::Status Space::Impl::SetMapsValidSince(uint64_t epoch) {
   uint64_t& word = superblock()->maps_valid_since;
-  word = epoch;
+  word = dax::Pool::SealEpoch(epoch);
   return pool->Persist(&word, sizeof(word));
+}
+
+uint64_t Space::Impl::MapsValidSince() {
+  return dax::Pool::UnsealEpoch(superblock()->maps_valid_since).value_or(UINT32_MAX);
 }
 
 absl::Status Space::Close() {
@@ -119,7 +125,7 @@ absl::Status Space::Close() {
 
 // Until the last step no map counts, whether we crash or fail: the first step sees to that.
 absl::Status Space::Impl::SaveMaps() {
-  const uint64_t valid_since = superblock()->maps_valid_since;
+  const uint64_t valid_since = MapsValidSince();
   std::vector<ExtentFrame*> changed;
   for (ExtentFrame* frame : Frames()) {
     // What a pin still held back is free: no pin outlives the mapping.

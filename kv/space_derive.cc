@@ -60,7 +60,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
   if (!layout.ok()) return layout.status();
   const bool known = (retired && layout->size_class == kLargeClass) ||
-                     HasValidMap(*pool, extent, *layout, superblock()->maps_valid_since);
+                     HasValidMap(*pool, extent, *layout, MapsValidSince());
   if (!known) return nullptr;
   auto frame = std::make_unique<ExtentFrame>(*run, *layout);
   if (frame->is_large()) {

@@ -82,6 +82,7 @@ struct Space::Impl {
   // ---- space.cc ----
   Superblock* superblock() { return reinterpret_cast<Superblock*>(pool->root_area()); }
   absl::Status SetMapsValidSince(uint64_t epoch);
+  uint64_t MapsValidSince();
   // Makes every entry of a run present.
   absl::Status FaultRun(const dax::Run& run);
   absl::Status SaveMaps();

@@ -259,6 +259,30 @@ TEST_P(HostileTest, NeverCrashesNorLies) {
   EXPECT_GT(refused + used, 0);
 }
 
+// Puts of such a key took the record for the work of a later put, and tried again without end.
+TEST(HostileRecordTest, ADamagedSequenceKeepsNoPutFromItsKey) {
+  IndexHarness store(32 << 20);
+  ASSERT_TRUE(store.Put("key", "old").ok());
+  std::vector<Address> records;
+  ASSERT_TRUE(store.index()
+                  .Verify(
+                      Index::VerifyOptions(),
+                      [&](SlotKind kind, Address address) {
+                        if (kind == SlotKind::kRecord) records.push_back(address);
+                      },
+                      [](const std::string&) {})
+                  .ok());
+  ASSERT_EQ(records.size(), 1u);
+  const auto damage = [&](Address address) {
+    reinterpret_cast<RecordHeader*>(store.memory().At(address))->sequence |= uint64_t{1} << 62;
+  };
+  damage(records[0]);
+  ASSERT_TRUE(absl::IsDataLoss(store.Get("key").status()));
+  absl::StatusOr<bool> replaced = store.Put("key", "new");
+  ASSERT_TRUE(replaced.ok() && *replaced) << replaced.status();
+  ASSERT_EQ(*store.Get("key"), "new");
+}
+
 std::string TargetName(const ::testing::TestParamInfo<Target>& info) {
   switch (info.param) {
     case Target::kConstantHeader:
