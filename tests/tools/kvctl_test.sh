@@ -150,9 +150,9 @@ mkfifo pipe
 "${OLDPWD_KVCTL}" --db other load --format tsv - <pipe >/dev/null &
 loader=$!
 exec 3>pipe
-for _ in $(seq 100); do
-  # Until the loader has it, which a count that fails tells.
-  "${OLDPWD_KVCTL}" --db other count >/dev/null 2>&1 || break
+# The lock names its holder.
+for _ in $(seq 600); do
+  [[ $(cat other/LOCK) != "${loader}" ]] || break
   sleep 0.05
 done
 expect 3 "${loader}" --db other get p1
