@@ -22,17 +22,16 @@ std::atomic<int> g_failing_msyncs{0};
 }  // namespace daxkv::dax
 
 // Instead of libc's, for libpmem too.
-extern "C" int msync(void* address, size_t size_bytes, int flags) noexcept {
-  using namespace daxkv::dax;
-  if (g_failing_msyncs > 0) {
-    --g_failing_msyncs;
+extern "C" int msync(void* address, size_t size_bytes, int flags) {
+  if (daxkv::dax::g_failing_msyncs > 0) {
+    --daxkv::dax::g_failing_msyncs;
     errno = EIO;
     return -1;
   }
   const auto first = reinterpret_cast<uintptr_t>(address);
   {
-    std::lock_guard lock(g_msync_mutex);
-    g_synced.emplace_back(first, first + size_bytes);
+    std::lock_guard lock(daxkv::dax::g_msync_mutex);
+    daxkv::dax::g_synced.emplace_back(first, first + size_bytes);
   }
   return static_cast<int>(syscall(SYS_msync, address, size_bytes, flags));
 }
@@ -195,9 +194,9 @@ TEST_F(MappingWritebackTest, S17StoresThroughEitherViewAreFlushedAgain) {
 
 // A scan lets go of the array every 256 entries.
 TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfAWriteback) {
-  constexpr uint64_t kEntries = 1000;
+  constexpr uint64_t entry_count = 1000;
   const PageRun huge = MakeRun(pool_.get(), 1024);
-  for (uint64_t i = 0; i < kEntries; ++i) {
+  for (uint64_t i = 0; i < entry_count; ++i) {
     table_.Place(2 * i, huge.first_page + i, 1);  // Every other index stays free.
     ASSERT_OK(mapping_->Fault(2 * i, 0, Access::kWrite));
   }
@@ -219,7 +218,7 @@ TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfAWriteback) {
   }
   EXPECT_EQ(edges, 4u);
   // What was dirty at the start is durable and clean; what came later is dirty.
-  for (uint64_t i = 0; i < kEntries; ++i) {
+  for (uint64_t i = 0; i < entry_count; ++i) {
     PageRun page;
     page.first_page = huge.first_page + i;
     page.pages = 1;
@@ -231,9 +230,9 @@ TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfAWriteback) {
 }
 
 TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfABreak) {
-  constexpr uint64_t kEntries = 700;
+  constexpr uint64_t entry_count = 700;
   const PageRun run = MakeRun(pool_.get(), 1024);
-  for (uint64_t i = 0; i < kEntries; ++i) {
+  for (uint64_t i = 0; i < entry_count; ++i) {
     table_.Place(i, run.first_page + i, 1);
     ASSERT_OK(mapping_->Fault(i, 0, Access::kRead));
   }
@@ -254,7 +253,7 @@ TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfABreak) {
     ASSERT_OK(broken);
   }
   EXPECT_GE(edges, 4u);
-  EXPECT_EQ(mapping_->stats().locked_entries, kEntries + 1 + 256);
+  EXPECT_EQ(mapping_->stats().locked_entries, entry_count + 1 + 256);
   for (uint64_t index : {uint64_t{0}, uint64_t{255}, uint64_t{256}, uint64_t{699}, uint64_t{1024},
                          uint64_t{1280}, uint64_t{1535}}) {
     EXPECT_EQ(CodeOf(mapping_->TryPin(index)), absl::StatusCode::kUnavailable) << index;
