@@ -67,7 +67,7 @@ void BM_AllocateAndRetire(benchmark::State& state) {
     const Address fresh = store.space().Allocate(SlotKind::kRecord, size_bytes).value();
     if (oldest != kNullAddress) {
       rcu::ReadGuard guard;
-      store.space().Retire(oldest);
+      store.space().Retire(oldest, nullptr);
     }
     oldest = fresh;
   }
