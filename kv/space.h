@@ -1,8 +1,8 @@
 // Space: slots for records and nodes inside the pool's runs.
 //
-// Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB, or 2 MiB once a size
-// class has outgrown small ones. A larger record has a run of its own. Which slots are used is kept
-// in DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
+// Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB at first, growing with
+// their size class to 2 MiB. A larger record has a run of its own. Which slots are used is kept in
+// DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
 // first allocated from or freed into: from the map that a clean close saved, or, after a crash, by
 // asking the index about every slot (LivenessOracle): the extent is *derived*. Nothing leaks: an
 // unreachable slot is found free again by that. Open reads none of them: it is O(1).
@@ -19,9 +19,12 @@
 //                              that a reader, a writer or the index may wait for
 //
 // Invariants
-//   E1  An extent's run is live in the pool only after its header is durable.
-//   E2  A slot is handed out only if no index entry refers to it, every reader that might have seen
-//       it has left its ReadGuard, and afterwards its extent was seen without any pin.
+//   E1  An extent's run is live in the pool only after its header is durable, and before anything
+//       refers to one of its slots: a new extent is committed by the first Drain of a thread that
+//       has a slot of it, which comes before the store that publishes the slot.
+//   E2  A slot is handed out only if no index entry refers to it, also not on the medium, every
+//       reader that might have seen it has left its ReadGuard, and afterwards its extent was seen
+//       without any pin.
 //   E3  A saved map counts only while every session since it was saved has ended in a clean Close:
 //       such a Close saves the map of each extent that its session changed. So neither allocating
 //       nor retiring ever writes to a map, and no crash between an unlink and its Retire can leak.
