@@ -9,7 +9,7 @@
 //   for (it->Seek("p"); it->Valid(); it->Next()) Use(it->key(), it->value());
 //   absl::Status closed = (*db)->Close();
 //
-// Keys are 1..1024 arbitrary bytes, ordered as unsigned bytes; values are 0..64 MiB.
+// Keys are 1..65536 arbitrary bytes, ordered as unsigned bytes; values are 0 bytes..1 GiB.
 //
 // Thread safety: every method of Db from any thread at the same time, except Open, Close and the
 // destructor. An Iterator or PinnedValue belongs to one thread at a time. Readers take no lock and

@@ -140,8 +140,9 @@ absl::Status Engine::Put(std::string_view key, std::string_view value) {
   if (!valid.ok()) return valid;
   absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
   if (!address.ok()) return address.status();
+  const uint32_t body_checksum =
+      WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
   for (bool made_room = false;;) {
-    WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
     absl::Status drained = space_->Drain();
     if (!drained.ok()) {
       space_->Abandon(*address);
@@ -149,7 +150,10 @@ absl::Status Engine::Put(std::string_view key, std::string_view value) {
     }
     absl::Status published = index_->Upsert(key, *address).status();
     // kAborted: a put that overlapped this one has published a higher sequence number (K2).
-    if (absl::IsAborted(published)) continue;
+    if (absl::IsAborted(published)) {
+      ResealRecord(*space_, *address, NextSequence(), body_checksum);
+      continue;
+    }
     if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
       made_room = true;
       continue;

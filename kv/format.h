@@ -21,9 +21,10 @@ using Address = uint64_t;
 inline constexpr Address kNullAddress = 0;
 inline constexpr uint64_t kAddressMask = (uint64_t{1} << 48) - 1;
 
-inline constexpr uint32_t kFormatVersion = 1;
-inline constexpr uint64_t kMaxKeySizeBytes = 1024;
-inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{64} << 20;
+// 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
+inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint64_t kMaxKeySizeBytes = 65536;
+inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
 
 // Kinds of pool runs (dax::Run::kind). For slab runs dax::Run::owner is the size class.
 enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
@@ -57,13 +58,14 @@ static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
 // ---- Record -----------------------------------------------------------------------------------
 //
 //   offset size
-//        0    4  CRC32C of bytes 4..end of value, seed = low 32 bits of the record's address:
-//                a record at a wrong place does not verify
-//        4    4  value size in bytes
+//        0    4  CRC32C, seed 0, of: key, value, bytes 4..23, the record's address (8 bytes). With
+//                the address, a record at a wrong place does not verify; with the header last, a
+//                record gets another sequence number or address without its body being read again
+//        4    4  value size in bytes, at most 2^30
 //        8    8  sequence number: grows with every version of a key
-//       16    2  key size in bytes, 1..1024
-//       18    1  kind (RecordKind)
-//       19    5  zero
+//       16    4  key size in bytes, 1..65536
+//       20    1  kind (RecordKind)
+//       21    3  zero
 //       24       key, then value
 //
 // A record exists for readers once an index slot holds its address; it is complete and flushed
@@ -73,9 +75,9 @@ struct RecordHeader {
   uint32_t checksum;
   uint32_t value_size_bytes;
   uint64_t sequence;
-  uint16_t key_size_bytes;
+  uint32_t key_size_bytes;
   uint8_t kind;
-  uint8_t reserved[5];
+  uint8_t reserved[3];
 };
 enum RecordKind : uint8_t { kValueRecord = 1, kFenceRecord = 2 };
 static_assert(sizeof(RecordHeader) == 24 && offsetof(RecordHeader, sequence) == 8 &&

@@ -34,7 +34,7 @@ class Memory {
   //   kDataLoss  no extent there, or a damaged one (message names the pool offset)
   virtual absl::Status FaultIn(Address address) = 0;
 
-  // A slot of at least `size_bytes` for a record (24 bytes .. 24 + 1024 + 64 MiB), or a node's slot
+  // A slot of at least `size_bytes` for a record (24 bytes .. 24 + 64 KiB + 1 GiB), or a node's slot
   // (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the caller
   // until the index refers to it; if it never does, and the process dies, it is free again.
   // May call back into Index::RefersToRecord and RefersToNode.

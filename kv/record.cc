@@ -22,14 +22,15 @@ absl::Status Damaged(Address address, const char* what, uint64_t value) {
       absl::StrCat("record at pool offset ", address, ": ", what, " ", value, " can't be right"));
 }
 
-// The checksum covers all but itself; the address as seed ties the record to its place.
-uint32_t Checksum(Address address, const RecordHeader& header, std::string_view key,
-                  std::string_view value) {
-  constexpr size_t kSkip = sizeof(header.checksum);
-  const char* bytes = reinterpret_cast<const char*>(&header);
-  uint32_t crc = Crc32c(static_cast<uint32_t>(address), bytes + kSkip, kHeaderSizeBytes - kSkip);
-  crc = Crc32c(crc, key.data(), key.size());
-  return Crc32c(crc, value.data(), value.size());
+// The record's checksum from that of its body. All but the checksum itself is covered; the address
+// ties the record to its place.
+uint32_t Checksum(uint32_t body_checksum, const RecordHeader& header, Address address) {
+  constexpr size_t kCoveredSizeBytes = kHeaderSizeBytes - sizeof(header.checksum);
+  char bytes[kCoveredSizeBytes + sizeof(address)];
+  std::memcpy(bytes, reinterpret_cast<const char*>(&header) + sizeof(header.checksum),
+              kCoveredSizeBytes);
+  std::memcpy(bytes + kCoveredSizeBytes, &address, sizeof(address));
+  return Crc32c(body_checksum, bytes, sizeof(bytes));
 }
 
 }  // namespace
@@ -53,14 +54,16 @@ uint16_t KeyTag(std::string_view key) {
   return static_cast<uint16_t>(XXH3_64bits(key.data(), key.size()));
 }
 
-void WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                 std::string_view key, std::string_view value) {
+uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                     std::string_view key, std::string_view value) {
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value.size());
   header.sequence = sequence;
-  header.key_size_bytes = static_cast<uint16_t>(key.size());
+  header.key_size_bytes = static_cast<uint32_t>(key.size());
   header.kind = kind;
-  header.checksum = Checksum(address, header, key, value);
+  const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
+  const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
+  header.checksum = Checksum(body_checksum, header, address);
 
   char* to = memory.At(address);
   std::memcpy(to, &header, kHeaderSizeBytes);
@@ -73,6 +76,14 @@ void WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequ
     memory.Flush(to, value_offset);
     memory.CopyAndFlush(address + value_offset, value.data(), value.size());
   }
+  return body_checksum;
+}
+
+void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t body_checksum) {
+  auto* header = reinterpret_cast<RecordHeader*>(memory.At(address));
+  header->sequence = sequence;
+  header->checksum = Checksum(body_checksum, *header, address);
+  memory.Flush(header, kHeaderSizeBytes);
 }
 
 absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
@@ -107,7 +118,10 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
 
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record.address));
-  const uint32_t sum = Checksum(record.address, *header, record.key, record.value);
+  // Key and value lie side by side.
+  const uint32_t body_checksum =
+      Crc32c(0, record.key.data(), record.key.size() + record.value.size());
+  const uint32_t sum = Checksum(body_checksum, *header, record.address);
   if (sum == header->checksum) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("record at pool offset ", record.address,
                                           ": its CRC32C is ", sum, ", stored is ",

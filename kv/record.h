@@ -33,9 +33,14 @@ constexpr uint64_t RecordSizeBytes(uint64_t key_size_bytes, uint64_t value_size_
 }
 
 // Writes a record into a slot that nobody else can see and starts flushing it (Memory::Drain
-// finishes that). Sizes were checked by the caller.
-void WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                 std::string_view key, std::string_view value);
+// finishes that). Sizes were checked by the caller. Returns the CRC32C of key and value, for
+// ResealRecord.
+uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                     std::string_view key, std::string_view value);
+
+// Gives a record that still nobody else can see another sequence number, without reading its body,
+// and starts flushing its header.
+void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t body_checksum);
 
 // The record at `address`: bounds are checked, the checksum is not.
 //   kUnavailable  its extent is absent (Memory::FaultIn, then again)

@@ -51,9 +51,12 @@ absl::StatusOr<bool> HasStore(const dax::Pool& pool) {
         pool.path(), ": the superblock's checksum is wrong; restore the pool from a copy"));
   }
   if (superblock.format_version != kFormatVersion) {
+    const bool older = superblock.format_version < kFormatVersion;
     return absl::FailedPreconditionError(
         absl::StrCat(pool.path(), ": the store has format version ", superblock.format_version,
-                     ", this program knows version ", kFormatVersion, "; use a newer daxkv"));
+                     ", this program knows version ", kFormatVersion,
+                     older ? "; dump it with the daxkv that wrote it and load the dump"
+                           : "; use a newer daxkv"));
   }
   return true;
 }

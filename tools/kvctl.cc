@@ -93,7 +93,7 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
 
   CLI::App* put = AddCommand(app, line, "put", "Store a value, durably",
                              [&line] { return Put(line.store, line.put); });
-  put->add_option("KEY", line.put.key, "1..1024 bytes")->required();
+  put->add_option("KEY", line.put.key, "1..65536 bytes")->required();
   CLI::Option* value = put->add_option("VALUE", line.put.value, "The value");
   CLI::Option* file =
       put->add_option("--value-file", line.put.value_file, "Take the value from FILE; - is stdin");

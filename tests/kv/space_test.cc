@@ -216,7 +216,7 @@ TEST_P(SpaceTest, APinnedExtentAloneStays) {
 TEST_P(SpaceTest, LargeRecordsArePresentAsAWholeAndComeBackByThemselves) {
   const uint64_t empty_bytes = store_.file_blocks_bytes();
   for (const uint64_t size_bytes : {uint64_t{32769}, uint64_t{100000}, 2 * kMiB, 2 * kMiB + 1,
-                                    RecordSizeBytes(kMaxKeySizeBytes, kMaxValueSizeBytes)}) {
+                                    RecordSizeBytes(kMaxKeySizeBytes, 64 * kMiB)}) {
     const Address address = store_.Put(size_bytes);
     {
       rcu::ReadGuard guard;

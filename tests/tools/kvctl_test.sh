@@ -56,9 +56,9 @@ expect 1 "no such key: moon" get moon
 expect 0 "" put empty ""
 expect 0 "" get empty
 [[ ! -s out ]] || fail "an empty value came back with bytes"
-expect 2 "1 to 1024" put "" value
-expect 2 "1 to 1024" put "$(head -c 1025 /dev/zero | tr '\0' k)" value
-expect 0 "" put "$(head -c 1024 /dev/zero | tr '\0' k)" value
+expect 2 "1 to 65536" put "" value
+expect 2 "1 to 65536" put "$(head -c 65537 /dev/zero | tr '\0' k)" value
+expect 0 "" put "$(head -c 65536 /dev/zero | tr '\0' k)" value
 expect 0 "" --escaped put 'a\x00b' 'tab\tnewline\n'
 expect 0 "" --escaped get 'a\x00b'
 printf 'tab\tnewline\n' >wanted
@@ -79,7 +79,7 @@ expect 0 "" scan --limit 2 --keys-only
 printf 'a\\x00b\nblob\n' >wanted
 same out wanted "the first two keys"
 expect 0 "" scan --from empty --to planet --keys-only
-printf 'empty\n%s\npiped\n' "$(head -c 1024 /dev/zero | tr '\0' k)" >wanted
+printf 'empty\n%s\npiped\n' "$(head -c 65536 /dev/zero | tr '\0' k)" >wanted
 same out wanted "a half-open range"
 expect 0 "" scan --prefix pla
 printf 'planet\tSaturn\n' >wanted
