@@ -190,14 +190,17 @@ class BasicCursor {
   void Forget() {
     at_end_ = AtEnd();
     current_ = Place();
+    above_ = nullptr;
   }
   // Whether the current entry, or the last search without success, reached UINT64_MAX.
   bool AtEnd() const { return at_end_ || (current() && next_ == 0); }
-  Entry Arrive(const Place& place, uint64_t index);
+  Entry Arrive(const Place& place, uint64_t index, Node* above = nullptr);
+  static Node* Onwards(Node* node, Node** above, uint64_t index);
   Entry NotFound(uint64_t last);
   Entry Search(uint64_t index, uint64_t last, int mark);
   Entry SearchNext(uint64_t last, int mark);
-  bool SearchBelow(Node* node, uint64_t* index, uint64_t last, int mark, Entry* found);
+  Entry SearchOnwards(Node* node, Node* above, uint64_t last, int mark);
+  bool SearchBelow(Node* node, Node* above, uint64_t* index, uint64_t last, int mark, Entry* found);
   absl::Status CheckStore(Entry entry) const;
   absl::Status NeedNodes(uint64_t nodes);
   absl::StatusOr<Entry> Put(Entry entry);
@@ -210,6 +213,7 @@ class BasicCursor {
   bool at_end_ = false;  // next_ would be behind UINT64_MAX
   unsigned store_order_ = 0;
   Place current_;
+  Node* above_ = nullptr;  // where the search came down from to current_.node, if that is known
   internal::NodeReserve<kSlotShift> reserve_;
   uint64_t nodes_wanted_ = 0;
 };
@@ -220,20 +224,20 @@ inline Entry BasicCursor<kSlotShift>::FindNext(uint64_t last) {
   Node* const node = current_.node;
   const unsigned slot = current_.slot + current_.slots;
   const uint64_t index = next_;
-  Entry entry;
   // Behind UINT64_MAX there are only empty slots, or none.
-  if (__builtin_expect(node == nullptr || slot >= Node::kSlots || index > last ||
-                           !node->ReadSingle(slot, &entry) || entry.is_null() ||
-                           entry.is_internal(),
-                       false)) {
+  if (__builtin_expect(node == nullptr || slot >= Node::kSlots || index > last, false)) {
     return SearchNext(last, kUnmarked);
   }
-  current_.entry = entry;
+  const Tie tie = node->TryReadTie(slot);
+  if (__builtin_expect(tie.entry.is_null() || tie.entry.is_internal(), false)) {
+    return SearchNext(last, kUnmarked);
+  }
+  current_.entry = tie.entry;
   current_.slot = slot;
-  current_.slots = 1;
+  current_.slots = tie.slots;
   index_ = index;
-  next_ = index + (uint64_t{1} << node->shift);
-  return entry;
+  next_ = index + (uint64_t{tie.slots} << node->shift);
+  return tie.entry;
 }
 
 using Cursor = BasicCursor<6>;

@@ -4,21 +4,18 @@ namespace daxkv::xarray {
 
 template <unsigned kSlotShift>
 auto EntryRange<kSlotShift>::Iterator::Next(Iterator it) -> Iterator {
-  if (it.next_ == 0 || it.next_ > it.last_) {
-    it.entry_ = Entry();
-    return it;
-  }
-  BasicCursor<kSlotShift> cursor(it.tree_, it.index_);
-  cursor.current_ = {it.entry_, it.node_, it.next_slot_ - it.slots_, it.slots_};
-  cursor.next_ = it.next_;
-  cursor.SearchNext(it.last_, it.mark_);
+  const uint64_t index = it.node_first_ + (uint64_t{it.next_slot_ % kSearch} << it.shift_);
+  it.entry_ = Entry();
+  if (index == 0 || index > it.last_) return it;  // 0: behind UINT64_MAX
+  BasicCursor<kSlotShift> cursor(it.tree_, index);
+  cursor.SearchOnwards(it.node_, it.above_, it.last_, it.mark_);
   return At(it, cursor);
 }
 
 template <unsigned kSlotShift>
-auto EntryRange<kSlotShift>::Iterator::Find(Iterator it) -> Iterator {
-  BasicCursor<kSlotShift> cursor(it.tree_, it.index_);
-  cursor.Search(it.index_, it.last_, it.mark_);
+auto EntryRange<kSlotShift>::Iterator::Find(Iterator it, uint64_t first) -> Iterator {
+  BasicCursor<kSlotShift> cursor(it.tree_, first);
+  cursor.Search(first, it.last_, it.mark_);
   return At(it, cursor);
 }
 
@@ -27,13 +24,20 @@ auto EntryRange<kSlotShift>::Iterator::At(Iterator it, const BasicCursor<kSlotSh
     -> Iterator {
   const auto& place = cursor.current_;
   it.node_ = place.node;
+  it.above_ = cursor.above_;
   it.entry_ = place.entry;
   it.slots_ = place.slots;
   it.next_slot_ = place.slot + place.slots;
+  it.shift_ = 0;
+  it.node_first_ = 0;
+  bool to_the_end = false;
+  if (place.node != nullptr) {
+    it.shift_ = place.node->shift;
+    it.node_first_ = place.node->SlotFirst(cursor.index_, 0);
+    to_the_end = place.node->LastIndex(cursor.index_) <= it.last_;
+  }
   // Marked entries are found by their bits, not by going from slot to slot.
-  it.steps_until_ = place.node != nullptr && it.mark_ < 0 ? Node::kSlots : 0;
-  it.index_ = cursor.index_;
-  it.next_ = cursor.next_;
+  if (it.mark_ >= 0 || !to_the_end) it.next_slot_ += kSearch;
   return it;
 }
 

@@ -42,26 +42,28 @@ class EntryRange {
     using reference = Located;
 
     Located operator*() const {
-      const unsigned order =
-          (node_ == nullptr ? 0 : node_->shift) + static_cast<unsigned>(__builtin_ctz(slots_));
-      const uint64_t mask = (uint64_t{1} << order) - 1;
-      return {entry_, index_ & ~mask, index_ | mask, order};
+      const uint64_t slot = next_slot_ % kSearch - slots_;
+      const uint64_t first = node_first_ + (slot << shift_);
+      const unsigned order = shift_ + static_cast<unsigned>(__builtin_ctz(slots_));
+      return {entry_, first, first | ((uint64_t{1} << order) - 1), order};
     }
 
     Iterator& operator++() {
-      Entry entry;
-      if (__builtin_expect(next_slot_ >= steps_until_ || next_ > last_ ||
-                               !node_->ReadSingle(next_slot_, &entry) || entry.is_null() ||
-                               entry.is_internal(),
-                           false)) {
-        *this = Next(*this);
-        return *this;
+      const unsigned slot = next_slot_;
+      if (__builtin_expect(slot < Node::kSlots, true)) {
+        const internal::Tie tie = node_->TryReadTie(slot);
+        if (__builtin_expect(tie.entry.is_value() || tie.entry.is_pointer(), true)) {
+          entry_ = tie.entry;
+          slots_ = tie.slots;
+          next_slot_ = slot + tie.slots;
+          return *this;
+        }
       }
-      entry_ = entry;
-      slots_ = 1;
-      ++next_slot_;
-      index_ = next_;
-      next_ += uint64_t{1} << node_->shift;
+      // The search wants the place only: so the entry at hand need not be kept in registers for it.
+      Iterator place = *this;
+      place.entry_ = Entry();
+      place.slots_ = 1;
+      *this = Next(place);
       return *this;
     }
     void operator++(int) { ++*this; }
@@ -71,26 +73,28 @@ class EntryRange {
 
    private:
     friend class EntryRange;
-    Iterator(Tree* tree, uint64_t first, uint64_t last, int mark)
-        : tree_(tree), index_(first), last_(last), mark_(mark) {}
+    Iterator(Tree* tree, uint64_t last, int mark) : tree_(tree), last_(last), mark_(mark) {}
     // By value, so that an iterator's address does not escape.
     static Iterator Next(Iterator it);
-    static Iterator Find(Iterator it);
+    static Iterator Find(Iterator it, uint64_t first);
     static Iterator At(Iterator it, const BasicCursor<kSlotShift>& cursor);
 
+    // Added to next_slot_ where only a search can find the next entry.
+    static constexpr unsigned kSearch = 2 * Node::kSlots;
+
     Tree* tree_;
-    Node* node_ = nullptr;
-    Entry entry_;
-    unsigned slots_ = 1;
-    unsigned next_slot_ = 0;
-    unsigned steps_until_ = 0;  // the slot from which on, and for marks always, Next must search
-    uint64_t index_;            // one that the entry covers
-    uint64_t next_ = 0;         // behind the entry; 0 behind UINT64_MAX
+    Node* above_ = nullptr;  // where the search came down from to node_, if that is known
+    uint64_t node_first_ = 0;
     uint64_t last_;
     int mark_;  // -1: marked or not
+    unsigned shift_ = 0;
+    Node* node_ = nullptr;  // null: the head
+    Entry entry_;
+    unsigned slots_ = 1;
+    unsigned next_slot_ = 0;  // the slot behind the entry
   };
 
-  Iterator begin() const { return Iterator::Find(Iterator(tree_, first_, last_, mark_)); }
+  Iterator begin() const { return Iterator::Find(Iterator(tree_, last_, mark_), first_); }
   Sentinel end() const { return {}; }
 
  private:

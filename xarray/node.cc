@@ -68,13 +68,16 @@ class Backoff {
 }  // namespace
 
 template <unsigned kSlotShift>
-bool Node<kSlotShift>::ReadSingleBesideTies(unsigned slot, Entry* entry) const {
+Tie Node<kSlotShift>::TryReadTieBesideTies(unsigned slot) const {
   const uint32_t version = tie_version.load(std::memory_order_acquire);
-  *entry = Load(slot);
+  const Entry entry = Load(slot);
   // Behind the last slot comes slot 0 here, which is never a sibling.
-  if (entry->is_sibling() || Load((slot + 1) & kSlotMask).is_sibling()) return false;
+  const Entry next = Load((slot + 1) & kSlotMask);
   // Relaxed: the acquire loads above come first.
-  return version % 2 == 0 && tie_version.load(std::memory_order_relaxed) == version;
+  const bool changed = version % 2 != 0 || tie_version.load(std::memory_order_relaxed) != version;
+  if (changed || entry.is_sibling()) return {};
+  // A null or a node before somebody else's siblings cannot be: a tie is whole in any one moment.
+  return {entry, slot, next.is_sibling() ? next.sibling_slots() : 1};
 }
 
 template <unsigned kSlotShift>

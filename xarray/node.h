@@ -101,15 +101,18 @@ struct alignas(64) Node : rcu::Head {
   // The same with its place; all of one moment. Waits while a writer changes the shape of ties in
   // this node: a few dozen stores, or a time slice if it is preempted there.
   Tie ReadTie(unsigned slot) const {
-    Tie tie{Entry(), slot, 1};
-    return ReadSingle(slot, &tie.entry) ? tie : ReadTieSlow(slot);
+    const Tie tie = TryReadTie(slot);
+    return tie.entry.is_null() ? ReadTieSlow(slot) : tie;
   }
-  // The common case of it: no tie at this slot. False: perhaps a tie, or a writer at work.
-  bool ReadSingle(unsigned slot, Entry* entry) const {
-    *entry = Load(slot);
+  // The same for an entry whose first slot this is; never waits. Null: nothing is there, or a
+  // sibling, or a writer is at work.
+  Tie TryReadTie(unsigned slot) const {
+    const Entry entry = Load(slot);
     // Relaxed: the acquire load above comes first. Had it seen a tie, this would see its version.
-    if (__builtin_expect(tie_version.load(std::memory_order_relaxed) == 0, true)) return true;
-    return ReadSingleBesideTies(slot, entry);
+    if (__builtin_expect(tie_version.load(std::memory_order_relaxed) == 0, true)) {
+      return {entry, slot, 1};
+    }
+    return TryReadTieBesideTies(slot);
   }
 
   // Brackets a change of ties (N5). NextTiePhase lies between removing siblings and giving their
@@ -141,7 +144,7 @@ struct alignas(64) Node : rcu::Head {
 
  private:
   Tie ReadTieSlow(unsigned slot) const;
-  bool ReadSingleBesideTies(unsigned slot, Entry* entry) const;
+  Tie TryReadTieBesideTies(unsigned slot) const;
   uint64_t SpanMask() const {
     return shift + kSlotShift >= 64 ? UINT64_MAX : (uint64_t{1} << (shift + kSlotShift)) - 1;
   }

@@ -8,7 +8,9 @@
 // T2. A node leaves in this order: unlink it from above, poison its slots with Retry, give it to
 //     RCU. No path leads to it from then on (rcu.h, R2), and a cursor that still stands in it
 //     starts again from the top.
-// T3. Readers go down only; parent pointers are the writer's. So there is no second path to a node.
+// T3. Parent pointers are the writer's. Readers go down; a search may also go back to the node that
+//     it came down from, in the same read section: no second path, for whoever finds that node
+//     dead (T2) starts again from the top.
 // T4. Marks are cleared before null is published, and united before a larger entry is.
 // T5. A value entry that may be exchanged in place never moves from one slot to another unless by
 //     an atomic exchange: growing takes it out of the head by compare-exchange, and shrinking
