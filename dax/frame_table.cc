@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -125,10 +126,17 @@ absl::Status FrameTable::Reserve(uint64_t frame) {
   return absl::OkStatus();
 }
 
-uint32_t FrameTable::Pins(uint64_t frame, unsigned order) const {
-  uint32_t pins = 0;
-  for (unsigned k = order; k <= DaxEntry::kMaxOrder; ++k) pins += At(frame, k)->pins();
-  return pins;
+BlockPins FrameTable::Pins(uint64_t frame, unsigned order) const {
+  BlockPins all;
+  for (unsigned k = order; k <= DaxEntry::kMaxOrder; ++k) {
+    const Folio* folio = At(frame, k);
+    const uint32_t pins = folio->pins();
+    if (pins == 0) continue;
+    const int64_t since = folio->busy_since_ns();
+    all.busy_since_ns = all.pins == 0 ? since : std::min(all.busy_since_ns, since);
+    all.pins += pins;
+  }
+  return all;
 }
 
 }  // namespace daxkv::dax::internal

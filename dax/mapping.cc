@@ -1,14 +1,11 @@
 #include "dax/mapping.h"
 
-#include <sys/mman.h>
-
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "dax/invariant.h"
 #include "dax/mapping_impl.h"
-#include "dax/yield_point.h"
 
 namespace daxkv::dax {
 namespace internal {
@@ -24,77 +21,26 @@ absl::StatusOr<IndexRange> IndexRange::OfPages(uint64_t first_index, uint64_t pa
 
 std::string IndexRange::ToString() const { return absl::StrCat("indices ", first, "..", last); }
 
-MappingImpl::MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider)
-    : owner_(owner), pool_(pool), provider_(provider), frames_(FrameTable::ForPool(pool)) {}
-
 namespace {
 
-// What every hole reads as: 2 MiB of read-only address space behind which the kernel has one page.
-const char* Zeroes() {
-  static const char* const zeroes = [] {
-    void* memory = mmap(nullptr, kHugePages << kPageShift, PROT_READ,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CheckInvariant(memory != MAP_FAILED, "no address space for 2 MiB of zeroes");
-    return static_cast<const char*>(memory);
-  }();
-  return zeroes;
+MappingOptions InRange(MappingOptions options) {
+  options.max_pins_per_extent =
+      std::clamp(options.max_pins_per_extent, uint32_t{1}, MappingOptions::kMostPinsPerExtent);
+  return options;
 }
 
 }  // namespace
 
-// The pin counts before the entry is looked at again; Folio::AddPin says why that is enough.
-MappingImpl::PinAttempt MappingImpl::TryPin(uint64_t index, Access access, Pinned* pinned) {
-  rcu::ReadGuard guard;
-  for (;;) {
-    const DaxEntry entry = LoadUnderRcu(index);
-    if (!entry) return PinAttempt::kAbsent;
-    if (entry.locked()) return PinAttempt::kLocked;
-    if (!entry.readable()) {
-      if (entry.poisoned()) return PinAttempt::kPoisoned;
-      if (access == Access::kWrite) return PinAttempt::kAbsent;
-      pinned->data_ = Zeroes();
-      pinned->size_bytes_ = entry.pages() << kPageShift;
-      pinned->first_index_ = entry.FirstIndex(index);
-      return PinAttempt::kPinned;
-    }
-    YieldPoint("pin:entry-seen");
-    Folio* folio = frames_->At(entry);
-    folio->AddPin();
-    YieldPoint("pin:counted");
-    if (__builtin_expect(LoadUnderRcu(index) == entry, true)) {
-      pinned->folio_ = folio;
-      pinned->data_ = pool_->At(entry.frame() << kPageShift);
-      pinned->size_bytes_ = entry.pages() << kPageShift;
-      pinned->first_index_ = entry.FirstIndex(index);
-      return PinAttempt::kPinned;
-    }
-    folio->DropPin();
-  }
-}
-
-absl::StatusOr<Pinned> MappingImpl::Pin(uint64_t index, Access access) {
-  for (;;) {
-    Pinned pinned;
-    switch (TryPin(index, access, &pinned)) {
-      case PinAttempt::kPinned:
-        return pinned;
-      case PinAttempt::kLocked:
-        WaitWhileLocked(index);
-        break;
-      case PinAttempt::kPoisoned:
-        return PoisonedError(index);
-      case PinAttempt::kAbsent:
-        absl::StatusOr<FaultResult> fault = Fault(index, DaxEntry::kMaxOrder, access);
-        if (!fault.ok()) return fault.status();
-        break;
-    }
-  }
-}
-
-uint32_t MappingImpl::PinCount(uint64_t index) const {
-  rcu::ReadGuard guard;
-  return PinsOf(LoadUnderRcu(index));
-}
+MappingImpl::MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider,
+                         const MappingOptions& options)
+    : owner_(owner),
+      pool_(pool),
+      provider_(provider),
+      options_(InRange(options)),
+      tracker_(options.track_pins || options.max_pins != 0
+                   ? std::make_unique<PinTracker>(options.max_pins)
+                   : nullptr),
+      frames_(FrameTable::ForPool(pool)) {}
 
 absl::Status MappingImpl::PoisonedError(uint64_t index) const {
   return absl::DataLossError(absl::StrCat("index ", index, " of pool ", pool_->path(),
@@ -106,8 +52,8 @@ MappingStats MappingImpl::Stats() const {
   array_.ForEach(0, UINT64_MAX, [&](const xarray::Located& located) {
     const DaxEntry entry(located.entry);
     ++stats.entries;
+    ++stats.entries_by_order[entry.order()];
     stats.pages += entry.pages();
-    if (entry.order() == DaxEntry::kMaxOrder) ++stats.huge_entries;
     if (entry.locked()) ++stats.locked_entries;
     if (array_.GetMark(located.first, kDirty)) ++stats.dirty_entries;
     if (entry.zero()) {
@@ -122,8 +68,15 @@ MappingStats MappingImpl::Stats() const {
     return true;
   });
   stats.waiters = frames_->waits().sleepers();
-  stats.faults_no_page = faults_no_page_.load(std::memory_order_relaxed);
-  stats.faults_fallback = faults_fallback_.load(std::memory_order_relaxed);
+  stats.huge_entries = stats.entries_by_order[kHugeOrder];
+  for (unsigned order = 0; order <= kHugeOrder; ++order) {
+    const uint64_t no_page = faults_no_page_[order].load(std::memory_order_relaxed);
+    const uint64_t fallback = faults_fallback_[order].load(std::memory_order_relaxed);
+    stats.faults_no_page_by_order[order] = no_page;
+    stats.faults_no_page += no_page;
+    stats.faults_fallback_by_order[order] = fallback;
+    stats.faults_fallback += fallback;
+  }
   stats.waits = waits_.load(std::memory_order_relaxed);
   return stats;
 }
@@ -156,23 +109,8 @@ std::unique_ptr<ExtentProvider> NewIdentityProvider(const Pool* pool) {
   return std::make_unique<internal::IdentityProvider>(pool);
 }
 
-Pinned& Pinned::operator=(Pinned&& other) noexcept {
-  if (this == &other) return *this;
-  if (valid()) Release();
-  folio_ = std::exchange(other.folio_, nullptr);
-  data_ = std::exchange(other.data_, nullptr);
-  size_bytes_ = other.size_bytes_;
-  first_index_ = other.first_index_;
-  return *this;
-}
-
-void Pinned::Release() {
-  data_ = nullptr;
-  if (folio_ != nullptr) std::exchange(folio_, nullptr)->DropPin();
-}
-
-Mapping::Mapping(Pool* pool, ExtentProvider* provider)
-    : impl_(std::make_unique<internal::MappingImpl>(this, pool, provider)) {}
+Mapping::Mapping(Pool* pool, ExtentProvider* provider, const MappingOptions& options)
+    : impl_(std::make_unique<internal::MappingImpl>(this, pool, provider, options)) {}
 
 Mapping::~Mapping() {
   impl_->Shutdown();
@@ -202,19 +140,25 @@ absl::StatusOr<Pinned> Mapping::Pin(uint64_t index, Access access) {
   return impl_->Pin(index, access);
 }
 
-absl::StatusOr<Pinned> Mapping::TryPin(uint64_t index) {
-  Pinned pinned;
-  switch (impl_->TryPin(index, Access::kRead, &pinned)) {
-    case internal::MappingImpl::PinAttempt::kPinned:
-      return pinned;
-    case internal::MappingImpl::PinAttempt::kPoisoned:
-      return impl_->PoisonedError(index);
-    case internal::MappingImpl::PinAttempt::kLocked:
-      return absl::UnavailableError(absl::StrCat("the extent at index ", index, " is locked"));
-    case internal::MappingImpl::PinAttempt::kAbsent:
-      break;
-  }
-  return absl::UnavailableError(absl::StrCat("index ", index, " is not mapped"));
+absl::StatusOr<Pinned> Mapping::TryPin(uint64_t index) { return impl_->TryPin(index); }
+
+absl::StatusOr<PinnedRange> Mapping::PinRange(uint64_t first_byte, uint64_t size_bytes,
+                                              Access access) {
+  assert(!rcu::InReadSection());
+  return impl_->PinRange(first_byte, size_bytes, access);
+}
+
+absl::StatusOr<PinnedRange> Mapping::TryPinRange(uint64_t first_byte, uint64_t size_bytes) {
+  return impl_->TryPinRange(first_byte, size_bytes);
+}
+
+PinReport Mapping::ReportPins(size_t most_extents) const { return impl_->ReportPins(most_extents); }
+
+absl::Status Mapping::Prefault(uint64_t first_index, uint64_t pages, Access access) {
+  assert(!rcu::InReadSection());
+  absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
+  if (!range.ok()) return range.status();
+  return impl_->Prefault(*range, access);
 }
 
 uint32_t Mapping::PinCount(uint64_t index) const { return impl_->PinCount(index); }

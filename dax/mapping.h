@@ -28,9 +28,11 @@
 // Which call may sleep, and what may be held meanwhile
 //   Call                       sleeps  under rcu ReadGuard   notes
 //   Present, LookUp            no      required              wait-free
-//   TryPin, PinCount           no      allowed               kUnavailable: locked or absent
+//   TryPin, TryPinRange        no      allowed               kUnavailable: locked or absent
+//   PinCount, ReportPins       no      allowed
 //   Unpinning, unlocking       no      allowed
 //   Fault, Pin, LockEntry      yes     forbidden             starts from the lookup after a sleep
+//   PinRange, Prefault         yes     forbidden             hold no pin while they sleep
 //   LockFrame                  yes     forbidden             never touches a mapping after a sleep
 //   BreakLayouts, Truncate     yes     forbidden             wait for pins and for readers
 //   Split, Writeback           yes     forbidden             wait for the entry lock, for msync
@@ -64,12 +66,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "dax/pinned.h"
 #include "dax/pool.h"
 
 namespace daxkv::dax {
 
 namespace internal {
-class Folio;
 class MappingImpl;
 }  // namespace internal
 
@@ -118,35 +120,6 @@ class ExtentProvider {
 std::unique_ptr<ExtentProvider> NewIdentityProvider(const Pool* pool);
 
 class Mapping;
-
-// A pinned extent: its bytes stay mapped, unchanged by the mapping and unreused while this lives.
-// Of a hole: its zeroes, also when somebody writes into the hole later; keeps nobody waiting, and
-// is not counted. Move-only; releasing is lock-free. The Mapping must outlive it. One handle is one
-// thread's at a time.
-class Pinned {
- public:
-  Pinned() = default;
-  Pinned(Pinned&& other) noexcept { *this = std::move(other); }
-  Pinned& operator=(Pinned&& other) noexcept;
-  ~Pinned() {
-    if (valid()) Release();
-  }
-  // Gives the pin back; does nothing without one.
-  void Release();
-
-  bool valid() const { return data_ != nullptr; }
-  const char* data() const { return data_; }  // First byte of the whole extent.
-  uint64_t size_bytes() const { return size_bytes_; }
-  uint64_t first_index() const { return first_index_; }
-
- private:
-  friend class internal::MappingImpl;
-
-  internal::Folio* folio_ = nullptr;  // Null for a hole.
-  const char* data_ = nullptr;
-  uint64_t size_bytes_ = 0;
-  uint64_t first_index_ = 0;
-};
 
 // A locked entry. Move-only; unlocks when it goes. While one is held, further entries may be locked
 // only at higher indices, and in other mappings only at higher mapping addresses.
@@ -205,23 +178,48 @@ enum class FaultResult {
 
 struct MappingStats {
   uint64_t entries = 0;
+  uint64_t entries_by_order[kHugeOrder + 1] = {};
   uint64_t pages = 0;         // Mapped by them.
   uint64_t huge_entries = 0;  // Of order 9.
   uint64_t hole_entries = 0;
   uint64_t locked_entries = 0;
   uint64_t dirty_entries = 0;
-  uint64_t pins = 0;             // Held now.
-  uint64_t waiters = 0;          // Threads asleep now, in all mappings of this pool.
-  uint64_t faults_no_page = 0;   // Faults that installed what was wanted, since open.
-  uint64_t faults_fallback = 0;  // Faults that ended in kFallback, since open.
-  uint64_t waits = 0;            // Sleeps on entries, breaks and pins, since open.
+  uint64_t pins = 0;     // Held now.
+  uint64_t waiters = 0;  // Threads asleep now, in all mappings of this pool.
+  // Since open, by the order that was wanted: faults that installed just that, and faults that ended
+  // in kFallback. Those that found what they wanted are not counted.
+  uint64_t faults_no_page_by_order[kHugeOrder + 1] = {};
+  uint64_t faults_fallback_by_order[kHugeOrder + 1] = {};
+  uint64_t faults_no_page = 0;  // Sums.
+  uint64_t faults_fallback = 0;
+  uint64_t waits = 0;  // Sleeps on entries, breaks and pins, since open.
+};
+
+struct MappingOptions {
+  // What a fault that installs an extent makes the kernel do with its pages at once, so that no
+  // later touch takes a page fault (MADV_POPULATE_READ or _WRITE, Linux 5.14). It costs the time of
+  // those page faults, and blocks for pages of the run that had none; kWrite makes all of them dirty
+  // in the page cache, too. A failure is no error.
+  enum class Prefault { kNone, kRead, kWrite };
+  Prefault prefault = Prefault::kNone;
+  // Whether each pin's thread and time are kept, for ReportPins and for the messages of a break that
+  // can't be had. For their cost see pinned.h.
+  bool track_pins = false;
+  // How many pins the mapping may have at a time; 0: no limit. A limit counts pins exactly, and
+  // tracks them.
+  uint64_t max_pins = 0;
+  // How many pins one extent may have at a time, 1..kMostPinsPerExtent (others are brought into
+  // that range). Costs nothing.
+  uint32_t max_pins_per_extent = kMostPinsPerExtent;
+
+  static constexpr uint32_t kMostPinsPerExtent = uint32_t{1} << 30;
 };
 
 class Mapping {
  public:
   // `pool` and `provider` must outlive the mapping. Mappings of one pool share its frames: a frame
   // is in one entry of one mapping at most.
-  Mapping(Pool* pool, ExtentProvider* provider);
+  Mapping(Pool* pool, ExtentProvider* provider, const MappingOptions& options = MappingOptions());
   // Waits for entry locks. Everything must have been unpinned (else the process is stopped with a
   // message: somebody would go on reading what is no longer kept).
   ~Mapping();
@@ -247,12 +245,29 @@ class Mapping {
 
   // Pins the extent at `index`, faulting it in first (in the provider's own order). Pin sleeps
   // while the entry is locked; TryPin (which pins for reading) returns kUnavailable instead, and
-  // for an absent entry too. Statuses of Fault.
+  // for an absent entry too. Statuses of Fault; kResourceExhausted also at a limit of
+  // MappingOptions (the message names it).
   absl::StatusOr<Pinned> Pin(uint64_t index, Access access);
   absl::StatusOr<Pinned> TryPin(uint64_t index);
+  // Pins the bytes [first_byte, first_byte + size_bytes) of the index space, byte b being one of
+  // index b / 4096: every extent that they touch, once each, or none. While it sleeps it holds no
+  // pin, so unlike a sequence of Pins it can't come to wait for a break that waits for it; two
+  // extents may have been replaced between its looks at them. Cost: a Pin for each extent.
+  //   Statuses of Pin and TryPin; kInvalidArgument: size_bytes is 0 or the range leaves 64 bits
+  absl::StatusOr<PinnedRange> PinRange(uint64_t first_byte, uint64_t size_bytes, Access access);
+  absl::StatusOr<PinnedRange> TryPinRange(uint64_t first_byte, uint64_t size_bytes);
   // Pins held on the extent at `index` now, those from before a Split included; 0 when absent.
   // Exact only to someone who excludes new pins.
   uint32_t PinCount(uint64_t index) const;
+  // Which extents are pinned and, where tracked, by whom. Walks the entries. Names at most
+  // `most_extents`.
+  PinReport ReportPins(size_t most_extents = 16) const;
+
+  // Faults the range's extents in, in the provider's own orders, and has the kernel map their pages
+  // (what MappingOptions::prefault does at each fault).
+  //   Statuses of Fault; kInvalidArgument of Truncate; kUnimplemented: a kernel before 5.14;
+  //   kResourceExhausted: no memory, or no blocks for pages that have none
+  absl::Status Prefault(uint64_t first_index, uint64_t pages, Access access);
 
   // Locks the entry that covers `index`. kNotFound when there is none (it may have gone while we
   // slept).
@@ -265,8 +280,9 @@ class Mapping {
   // Keeps new pins, faults and locks out of every extent that touches [first_index, first_index +
   // pages), and waits until none of them is pinned or locked. A deadline in the past means: try,
   // without sleeping. Breaks of overlapping ranges wait for each other. Cost: the entries present.
-  //   kDeadlineExceeded  the deadline passed (message: the busy index and its pins); everything is
-  //                      as before
+  //   kDeadlineExceeded  the deadline passed; everything is as before. The message names the busy
+  //                      extents (the first four) with their pins and for how long they have been
+  //                      busy, and where tracked the threads that took the pins
   //   kInvalidArgument   pages is 0 or the range leaves the index space
   absl::StatusOr<LayoutBreak> BreakLayouts(uint64_t first_index, uint64_t pages,
                                            absl::Time deadline);

@@ -1,5 +1,10 @@
 // Faults: finding or installing the entry of an index.
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "dax/invariant.h"
@@ -30,7 +35,7 @@ absl::StatusOr<FaultResult> MappingImpl::Fault(uint64_t index, unsigned order, A
       continue;
     }
     if (entry && entry.order() < order) {  // Before the lock bit: a fallback never sleeps.
-      faults_fallback_.fetch_add(1, std::memory_order_relaxed);
+      faults_fallback_[order].fetch_add(1, std::memory_order_relaxed);
       return FaultResult::kFallback;
     }
     if (entry && !entry.locked()) return FaultResult::kNoPage;
@@ -42,9 +47,47 @@ absl::StatusOr<FaultResult> MappingImpl::Fault(uint64_t index, unsigned order, A
     if (!installed.ok()) return installed.status();
     if (!installed->has_value()) continue;
     const bool fallback = **installed < order;
-    (fallback ? faults_fallback_ : faults_no_page_).fetch_add(1, std::memory_order_relaxed);
+    (fallback ? faults_fallback_ : faults_no_page_)[order].fetch_add(1, std::memory_order_relaxed);
     return fallback ? FaultResult::kFallback : FaultResult::kNoPage;
   }
+}
+
+absl::Status MappingImpl::Prefault(const IndexRange& range, Access access) {
+  for (uint64_t index = range.first;;) {
+    absl::StatusOr<FaultResult> fault = Fault(index, DaxEntry::kMaxOrder, access);
+    if (!fault.ok()) return fault.status();
+    Pinned pinned;
+    const PinAttempt attempt = TryPin(index, access, &pinned);
+    if (attempt != PinAttempt::kPinned) {
+      absl::Status status = PrepareToPin(attempt, index, access);
+      if (!status.ok()) return status;
+      continue;
+    }
+    const uint64_t last = pinned.first_index_ + ((pinned.size_bytes_ >> kPageShift) - 1);
+    if (pinned.folio_ != nullptr) {
+      absl::Status populated = Populate(pinned.data_, pinned.size_bytes_, access);
+      if (!populated.ok()) return populated;
+    }
+    if (last >= range.last) return absl::OkStatus();
+    index = last + 1;
+  }
+}
+
+absl::Status MappingImpl::Populate(const char* bytes, uint64_t size_bytes, Access access) const {
+  // The kernel's numbers, where the C library is older than Linux 5.14.
+  constexpr int kPopulateRead = 22, kPopulateWrite = 23;
+  const int advice = access == Access::kWrite ? kPopulateWrite : kPopulateRead;
+  int result;
+  do {
+    result = madvise(const_cast<char*>(bytes), size_bytes, advice);
+  } while (result != 0 && (errno == EINTR || errno == EAGAIN));
+  if (result == 0) return absl::OkStatus();
+  const std::string action = absl::StrCat("mapping ", size_bytes, " bytes at pool offset ",
+                                          pool_->OffsetOf(bytes), " in advance: ");
+  if (errno == EINVAL) {
+    return absl::UnimplementedError(action + "this needs a kernel of version 5.14 or newer");
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(action, strerror(errno)));
 }
 
 std::optional<unsigned> MappingImpl::FreeOrder(uint64_t index, unsigned order) {
@@ -94,7 +137,16 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
   if (extent->first_frame != kNoFrame) {
     if (absl::Status room = frames_->Reserve(extent->first_frame); !room.ok()) return room;
   }
-  return InstallExtent(*extent, fault);
+  absl::StatusOr<std::optional<unsigned>> installed = InstallExtent(*extent, fault);
+  if (options_.prefault != MappingOptions::Prefault::kNone && installed.ok() && *installed) {
+    const bool write = options_.prefault == MappingOptions::Prefault::kWrite;
+    Pinned pinned;  // Nobody gets the pages meanwhile.
+    if (TryPin(index, access, &pinned) == PinAttempt::kPinned && pinned.folio_ != nullptr) {
+      Populate(pinned.data_, pinned.size_bytes_, write ? Access::kWrite : Access::kRead)
+          .IgnoreError();
+    }
+  }
+  return installed;
 }
 
 absl::Status MappingImpl::CheckExtent(const Extent& extent, uint64_t index, unsigned max_order,

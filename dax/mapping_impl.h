@@ -42,6 +42,7 @@
 #include "dax/dax_entry.h"
 #include "dax/frame_table.h"
 #include "dax/mapping.h"
+#include "dax/pin_tracker.h"
 #include "dax/pool.h"
 #include "dax/wait_table.h"
 #include "xarray/cursor.h"
@@ -71,23 +72,27 @@ struct IndexRange {
 
 class MappingImpl : public rcu::Head {
  public:
-  MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider);
+  MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider, const MappingOptions& options);
 
-  // ---- Looking and pinning (mapping.cc) ----
+  // ---- Looking (mapping.cc) ----
 
   DaxEntry LoadUnderRcu(uint64_t index) const { return DaxEntry(array_.LoadUnderRcu(index)); }
-
-  enum class PinAttempt { kPinned, kAbsent, kLocked, kPoisoned };
-  // kAbsent too for a write into a hole.
-  PinAttempt TryPin(uint64_t index, Access access, Pinned* pinned);
-  absl::StatusOr<Pinned> Pin(uint64_t index, Access access);
-  uint32_t PinCount(uint64_t index) const;
   MappingStats Stats() const;
   absl::Status PoisonedError(uint64_t index) const;
+
+  // ---- Pins (mapping_pin.cc) ----
+
+  absl::StatusOr<Pinned> Pin(uint64_t index, Access access);
+  absl::StatusOr<Pinned> TryPin(uint64_t index);
+  absl::StatusOr<PinnedRange> PinRange(uint64_t first_byte, uint64_t size_bytes, Access access);
+  absl::StatusOr<PinnedRange> TryPinRange(uint64_t first_byte, uint64_t size_bytes);
+  uint32_t PinCount(uint64_t index) const;
+  PinReport ReportPins(size_t most_extents) const;
 
   // ---- Faults (mapping_fault.cc) ----
 
   absl::StatusOr<FaultResult> Fault(uint64_t index, unsigned order, Access access);
+  absl::Status Prefault(const IndexRange& range, Access access);
 
   // ---- Entry locks (mapping_lock.cc) ----
 
@@ -167,10 +172,32 @@ class MappingImpl : public rcu::Head {
   absl::Status ClaimFrames(const Extent& extent);
   // Takes away the hole's entry at `index`, if it is still there and unlocked. Without locks.
   void EraseHole(uint64_t index);
+  // Has the kernel map these pages of the pool.
+  absl::Status Populate(const char* bytes, uint64_t size_bytes, Access access) const;
+
+  // Pinning. kAbsent also for a write into a hole; kRefused: at a limit.
+  enum class PinAttempt { kPinned, kAbsent, kLocked, kPoisoned, kRefused };
+  PinAttempt TryPin(uint64_t index, Access access, Pinned* pinned);
+  PinAttempt Refuse(Folio* folio, uint64_t index) const;
+  // The status of an attempt that found nothing to pin.
+  absl::Status TryPinError(PinAttempt attempt, uint64_t index) const;
+  absl::Status PinLimitError(uint64_t index) const;
+  // Does what a failed attempt asks for before another one; may sleep.
+  absl::Status PrepareToPin(PinAttempt attempt, uint64_t index, Access access);
+  // Pins the extents of the range into *pinned. On failure *index is the one that can't be pinned.
+  PinAttempt TryPinRange(uint64_t first_byte, uint64_t size_bytes, Access access,
+                         PinnedRange* pinned, uint64_t* index);
+
   // The pins that keep the entry busy.
   uint32_t PinsOf(DaxEntry entry) const {
-    return !entry || entry.zero() ? 0 : frames_->Pins(entry.frame(), entry.order());
+    return !entry || entry.zero() ? 0 : frames_->Pins(entry.frame(), entry.order()).pins;
   }
+  // Visits each extent whose pins keep entries of the range busy, while visit returns true: an
+  // entry's own, or one from before a split.
+  template <typename Visit>
+  void ForEachPinned(const IndexRange& range, Visit visit) const;
+  // "index 512 (order 9) has 2 pins, busy for 3.2s; ...": the first few. Empty without pins.
+  std::string DescribePins(const IndexRange& range) const;
 
   // BreakLayouts' steps, without locks. Each false is the deadline, with the message in *busy.
   bool RegisterBreak(const IndexRange& range, absl::Time deadline, std::string* busy);
@@ -178,8 +205,6 @@ class MappingImpl : public rcu::Head {
   bool LockRange(const IndexRange& range, absl::Time deadline, std::optional<uint64_t>* locked_last,
                  std::string* busy);
   bool WaitForPins(const IndexRange& range, absl::Time deadline, std::string* busy);
-  // The first extent of the range that is pinned, seen without disturbing anybody.
-  bool LooksBusy(const IndexRange& range, std::string* busy) const;
   // Unlocks the entries that touch the range, all of them the break's.
   void UnlockRange(const IndexRange& range);
   void UnregisterBreak(const IndexRange& range);
@@ -200,6 +225,8 @@ class MappingImpl : public rcu::Head {
   Mapping* const owner_;
   Pool* const pool_;
   ExtentProvider* const provider_;
+  const MappingOptions options_;
+  const std::unique_ptr<PinTracker> tracker_;  // Null unless pins are tracked.
   const std::shared_ptr<FrameTable> frames_;
 
   // Entries of DaxEntry words. Its lock also guards the two lists below.
@@ -210,8 +237,8 @@ class MappingImpl : public rcu::Head {
   std::mutex writeback_mutex_;
 
   // Statistics only: relaxed.
-  std::atomic<uint64_t> faults_no_page_{0};
-  std::atomic<uint64_t> faults_fallback_{0};
+  std::atomic<uint64_t> faults_no_page_[kHugeOrder + 1] = {};
+  std::atomic<uint64_t> faults_fallback_[kHugeOrder + 1] = {};
   std::atomic<uint64_t> waits_{0};
 };
 

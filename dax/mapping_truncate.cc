@@ -29,7 +29,8 @@ absl::StatusOr<LayoutBreak> MappingImpl::BreakLayouts(const IndexRange& range,
         absl::StrCat("breaking the layout of ", range.ToString(), ": ", busy));
   };
   // A try that must fail disturbs nobody.
-  if (absl::Now() >= deadline && LooksBusy(range, &busy)) return too_late();
+  if (absl::Now() >= deadline) busy = DescribePins(range);
+  if (!busy.empty()) return too_late();
   if (!RegisterBreak(range, deadline, &busy)) return too_late();
   std::optional<uint64_t> locked_last;
   if (!LockRange(range, deadline, &locked_last, &busy) || !WaitForPins(range, deadline, &busy)) {
@@ -47,18 +48,6 @@ absl::StatusOr<LayoutBreak> MappingImpl::BreakLayouts(const IndexRange& range,
 void MappingImpl::EndBreak(const IndexRange& range) {
   UnlockRange(range);
   UnregisterBreak(range);
-}
-
-bool MappingImpl::LooksBusy(const IndexRange& range, std::string* busy) const {
-  bool found = false;
-  array_.ForEach(range.first, range.last, [&](const xarray::Located& located) {
-    const DaxEntry entry(located.entry);
-    const uint32_t pins = PinsOf(entry);
-    if (pins > 0) *busy = absl::StrCat("index ", located.first, " has ", pins, " pins");
-    found = pins > 0;
-    return !found;
-  });
-  return found;
 }
 
 bool MappingImpl::RegisterBreak(const IndexRange& range, absl::Time deadline, std::string* busy) {
@@ -139,7 +128,8 @@ bool MappingImpl::WaitForPins(const IndexRange& range, absl::Time deadline, std:
     waits_.fetch_add(1, std::memory_order_relaxed);
     YieldPoint("break:busy");
     if (!waited->WaitUntilUnpinned(deadline)) {
-      *busy = absl::StrCat("index ", index, " has ", PinCount(index), " pins");
+      *busy = DescribePins(range);
+      if (busy->empty()) *busy = absl::StrCat("index ", index, " was pinned until just now");
       return false;
     }
   }
