@@ -60,7 +60,8 @@ void Advance(const Operation& operation, Slots& slots) {
   slots[operation.slot] = operation.is_delete ? 0 : operation.number;
 }
 
-// The operation that left `found`: `acknowledged` or the one after it. Leaves its state in `slots`.
+// The operation that left `found`: `acknowledged` or one of the next ones. Leaves its state in
+// `slots`.
 absl::StatusOr<uint64_t> LastOperation(uint64_t seed, unsigned writer, uint64_t acknowledged,
                                        bool overwrites, const Slots& found, Slots& slots) {
   slots = {};
@@ -68,18 +69,19 @@ absl::StatusOr<uint64_t> LastOperation(uint64_t seed, unsigned writer, uint64_t 
   for (; number < acknowledged;) {
     Advance(MakeOperation(seed, writer, ++number, slots, overwrites), slots);
   }
-  if (slots == found) return number;
   const Slots before = slots;
-  Advance(MakeOperation(seed, writer, ++number, slots, overwrites), slots);
+  for (; slots != found && number < acknowledged + kMostUnseen;) {
+    Advance(MakeOperation(seed, writer, ++number, slots, overwrites), slots);
+  }
   if (slots == found) return number;
   std::string differences;
   for (unsigned slot = 0; slot < kSlots; ++slot) {
     if (found[slot] == before[slot]) continue;
-    absl::StrAppend(&differences, "; slot ", slot, " has ", found[slot], ", not ", before[slot],
-                    slots[slot] != before[slot] ? absl::StrCat(" or ", slots[slot]) : "");
+    absl::StrAppend(&differences, "; slot ", slot, " has ", found[slot], ", not ", before[slot]);
   }
   return absl::DataLossError(absl::StrCat("writer ", writer, ", acknowledged up to ", acknowledged,
-                                          " (0 is: no value)", differences));
+                                          " (0 is: no value), and no later operation left this",
+                                          differences));
 }
 
 // One write call for each line, which the kernel doesn't mix with another's.

@@ -5,8 +5,10 @@
 // The operations are a function of a seed. Each writer owns kSlots slots and works through its own
 // numbered operations 1, 2, 3...; operation n picks a slot and puts a value there that only
 // operation n writes, or deletes what is there. Every operation changes the state, so a writer's
-// slots tell which operation was its last. With n acknowledged, n or n + 1 must have been: fewer
-// lose an acknowledged write, more can't be, and anything else is half an operation.
+// slots tell which operation was its last. If the host has seen n acknowledged, n or
+// more must have been: fewer lose an acknowledged write, and a state that no number of whole
+// operations leaves is half an operation, or one without an earlier one. It may be more than n + 1:
+// the port's driver does not wait for the host, so a cut takes acknowledgements on their way.
 #ifndef DAXKV_TESTS_DAX_VM_POWER_CORD_H_
 #define DAXKV_TESTS_DAX_VM_POWER_CORD_H_
 
@@ -21,6 +23,8 @@ namespace daxkv::dax_vm {
 
 inline constexpr unsigned kWriters = 4;
 inline constexpr unsigned kSlots = 64;
+// More acknowledgements than can be on their way: the virtio port queues 128 at most.
+inline constexpr uint64_t kMostUnseen = 130;
 
 // One writer's state: the operation that wrote each slot's value, 0 where there is none.
 using Slots = std::array<uint64_t, kSlots>;
