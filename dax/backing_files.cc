@@ -1,6 +1,7 @@
 #include "dax/backing_files.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -19,18 +20,51 @@
 namespace daxkv::dax {
 namespace {
 
-// A device's length is not in its stat.
-absl::StatusOr<uint64_t> DeviceSize(const struct stat& device, const std::string& path) {
-  std::ifstream size_file(
-      absl::StrCat("/sys/dev/char/", major(device.st_rdev), ":", minor(device.st_rdev), "/size"));
-  uint64_t size_bytes = 0;
-  if (!(size_file >> size_bytes)) {
-    return absl::InternalError(absl::StrCat("cannot read the size of device ", path));
-  }
-  return size_bytes;
+// Under /sys/dev/char, by number: a device's length is not in its stat.
+std::string SysfsOf(const struct stat& device) {
+  return absl::StrCat("/sys/dev/char/", major(device.st_rdev), ":", minor(device.st_rdev));
+}
+
+bool ReadNumber(const std::string& path, uint64_t* number) {
+  std::ifstream file(path);
+  return static_cast<bool>(file >> *number);
 }
 
 }  // namespace
+
+absl::StatusOr<BackingFiles::DeviceShape> BackingFiles::ReadDeviceShape(const std::string& sysfs,
+                                                                        const std::string& path) {
+  DeviceShape shape;
+  if (!ReadNumber(sysfs + "/size", &shape.size_bytes)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is no DAX device: ", sysfs, "/size says no length"));
+  }
+  // Older kernels (before 4.18, class "dax" and not bus) have it a level higher.
+  if (!ReadNumber(sysfs + "/align", &shape.alignment_bytes) &&
+      !ReadNumber(sysfs + "/device/align", &shape.alignment_bytes)) {
+    shape.alignment_bytes = kHugePages * kPageSizeBytes;
+  }
+  const uint64_t alignment = shape.alignment_bytes;
+  if (alignment < kPageSizeBytes || (alignment & (alignment - 1)) != 0 ||
+      shape.size_bytes < alignment) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " has ", shape.size_bytes,
+                                                      " bytes at an alignment of ", alignment,
+                                                      ": no pool fits there"));
+  }
+  shape.size_bytes &= ~(alignment - 1);
+  return shape;
+}
+
+absl::StatusOr<uint64_t> BackingFiles::SizeOf(const std::string& path) {
+  struct stat file;
+  if (stat(path.c_str(), &file) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot examine ", path));
+  }
+  if (!S_ISCHR(file.st_mode)) return static_cast<uint64_t>(file.st_size);
+  const absl::StatusOr<DeviceShape> shape = ReadDeviceShape(SysfsOf(file), path);
+  if (!shape.ok()) return shape.status();
+  return shape->size_bytes;
+}
 
 absl::StatusOr<std::unique_ptr<BackingFiles>> BackingFiles::OpenParts(
     const std::string& directory) {
@@ -116,9 +150,9 @@ absl::Status BackingFiles::Append(const std::string& path) {
   }
   part.size_bytes = static_cast<uint64_t>(file.st_size);
   if (part.device) {
-    const absl::StatusOr<uint64_t> size_bytes = DeviceSize(file, path);
-    if (!size_bytes.ok()) return size_bytes.status();
-    part.size_bytes = *size_bytes;
+    const absl::StatusOr<DeviceShape> shape = ReadDeviceShape(SysfsOf(file), path);
+    if (!shape.ok()) return shape.status();
+    part.size_bytes = shape->size_bytes;
   }
   part.size_bytes &= ~(kPageSizeBytes - 1);
   part.inode = file.st_ino;
@@ -129,7 +163,28 @@ absl::Status BackingFiles::Append(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status BackingFiles::VerifyMapping(const char* base) const {
+absl::Status BackingFiles::MapAgain(char* base, uint64_t page) const {
+  return ForEachPiece(
+      page << kPageShift, kPageSizeBytes,
+      [&](const Part& part, uint64_t inside, uint64_t length) -> absl::Status {
+        if (part.device) {
+          return absl::UnimplementedError(
+              absl::StrCat(part.path, " is a device, which maps no single pages"));
+        }
+        char* address = base + (page << kPageShift);
+        const auto map = [&](int flags) {
+          return mmap(address, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, part.file.get(),
+                      static_cast<off_t>(inside)) == address;
+        };
+        // As libpmem maps it: with MAP_SYNC where that is to be had.
+        if (map(MAP_SHARED_VALIDATE | MAP_SYNC) || map(MAP_SHARED)) return absl::OkStatus();
+        return absl::ErrnoToStatus(
+            errno, absl::StrCat("cannot map offset ", inside, " of ", part.path, " again"));
+      });
+}
+
+absl::Status BackingFiles::VerifyMapping(const char* base,
+                                         const std::function<bool(uint64_t page)>& replaced) const {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   std::ifstream maps("/proc/self/maps");
   if (!maps) return absl::InternalError("cannot read /proc/self/maps");
@@ -152,7 +207,14 @@ absl::Status BackingFiles::VerifyMapping(const char* base) const {
       const Part& part = parts_[next];
       const uint64_t wanted = origin + part.offset + seen_bytes;
       if (wanted < first || wanted >= last) break;
-      if (part.inode != inode || wanted - first + file_offset != seen_bytes) return wrong(part);
+      const uint64_t stop = std::min(last, origin + part.offset + part.size_bytes);
+      bool passed_over = inode == 0;
+      for (uint64_t at = wanted; at < stop && passed_over; at += kPageSizeBytes) {
+        passed_over = replaced((at - origin) >> kPageShift);
+      }
+      if (!passed_over && (part.inode != inode || wanted - first + file_offset != seen_bytes)) {
+        return wrong(part);
+      }
       seen_bytes += std::min(last - wanted, part.size_bytes - seen_bytes);
       if (seen_bytes != part.size_bytes) break;
       ++next;
@@ -165,6 +227,11 @@ absl::Status BackingFiles::VerifyMapping(const char* base) const {
 uint64_t BackingFiles::size_bytes() const {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   return parts_.back().offset + parts_.back().size_bytes;
+}
+
+bool BackingFiles::IsDevice() const {
+  const std::shared_lock<std::shared_mutex> lock(mutex_);
+  return parts_.front().device;
 }
 
 std::string BackingFiles::first_path() const {
@@ -216,6 +283,8 @@ absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) {
 }
 
 absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) {
+  if (IsDevice())
+    return absl::UnimplementedError("a device has no holes: space is reused inside it");
   return Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, "punch", offset, size_bytes);
 }
 

@@ -22,10 +22,22 @@ class BackingFiles {
  public:
   // The parts that libpmemobj keeps in a directory: 000000.pmem and so on, in that order.
   static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenParts(const std::string& directory);
-  // One file or device. A device has no blocks: Reserve and Punch do nothing.
+  // One file or device. A device (/dev/dax) has no blocks: Reserve does nothing, Punch can't.
   static absl::StatusOr<std::unique_ptr<BackingFiles>> OpenFile(const std::string& path);
   BackingFiles(const BackingFiles&) = delete;
   BackingFiles& operator=(const BackingFiles&) = delete;
+
+  // The length of a file or a device, and for a device what its sysfs directory says:
+  // /sys/dev/char/MAJOR:MINOR with `size` and, of device-dax, `device/align`.
+  //   kFailedPrecondition  a character device that is no DAX device
+  static absl::StatusOr<uint64_t> SizeOf(const std::string& path);
+  struct DeviceShape {
+    uint64_t size_bytes = 0;
+    uint64_t alignment_bytes = 0;  // Of mappings: 4 KiB, 2 MiB or 1 GiB.
+  };
+  // `sysfs`: the device's directory there; `path` is for messages.
+  static absl::StatusOr<DeviceShape> ReadDeviceShape(const std::string& sysfs,
+                                                     const std::string& path);
 
   // Makes the file that libpmemobj would make to grow by `size_bytes`, a multiple of 2 MiB, with
   // all its blocks. libpmemobj takes a file that is there; when making one itself fails, it goes on
@@ -39,17 +51,23 @@ class BackingFiles {
   absl::Status AddNewParts();
   // Checks against /proc/self/maps that byte N of these files is what lies at base + N. Punching
   // by a wrong table would destroy data, so nothing is punched before this has been asked.
+  // Pages for which `replaced` says so are passed over: private memory lies there (lost_pages.h).
   //   kInternal  it is not so
-  absl::Status VerifyMapping(const char* base) const;
+  absl::Status VerifyMapping(const char* base,
+                             const std::function<bool(uint64_t page)>& replaced) const;
+  // Maps a page of the files at its place again, over whatever lies there.
+  //   kUnimplemented  on a device    kInternal  the kernel refuses
+  absl::Status MapAgain(char* base, uint64_t page) const;
 
   uint64_t size_bytes() const;
+  bool IsDevice() const;
   // The first file's path: what the media probe looks at.
   std::string first_path() const;
   // Allocates blocks for the range. kResourceExhausted: the file system is full; blocks may have
   // come for a part of the range.
   absl::Status Reserve(uint64_t offset, uint64_t size_bytes);
   // Gives the blocks of the range back; it reads as zeros then.
-  //   kUnimplemented  the file system has no holes
+  //   kUnimplemented  the file system has no holes, or this is a device
   absl::Status Punch(uint64_t offset, uint64_t size_bytes);
   // What the file system holds for the files.
   absl::StatusOr<uint64_t> BlocksBytes() const;

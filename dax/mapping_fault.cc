@@ -129,15 +129,31 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
                                                                    unsigned max_order,
                                                                    Access access,
                                                                    const FaultInFlight& fault) {
-  absl::StatusOr<Extent> extent = provider_->Provide(index, max_order, access);
-  YieldPoint("fault:provided");
-  if (!extent.ok()) return extent.status();
-  absl::Status fits = CheckExtent(*extent, index, max_order, access);
-  if (!fits.ok()) return fits;
+  absl::StatusOr<Extent> extent;
+  for (;; max_order = extent->order - 1) {
+    {
+      const SurviveMediaErrors survive;  // The provider may look at the extent's bytes.
+      extent = provider_->Provide(index, max_order, access);
+    }
+    YieldPoint("fault:provided");
+    if (!extent.ok()) return extent.status();
+    absl::Status fits = CheckExtent(*extent, index, max_order, access);
+    if (!fits.ok()) return fits;
+    // Around a lost page there are smaller extents.
+    if (!IsLost(*extent)) break;
+    if (extent->order == 0) return PoisonedError(index);
+  }
   if (extent->first_frame != kNoFrame) {
     if (absl::Status room = frames_->Reserve(extent->first_frame); !room.ok()) return room;
   }
   absl::StatusOr<std::optional<unsigned>> installed = InstallExtent(*extent, fault);
+  // Lost since we asked: whoever listed the page may have found no entry yet. Either he sees ours,
+  // or we see the page listed.
+  if (installed.ok() && installed->has_value() && IsLost(*extent)) {
+    for (const uint64_t page : pool_->ListLostPages()) {
+      if (page - extent->first_frame < extent->pages()) PoisonFrame(pool_, page);
+    }
+  }
   if (options_.prefault != MappingOptions::Prefault::kNone && installed.ok() && *installed) {
     const bool write = options_.prefault == MappingOptions::Prefault::kWrite;
     Pinned pinned;  // Nobody gets the pages meanwhile.
@@ -147,6 +163,11 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
     }
   }
   return installed;
+}
+
+bool MappingImpl::IsLost(const Extent& extent) const {
+  return extent.first_frame != kNoFrame &&
+         pool_->IsLost(extent.first_frame << kPageShift, extent.pages() << kPageShift);
 }
 
 absl::Status MappingImpl::CheckExtent(const Extent& extent, uint64_t index, unsigned max_order,

@@ -100,6 +100,9 @@ class MappingImpl : public rcu::Head {
   static absl::StatusOr<EntryLock> LockFrame(const Pool* pool, uint64_t frame);
   // Of the entry that the caller has locked; `unlocked` is its word without LOCKED.
   void Unlock(const Extent& extent, DaxEntry unlocked);
+  // Poisons the entry of one page, splitting a larger one; without memory for that, all of it. Does
+  // nothing when the frame is in no mapping.
+  static void PoisonFrame(Pool* pool, uint64_t frame);
   DaxEntry Poison(const Extent& extent, DaxEntry unlocked);
   // Sleeps once if the entry at `index` is locked.
   void WaitWhileLocked(uint64_t index);
@@ -115,6 +118,8 @@ class MappingImpl : public rcu::Head {
   // ---- Split (mapping_split.cc) ----
 
   absl::Status Split(uint64_t index, unsigned new_order);
+  // Of an extent whose lock is given up by that. On an error the lock is still held.
+  absl::Status SplitHeld(EntryLock* held, unsigned new_order);
 
   // ---- Writeback (mapping_writeback.cc) ----
 
@@ -164,6 +169,7 @@ class MappingImpl : public rcu::Head {
   absl::StatusOr<std::optional<unsigned>> Install(uint64_t index, unsigned order, Access access);
   absl::StatusOr<std::optional<unsigned>> ProvideExtent(uint64_t index, unsigned max_order,
                                                         Access access, const FaultInFlight& fault);
+  bool IsLost(const Extent& extent) const;
   absl::Status CheckExtent(const Extent& extent, uint64_t index, unsigned max_order,
                            Access access) const;
   absl::StatusOr<std::optional<unsigned>> InstallExtent(const Extent& extent,

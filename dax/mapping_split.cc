@@ -5,13 +5,18 @@
 
 namespace daxkv::dax::internal {
 
-// Readers meet at each index the old word or its piece; both lead to the same bytes, because each
-// word tells its own order. Pins that exist stay at the old entry's Folio, where whoever breaks a
-// piece looks for them (F2); a pinner that counts there from now on finds its entry changed.
 absl::Status MappingImpl::Split(uint64_t index, unsigned new_order) {
   absl::StatusOr<EntryLock> held = LockEntry(index);
   if (!held.ok()) return held.status();
+  return SplitHeld(&*held, new_order);
+}
+
+// Readers meet at each index the old word or its piece; both lead to the same bytes, because each
+// word tells its own order. Pins that exist stay at the old entry's Folio, where whoever breaks a
+// piece looks for them (F2); a pinner that counts there from now on finds its entry changed.
+absl::Status MappingImpl::SplitHeld(EntryLock* held, unsigned new_order) {
   const Extent extent = held->extent();
+  const uint64_t index = extent.first_index;
   if (extent.first_frame == kNoFrame) {
     return absl::InvalidArgumentError(absl::StrCat("splitting the hole at index ", index));
   }
@@ -40,6 +45,18 @@ absl::Status MappingImpl::Split(uint64_t index, unsigned new_order) {
       if (!cursor.NeedsReserve()) return status;
     }
     if (absl::Status status = cursor.Reserve(); !status.ok()) return status;
+  }
+}
+
+void MappingImpl::PoisonFrame(Pool* pool, uint64_t frame) {
+  for (;;) {
+    absl::StatusOr<EntryLock> held = LockFrame(pool, frame);
+    if (!held.ok()) return;
+    // The lock keeps the mapping alive: its destructor waits for it.
+    if (held->extent().order == 0 || !held->mapping()->impl_->SplitHeld(&*held, 0).ok()) {
+      held->Poison();
+      return;
+    }
   }
 }
 

@@ -78,20 +78,24 @@ ObjectHeap::ObjectHeap(pmem::obj::pool<RootObject> pool) : pool_(std::move(pool)
 }
 
 ObjectHeap::~ObjectHeap() {
+  // libpmemobj reads its own pages once more.
+  const SurviveMediaErrors survive;
   // Throws only when the pool is closed already.
   const absl::Status status = Translate("close the pool", [this] { pool_.close(); });
   static_cast<void>(status.ok());
 }
 
 absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string& path,
-                                                               uint64_t size_bytes) {
+                                                               uint64_t size_bytes,
+                                                               const Protection& protection) {
   std::unique_ptr<ObjectHeap> heap;
-  const absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
+  absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
     const WithoutShutdownState without_shutdown_state;
     heap.reset(
         new ObjectHeap(pmem::obj::pool<RootObject>::create(path, kLayoutName, size_bytes, 0644)));
     heap->WriteRoot();
   });
+  if (status.ok()) status = heap->Protect(protection);
   if (!status.ok()) return status;
   return heap;
 }
@@ -120,16 +124,26 @@ absl::Status ObjectHeap::CheckFirstFile(const std::string& file) {
   return CheckLanes(fd, file);
 }
 
-absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& path,
+                                                             const Protection& protection) {
   std::unique_ptr<ObjectHeap> heap;
   absl::Status status = Translate(absl::StrCat("open ", path, " as a pool"), [&] {
     heap.reset(new ObjectHeap(pmem::obj::pool<RootObject>::open(path, kLayoutName)));
     // The pool grows when we say so, by as much as we say.
     heap->pool_.ctl_set<long long>("heap.size.granularity", 0);
   });
+  if (status.ok()) status = heap->Protect(protection);
   if (status.ok()) status = heap->FindRoot(path);
   if (!status.ok()) return status;
   return heap;
+}
+
+absl::Status ObjectHeap::Protect(const Protection& protection) {
+  absl::StatusOr<std::unique_ptr<SigbusRegion>> region =
+      SigbusRegion::Register(base_, protection.reach_bytes, protection.policy, &lost_pages_);
+  if (!region.ok()) return region.status();
+  region_ = *std::move(region);
+  return absl::OkStatus();
 }
 
 void ObjectHeap::WriteRoot() {
@@ -162,8 +176,15 @@ absl::Status ObjectHeap::FindRoot(const std::string& path) {
   const absl::Status status = Translate(absl::StrCat("read the root of ", path),
                                         [&] { offset = pool_.root()->pool_root_offset; });
   if (!status.ok()) return status;
+  const SurviveMediaErrors survive;
   if (offset != 0 && offset % kRootAlignment == 0 && offset <= kFirstBytes - sizeof(PoolRoot)) {
     root_ = reinterpret_cast<PoolRoot*>(base_ + offset);
+  }
+  const bool lost = root_ != nullptr && root_->magic != kRootMagic && lost_pages_.any();
+  if (lost) {
+    return absl::DataLossError(absl::StrCat(path, ": the pool's root at pool offset ", offset,
+                                            " is lost to a media error; restore the pool from a "
+                                            "copy"));
   }
   if (root_ == nullptr || root_->magic != kRootMagic) {
     return absl::DataLossError(absl::StrCat(path, ": the pool's root is damaged or unfinished"));
@@ -172,6 +193,11 @@ absl::Status ObjectHeap::FindRoot(const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat(
         path, " has format version ", root_->format_version.get_ro(),
         "; this program knows versions up to ", kFormatVersion, ": open it with a newer program"));
+  }
+  if (root_->format_version != 0 && root_->format_version < kFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " has format version ", root_->format_version.get_ro(), ", of before the first ",
+        "release; copy its records with the program that made it"));
   }
   if (root_->checksum != Checksum(root_, kRootChecksumSpan) || root_->format_version == 0 ||
       root_->page_size_bytes != kPageSizeBytes || root_->segment_count > kMaxSegments) {

@@ -12,26 +12,37 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "dax/lost_pages.h"
 #include "dax/pool_format.h"
+#include "dax/sigbus.h"
 
 namespace daxkv::dax {
 
 class ObjectHeap {
  public:
+  // Who survives media errors in the pool's mapping, and how far that may ever reach.
+  struct Protection {
+    SigbusPolicy policy = SigbusPolicy::kOff;
+    uint64_t reach_bytes = 0;
+  };
+
   // Creates a libpmemobj pool: by a set file (size 0), in a new file of that size, or on a device
   // (size 0). Its root is written and its segment table empty.
   static absl::StatusOr<std::unique_ptr<ObjectHeap>> Create(const std::string& path,
-                                                            uint64_t size_bytes);
+                                                            uint64_t size_bytes,
+                                                            const Protection& protection);
   // Whether `file` can be the first file of a pool, by its length and first bytes: libpmemobj maps
   // it before it looks. A device passes.
   //   kNotFound, kPermissionDenied  it can't be opened
   //   kFailedPrecondition           it is not a pool, or was cut short
-  //   kDataLoss                     libpmemobj's logs are damaged so that it would die of them
+  //   kDataLoss                     libpmemobj's logs are damaged so that it would die of them, or
+  //                                 what it reads at every open can't be read
   static absl::Status CheckFirstFile(const std::string& file);
   // Opens one, whose first file was checked, and checks its root.
   //   kFailedPrecondition  not a pool of ours, a newer format, held by another process
   //   kDataLoss            the root is damaged
-  static absl::StatusOr<std::unique_ptr<ObjectHeap>> Open(const std::string& path);
+  static absl::StatusOr<std::unique_ptr<ObjectHeap>> Open(const std::string& path,
+                                                          const Protection& protection);
   // Unmaps everything.
   ~ObjectHeap();
   ObjectHeap(const ObjectHeap&) = delete;
@@ -39,6 +50,7 @@ class ObjectHeap {
 
   char* base() const { return base_; }
   PoolRoot* root() const { return root_; }
+  LostPages& lost_pages() { return lost_pages_; }
 
   // Grows a pool made by a set file by one part of `size_bytes`, fully allocated.
   //   kResourceExhausted  no room on the file system, or the set's limit
@@ -54,12 +66,15 @@ class ObjectHeap {
  private:
   explicit ObjectHeap(pmem::obj::pool<RootObject> pool);
   void WriteRoot();
+  absl::Status Protect(const Protection& protection);
   absl::Status FindRoot(const std::string& path);
   bool TryAppendSegment(uint64_t size_bytes);
 
   pmem::obj::pool<RootObject> pool_;
   char* base_ = nullptr;
   PoolRoot* root_ = nullptr;
+  LostPages lost_pages_;
+  std::unique_ptr<SigbusRegion> region_;
 };
 
 }  // namespace daxkv::dax

@@ -19,6 +19,7 @@ PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
     : heap_(*parts.heap),
       files_(*parts.files),
       persister_(*parts.persister),
+      bad_pages_(*parts.bad_pages),
       most_bytes_(most_bytes) {}
 
 absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
@@ -84,7 +85,7 @@ std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages) {
   // The newest segments are the likeliest to have room. A damaged one is passed over here; whoever
   // walks the runs is told of it.
   for (size_t i = segments_.size(); best == nullptr && i-- > 0;) {
-    if (!segments_[i]->Build(open_epoch_, persister_).ok()) continue;
+    if (!Build(*segments_[i]).ok()) continue;
     if (segments_[i]->allocator()->Fit(pages)) best = segments_[i].get();
   }
   if (best == nullptr) return std::nullopt;
@@ -141,7 +142,7 @@ absl::Status PageSpace::ReleaseRun(const Run& run) {
     // Before the word goes: a later walk would take the pages for free, and GiveBack free them
     // again.
     const Lock lock(mutex_);
-    const absl::Status built = segment->Build(open_epoch_, persister_);
+    const absl::Status built = Build(*segment);
     if (!built.ok()) return built;
   }
   // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
@@ -167,9 +168,56 @@ absl::Status PageSpace::PunchRun(const Segment& segment, uint64_t first, uint64_
 }
 
 void PageSpace::GiveBack(const Taken& taken, uint64_t pages, bool punched) {
+  const uint64_t first_page = taken.segment->first_page() + taken.first;
+  const std::vector<uint64_t> lost = Restore(first_page, pages, punched);
   const Lock lock(mutex_);
   taken.segment->allocator()->Free(taken.first, pages);
+  // Never to be handed out again, but at an open that can get fresh blocks for them.
+  for (const uint64_t page : lost) {
+    taken.segment->allocator()->Take(page - taken.segment->first_page(), 1);
+    ++taken.segment->quarantined_free_pages;
+  }
   if (!punched) taken.segment->may_hide_blocks = true;
+}
+
+// Taken off the list last, durably, and before anybody can have the page: a record that outlived
+// this would make a later run's good page unreadable. A crash before that is durable leaves a
+// listed page in no run, which Build finds.
+std::vector<uint64_t> PageSpace::Restore(uint64_t first_page, uint64_t pages, bool punched) {
+  std::vector<uint64_t> bad = bad_pages_.In(first_page, first_page + pages);
+  if (!punched) return bad;
+  std::vector<uint64_t> still_lost;
+  for (const uint64_t page : bad) {
+    const bool mapped = files_.MapAgain(heap_.base(), page).ok();
+    if (mapped) heap_.lost_pages().SetRestored(page);
+    if (!mapped || !bad_pages_.Remove(page).ok()) still_lost.push_back(page);
+  }
+  return still_lost;
+}
+
+absl::Status PageSpace::Build(Segment& segment) {
+  const bool first_use = segment.allocator() == nullptr;
+  absl::Status status = segment.Build(open_epoch_, persister_);
+  if (!status.ok() || !first_use) return status;
+  for (const uint64_t page : bad_pages_.In(segment.first_page(), segment.end_page())) {
+    QuarantineFree(segment, page);
+  }
+  return status;
+}
+
+void PageSpace::QuarantineFree(Segment& segment, uint64_t page) {
+  const uint64_t first = page - segment.first_page();
+  if (!segment.allocator()->free().Test(first)) return;
+  if (Restore(page, 1, PunchRun(segment, first, 1).ok()).empty()) return;
+  segment.allocator()->Take(first, 1);
+  ++segment.quarantined_free_pages;
+}
+
+void PageSpace::Quarantine(uint64_t page) {
+  const Lock lock(mutex_);
+  Segment* segment = index_.Find(page);
+  // Before a segment's first use nothing of it is handed out, and then Build sees to it.
+  if (segment != nullptr && segment->allocator() != nullptr) QuarantineFree(*segment, page);
 }
 
 absl::StatusOr<Run> PageSpace::FindRun(uint64_t page) const {
@@ -195,7 +243,7 @@ bool PageSpace::Contains(uint64_t offset, uint64_t size_bytes) const {
 absl::Status PageSpace::AddStats(PoolStats& stats) {
   const Lock lock(mutex_);
   for (const std::unique_ptr<Segment>& segment : segments_) {
-    absl::Status status = segment->Build(open_epoch_, persister_);
+    absl::Status status = Build(*segment);
     if (!status.ok()) return status;
     uint64_t live_pages = 0;
     status = segment->Walk(open_epoch_,
@@ -210,8 +258,10 @@ absl::Status PageSpace::AddStats(PoolStats& stats) {
     stats.segment_pages += segment->pages();
     stats.live_pages += live_pages;
     stats.free_pages += allocator.free_pages();
+    const uint64_t quarantined = segment->quarantined_free_pages;
+    stats.quarantined_pages += bad_pages_.In(segment->first_page(), segment->end_page()).size();
     // Runs on their way in or out count here too.
-    stats.reserved_pages += segment->pages() - allocator.free_pages() - live_pages;
+    stats.reserved_pages += segment->pages() - allocator.free_pages() - live_pages - quarantined;
     allocator.CountFreeRuns(stats.free_runs_by_order);
     stats.largest_free_run_pages =
         std::max(stats.largest_free_run_pages, allocator.LargestFreeRun());

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "dax/backing_files.h"
+#include "dax/bad_pages.h"
 #include "dax/object_heap.h"
 #include "dax/persist.h"
 #include "dax/pool.h"
@@ -31,6 +32,7 @@ class PageSpace {
     ObjectHeap* heap;
     BackingFiles* files;
     Persister* persister;
+    BadPages* bad_pages;
   };
   // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
   PageSpace(const Parts& parts, uint64_t most_bytes);
@@ -51,6 +53,10 @@ class PageSpace {
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
   bool Contains(uint64_t offset, uint64_t size_bytes) const;
 
+  // Takes a page that was just listed as lost out of the allocator, if it is free there, and gets
+  // fresh blocks for it if the medium can. Pages of runs wait for their run's release.
+  void Quarantine(uint64_t page);
+
   // Punches all free pages.
   absl::Status Trim();
   // Punches the free pages that have blocks or may have: cheap after a session that changed little.
@@ -69,20 +75,28 @@ class PageSpace {
   std::optional<Taken> Take(uint64_t pages);
   absl::Status Grow(uint64_t pages);
   absl::Status ExtendHeap(uint64_t least_bytes);
+  absl::Status VerifyMapping() const;
   absl::Status AppendSegments(uint64_t least_bytes);
   absl::StatusOr<Segment*> AttachEntry(uint64_t number);
   absl::Status PunchSpare();
   absl::Status PunchFree(Segment& segment);
+  // Segment::Build, and no lost page stays in the allocator.
+  absl::Status Build(Segment& segment);
+  void QuarantineFree(Segment& segment, uint64_t page);
 
   absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages);
   absl::Status PunchRun(const Segment& segment, uint64_t first, uint64_t pages);
   void GiveBack(const Taken& taken, uint64_t pages, bool punched);
+  // Those of the pages, which are in no run and were `punched`, that stay lost. The others have
+  // fresh blocks, are mapped again and off the list, durably.
+  std::vector<uint64_t> Restore(uint64_t first_page, uint64_t pages, bool punched);
   // The word of a run that the caller says it holds; kNotFound when there is no such run.
   absl::StatusOr<uint64_t> WordOfRun(const Run& run, Segment** segment) const;
 
   ObjectHeap& heap_;
   BackingFiles& files_;
   Persister& persister_;
+  BadPages& bad_pages_;
   const uint64_t most_bytes_;
   uint64_t open_epoch_ = 0;
 

@@ -67,6 +67,12 @@ absl::StatusOr<Segment*> PageSpace::AttachEntry(uint64_t number) {
   return segments_.back().get();
 }
 
+absl::Status PageSpace::VerifyMapping() const {
+  const LostPages& lost = heap_.lost_pages();
+  return files_.VerifyMapping(heap_.base(),
+                              [&lost](uint64_t page) { return lost.IsReplaced(page); });
+}
+
 absl::Status PageSpace::TakeWholeHeap() {
   const Lock lock(mutex_);
   return AppendSegments(kLeastSegmentBytes);
@@ -81,7 +87,7 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes) {
     if (!appended.ok()) return appended;
     const absl::StatusOr<Segment*> segment = AttachEntry(segments_.size());
     if (!segment.ok()) return segment.status();
-    absl::Status status = (*segment)->Build(open_epoch_, persister_);
+    absl::Status status = Build(**segment);
     if (!status.ok()) return status;
     // A failure to punch costs blocks, nothing else.
     files_.Punch((*segment)->gap_offset(), (*segment)->gap_bytes()).IgnoreError();
@@ -107,7 +113,7 @@ absl::Status PageSpace::Grow(uint64_t pages) {
   for (int attempt = 0; attempt < 3; ++attempt) {
     absl::Status status = ExtendHeap(least_bytes);
     if (status.ok()) status = files_.AddNewParts();
-    if (status.ok()) status = files_.VerifyMapping(heap_.base());
+    if (status.ok()) status = VerifyMapping();
     if (status.ok()) status = AppendSegments(least_bytes);
     if (status.ok()) status = AppendSegments(kLeastSegmentBytes);
     if (!status.ok() || fits()) return status;
@@ -169,7 +175,7 @@ absl::Status PageSpace::PunchSpare() {
 }
 
 absl::Status PageSpace::PunchFree(Segment& segment) {
-  absl::Status status = segment.Build(open_epoch_, persister_);
+  absl::Status status = Build(segment);
   if (!status.ok()) return status;
   segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
     status.Update(PunchRun(segment, first, pages));
@@ -199,7 +205,7 @@ absl::Status PageSpace::ForgetOldEpochs() {
   const Lock lock(mutex_);
   absl::Status status;
   for (const std::unique_ptr<Segment>& segment : segments_) {
-    status.Update(segment->Build(open_epoch_, persister_));
+    status.Update(Build(*segment));
   }
   return status;
 }

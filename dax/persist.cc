@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "dax/pool.h"
 
 namespace daxkv::dax {
 namespace {
@@ -28,26 +30,27 @@ struct Range {
 struct Notes {
   std::weak_ptr<const Persister*> owner;
   std::vector<Range> ranges;
+  std::optional<uint64_t> lost_page;  // One that was flushed.
 };
 
 // A thread works with few pools at a time, so a scan finds them.
 thread_local std::vector<Notes> thread_notes;
 
 // Null when this thread has noted nothing for `owner`.
-std::vector<Range>* FindNotes(const std::shared_ptr<const Persister*>& owner) {
+Notes* FindNotes(const std::shared_ptr<const Persister*>& owner) {
   for (Notes& notes : thread_notes) {
-    if (!notes.owner.owner_before(owner) && !owner.owner_before(notes.owner)) return &notes.ranges;
+    if (!notes.owner.owner_before(owner) && !owner.owner_before(notes.owner)) return &notes;
   }
   return nullptr;
 }
 
-std::vector<Range>& NotesOf(const std::shared_ptr<const Persister*>& owner) {
-  if (std::vector<Range>* ranges = FindNotes(owner)) return *ranges;
+Notes& NotesOf(const std::shared_ptr<const Persister*>& owner) {
+  if (Notes* notes = FindNotes(owner)) return *notes;
   thread_notes.erase(std::remove_if(thread_notes.begin(), thread_notes.end(),
                                     [](const Notes& notes) { return notes.owner.expired(); }),
                      thread_notes.end());
-  thread_notes.push_back({owner, {}});
-  return thread_notes.back().ranges;
+  thread_notes.push_back({owner, {}, {}});
+  return thread_notes.back();
 }
 
 void Merge(std::vector<Range>& ranges, uintptr_t gap_bytes) {
@@ -66,19 +69,22 @@ void Merge(std::vector<Range>& ranges, uintptr_t gap_bytes) {
 
 }  // namespace
 
-Persister::Persister(MediaClass media_class, const char* base)
+Persister::Persister(MediaClass media_class, const char* base, const LostPages* lost)
     : page_cache_(media_class == MediaClass::kPageCache),
       base_(base),
-      identity_(std::make_shared<const Persister*>(this)) {}
+      identity_(std::make_shared<const Persister*>(this)),
+      lost_(lost) {}
 
 void Persister::Flush(const void* address, size_t size_bytes) {
   if (!page_cache_) {
     pmem_flush(address, size_bytes);
+    NoteIfLost(address, size_bytes);
     return;
   }
   if (size_bytes == 0) return;
+  NoteIfLost(address, size_bytes);
   const auto first = reinterpret_cast<uintptr_t>(address);
-  std::vector<Range>& ranges = NotesOf(identity_);
+  std::vector<Range>& ranges = NotesOf(identity_).ranges;
   // Neighbours in time are often neighbours in space.
   if (!ranges.empty() && first >= ranges.back().first &&
       first <= ranges.back().last + kMergeGapBytes) {
@@ -90,13 +96,66 @@ void Persister::Flush(const void* address, size_t size_bytes) {
   ranges.push_back({first, first + size_bytes});
 }
 
+// Its bytes were stored before, so by then the page is known to be lost if a store met that.
+void Persister::NoteIfLost(const void* address, size_t size_bytes) {
+  if (lost_ == nullptr || __builtin_expect(!lost_->any(), true)) return;
+  const auto offset = static_cast<uint64_t>(static_cast<const char*>(address) - base_);
+  const uint64_t first = offset >> kPageShift;
+  const uint64_t last = (offset + std::max<size_t>(size_bytes, 1) - 1) >> kPageShift;
+  lost_->ForEach([&](uint64_t page) {
+    if (page >= first && page <= last) NotesOf(identity_).lost_page = page;
+  });
+}
+
+absl::Status Persister::TakeLostNote() {
+  if (Notes* notes = FindNotes(identity_); notes != nullptr && notes->lost_page) {
+    const uint64_t page = *std::exchange(notes->lost_page, std::nullopt);
+    return absl::DataLossError(absl::StrCat("what was written to the page at pool offset ",
+                                            page << kPageShift,
+                                            " is lost: the medium failed there"));
+  }
+  std::optional<uint64_t> own;
+  lost_->ForEach([&](uint64_t page) {
+    if (is_data_ && !is_data_(page)) own = page;
+  });
+  if (!own) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "the medium failed at pool offset ", *own << kPageShift, ", where the pool keeps its own ",
+      "records: nothing is taken any more; save what can be read and restore from a copy"));
+}
+
 absl::Status Persister::Drain() {
+  absl::Status status = DrainRanges();
+  if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());
+  return status;
+}
+
+absl::Status Persister::PersistWord(const void* address) {
+  if (page_cache_) {
+    const auto first = reinterpret_cast<uintptr_t>(address);
+    absl::Status status = WriteBack(first, first + sizeof(uint64_t));
+    status.Update(CheckMedium());
+    if (!status.ok()) return status;
+  } else {
+    pmem_flush(address, sizeof(uint64_t));
+    pmem_drain();
+  }
+  const auto offset = static_cast<uint64_t>(static_cast<const char*>(address) - base_);
+  if (lost_ == nullptr || !lost_->Overlaps(offset >> kPageShift, offset >> kPageShift)) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(
+      absl::StrCat("the medium failed under the pool's own record at pool offset ", offset));
+}
+
+absl::Status Persister::DrainRanges() {
   if (!page_cache_) {
     pmem_drain();
     return absl::OkStatus();
   }
-  std::vector<Range>* noted = FindNotes(identity_);
-  if (noted == nullptr) return CheckMedium();
+  Notes* notes = FindNotes(identity_);
+  if (notes == nullptr) return CheckMedium();
+  std::vector<Range>* noted = &notes->ranges;
   Merge(*noted, kMergeGapBytes);
   absl::Status status;
   for (const Range& range : *noted) status.Update(WriteBack(range.first, range.last));
@@ -133,14 +192,21 @@ void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
   const unsigned flags =
       PMEM_F_MEM_NODRAIN | (size_bytes >= kNonTemporalBytes ? PMEM_F_MEM_NONTEMPORAL : 0);
   pmem_memcpy(to, from, size_bytes, flags);
+  NoteIfLost(to, size_bytes);
 }
 
 absl::Status Persister::SyncAll(size_t size_bytes) {
+  absl::Status status = SyncRange(size_bytes);
+  if (lost_ != nullptr && lost_->any()) status.Update(TakeLostNote());
+  return status;
+}
+
+absl::Status Persister::SyncRange(size_t size_bytes) {
   if (!page_cache_) {
     pmem_drain();
     return absl::OkStatus();
   }
-  if (std::vector<Range>* noted = FindNotes(identity_)) noted->clear();
+  if (Notes* notes = FindNotes(identity_)) notes->ranges.clear();
   const auto first = reinterpret_cast<uintptr_t>(base_);
   absl::Status status = WriteBack(first, first + size_bytes);
   status.Update(CheckMedium());

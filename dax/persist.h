@@ -14,24 +14,34 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
+#include "dax/lost_pages.h"
 #include "dax/media.h"
 
 namespace daxkv::dax {
 
 class Persister {
  public:
-  // `base` is the mapping's first byte, for the offsets in messages.
-  Persister(MediaClass media_class, const char* base);
+  // `base` is the mapping's first byte, for the offsets in messages. `lost`, if not null, outlives
+  // this: pages of it don't become durable, and say so.
+  Persister(MediaClass media_class, const char* base, const LostPages* lost = nullptr);
+  // Which pages hold data rather than what the pool itself lives by. Before anything is lost.
+  void SetDataPages(std::function<bool(uint64_t page)> is_data) { is_data_ = std::move(is_data); }
 
   void Flush(const void* address, size_t size_bytes);
   // kInternal: an msync failed, now or earlier, in any thread; the message has the pool offsets and
   // the reason. Linux tells of a failed write-back once, to whoever asks first, and takes the pages
   // for clean from then on: what other threads flushed may be lost as well, and no later msync
   // would tell. So no drain succeeds after one has failed.
+  // kDataLoss: this thread flushed something on a page that is lost to a media error; the rest is
+  // durable. Or the pool's own records lie on such a page: then nobody's drain succeeds any more.
   absl::Status Drain();
+  // One word of the pool's own, whatever else this thread has flushed: what a later Drain of its has
+  // to say stays to be said.
+  absl::Status PersistWord(const void* address);
   void CopyAndFlush(void* to, const void* from, size_t size_bytes);
   // Everything below base + size_bytes, whichever thread stored it.
   absl::Status SyncAll(size_t size_bytes);
@@ -39,12 +49,19 @@ class Persister {
  private:
   absl::Status WriteBack(uintptr_t first, uintptr_t last);
   absl::Status CheckMedium() const;
+  // Notes, for this thread's next drain, that it flushed a lost page, if it did.
+  void NoteIfLost(const void* address, size_t size_bytes);
+  absl::Status DrainRanges();
+  absl::Status SyncRange(size_t size_bytes);
+  absl::Status TakeLostNote();
 
   const bool page_cache_;
   const char* const base_;
   // Outlived by no note: threads hold it weakly.
   const std::shared_ptr<const Persister*> identity_;
   std::atomic<bool> failed_{false};
+  const LostPages* const lost_;
+  std::function<bool(uint64_t page)> is_data_;
 };
 
 }  // namespace daxkv::dax

@@ -5,11 +5,14 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "dax/backing_files.h"
+#include "dax/bad_pages.h"
 #include "dax/lock_file.h"
+#include "dax/mapping_impl.h"
 #include "dax/object_heap.h"
 #include "dax/page_space.h"
 #include "dax/persist.h"
@@ -63,13 +66,16 @@ struct Pool::Impl {
   uint64_t open_epoch = 0;
   bool was_clean = false;
   bool created = false;
+  SigbusPolicy sigbus = SigbusPolicy::kGuarded;
 
   std::unique_ptr<LockFile> lock;
   std::unique_ptr<StoreDirectory> directory;
   std::unique_ptr<ObjectHeap> heap;
   std::unique_ptr<BackingFiles> files;
   std::unique_ptr<Persister> persister;
+  std::unique_ptr<BadPages> bad_pages;
   std::unique_ptr<PageSpace> space;
+  std::mutex settle_mutex;
 
   absl::Status OpenDirectory(const PoolOptions& options);
   absl::Status CreateDirectory(const PoolOptions& options);
@@ -77,6 +83,7 @@ struct Pool::Impl {
   absl::Status CreateFixed(const PoolOptions& options, PathType type);
   absl::Status SetUp();
   absl::Status Start();
+  absl::Status Settle(Pool* pool);
   void Shut();
 };
 
@@ -88,6 +95,8 @@ absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
   if (!type.ok()) return type.status();
   auto impl = std::make_unique<Impl>();
   impl->path = path;
+  impl->sigbus = options.sigbus;
+  const SurviveMediaErrors survive;
   const bool directory = *type == PathType::kDirectory ||
                          (*type == PathType::kMissing && options.shape == PoolShape::kDirectory);
   if (*type == PathType::kOther) {
@@ -134,7 +143,8 @@ absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
     return absl::DataLossError(absl::StrCat(directory->first_part_path(), " is missing"));
   }
   if (!checked.ok()) return checked;
-  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened = ObjectHeap::Open(*set_path);
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened =
+      ObjectHeap::Open(*set_path, {sigbus, directory->max_size_bytes()});
   if (!opened.ok()) return opened.status();
   heap = *std::move(opened);
   return SetUp();
@@ -144,7 +154,8 @@ absl::Status Pool::Impl::CreateDirectory(const PoolOptions& options) {
   created = true;
   const absl::StatusOr<std::string> set_path = directory->BeginCreation(options.max_size_bytes);
   if (!set_path.ok()) return set_path.status();
-  absl::StatusOr<std::unique_ptr<ObjectHeap>> made = ObjectHeap::Create(*set_path, 0);
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> made =
+      ObjectHeap::Create(*set_path, 0, {sigbus, directory->max_size_bytes()});
   absl::Status status = made.status();
   if (status.ok()) {
     heap = *std::move(made);
@@ -175,7 +186,10 @@ absl::Status Pool::Impl::OpenFixed(const PoolOptions& options, PathType type) {
     if (!now.ok()) return now.status();
     if (*now == PathType::kMissing) return CreateFixed(options, *now);
   }
-  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened = ObjectHeap::Open(path);
+  const absl::StatusOr<uint64_t> size_bytes = BackingFiles::SizeOf(path);
+  if (!size_bytes.ok()) return size_bytes.status();
+  absl::StatusOr<std::unique_ptr<ObjectHeap>> opened =
+      ObjectHeap::Open(path, {sigbus, *size_bytes});
   if (!opened.ok() && type == PathType::kDevice && options.create_if_missing) {
     // libpmemobj makes a pool only on a device whose first bytes are zero.
     const absl::Status status = CreateFixed(options, type);
@@ -199,8 +213,11 @@ absl::Status Pool::Impl::CreateFixed(const PoolOptions& options, PathType type) 
   if (!device && unlink(making.c_str()) != 0 && errno != ENOENT) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot remove ", making));
   }
+  const uint64_t file_bytes = options.fixed_size_bytes & ~(kPageSizeBytes - 1);
+  const absl::StatusOr<uint64_t> reach_bytes = device ? BackingFiles::SizeOf(path) : file_bytes;
+  if (!reach_bytes.ok()) return reach_bytes.status();
   absl::StatusOr<std::unique_ptr<ObjectHeap>> made =
-      ObjectHeap::Create(making, device ? 0 : options.fixed_size_bytes & ~(kPageSizeBytes - 1));
+      ObjectHeap::Create(making, device ? 0 : file_bytes, {sigbus, *reach_bytes});
   absl::Status status = made.status();
   if (status.ok()) {
     heap = *std::move(made);
@@ -222,14 +239,21 @@ absl::Status Pool::Impl::SetUp() {
                    : BackingFiles::OpenFile(path);
   if (!opened.ok()) return opened.status();
   files = *std::move(opened);
-  absl::Status status = files->VerifyMapping(heap->base());
+  absl::Status status = files->VerifyMapping(
+      heap->base(), [this](uint64_t page) { return heap->lost_pages().IsReplaced(page); });
   if (!status.ok()) return status;
   const absl::StatusOr<MediaInfo> probed = ProbeMedia(files->first_path());
   if (!probed.ok()) return probed.status();
   media = *probed;
-  persister = std::make_unique<Persister>(media.media_class, heap->base());
-  space = std::make_unique<PageSpace>(PageSpace::Parts{heap.get(), files.get(), persister.get()},
-                                      is_directory ? directory->max_size_bytes() : 0);
+  persister = std::make_unique<Persister>(media.media_class, heap->base(), &heap->lost_pages());
+  bad_pages = std::make_unique<BadPages>(heap->root(), persister.get());
+  space = std::make_unique<PageSpace>(
+      PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get()},
+      is_directory ? directory->max_size_bytes() : 0);
+  persister->SetDataPages(
+      [this](uint64_t page) { return space->Contains(page << kPageShift, kPageSizeBytes); });
+  status = bad_pages->Load();
+  if (!status.ok()) return status;
   const std::optional<uint64_t> last_epoch = Pool::UnsealEpoch(heap->root()->open_epoch);
   if (!last_epoch) {
     const char* word = reinterpret_cast<const char*>(&heap->root()->open_epoch);
@@ -247,6 +271,10 @@ absl::Status Pool::Impl::SetUp() {
 // The last step of an open. Two words commit by themselves, in this order; a crash between them
 // leaves an unclean pool of the old epoch, in which nothing was handed out.
 absl::Status Pool::Impl::Start() {
+  if (heap->lost_pages().any()) {
+    return absl::DataLossError(absl::StrCat(
+        path, ": the medium failed under the pool's own records; restore the pool from a copy"));
+  }
   heap->StoreDurably(heap->root()->clean, 0);
   heap->StoreDurably(heap->root()->open_epoch, Pool::SealEpoch(open_epoch));
   // Descriptor words hold the low bits of an epoch only: before one comes round again, which takes
@@ -257,6 +285,7 @@ absl::Status Pool::Impl::Start() {
 
 void Pool::Impl::Shut() {
   space.reset();
+  bad_pages.reset();
   persister.reset();
   files.reset();
   heap.reset();
@@ -264,7 +293,8 @@ void Pool::Impl::Shut() {
   lock.reset();
 }
 
-Pool::Pool(std::unique_ptr<Impl> impl) : base_(impl->heap->base()), impl_(std::move(impl)) {}
+Pool::Pool(std::unique_ptr<Impl> impl)
+    : base_(impl->heap->base()), lost_pages_(&impl->heap->lost_pages()), impl_(std::move(impl)) {}
 
 Pool::~Pool() = default;
 
@@ -281,13 +311,17 @@ std::optional<uint64_t> Pool::UnsealEpoch(uint64_t word) {
 
 absl::Status Pool::Close() {
   if (impl_->heap == nullptr) return absl::FailedPreconditionError("the pool is closed already");
+  const SurviveMediaErrors survive;
+  SettleMediaErrors().IgnoreError();  // What matters of it, Sync says again.
   // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
   impl_->space->TrimKnown().IgnoreError();
   const absl::Status status = Sync();
   // The commit point: everything before it is durable.
-  if (status.ok()) impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
+  if (status.ok())
+    impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
   impl_->Shut();
   base_ = nullptr;
+  lost_pages_ = nullptr;
   return status;
 }
 
@@ -305,30 +339,93 @@ bool Pool::Contains(uint64_t offset, uint64_t size_bytes) const {
 
 absl::StatusOr<Run> Pool::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
                                       uint64_t used_bytes) {
+  const SurviveMediaErrors survive;
   return impl_->space->AllocateRun(pages, kind, owner, used_bytes);
 }
 
-absl::Status Pool::CommitRuns(absl::Span<const Run> runs) { return impl_->space->CommitRuns(runs); }
-absl::Status Pool::ReleaseRun(const Run& run) { return impl_->space->ReleaseRun(run); }
-absl::StatusOr<Run> Pool::FindRun(uint64_t page) const { return impl_->space->FindRun(page); }
+absl::Status Pool::CommitRuns(absl::Span<const Run> runs) {
+  const SurviveMediaErrors survive;
+  return impl_->space->CommitRuns(runs);
+}
+absl::Status Pool::ReleaseRun(const Run& run) {
+  const SurviveMediaErrors survive;
+  return impl_->space->ReleaseRun(run);
+}
+absl::StatusOr<Run> Pool::FindRun(uint64_t page) const {
+  const SurviveMediaErrors survive;
+  return impl_->space->FindRun(page);
+}
 
 absl::Status Pool::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
+  const SurviveMediaErrors survive;
   return impl_->space->ForEachRun(visit);
 }
 
 void Pool::Flush(const void* address, size_t size_bytes) {
+  const SurviveMediaErrors survive;
   impl_->persister->Flush(address, size_bytes);
 }
 
 absl::Status Pool::Drain() { return impl_->persister->Drain(); }
 
 void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
+  const SurviveMediaErrors survive;
   impl_->persister->CopyAndFlush(to, from, size_bytes);
 }
 
 absl::Status Pool::Sync() { return impl_->persister->SyncAll(impl_->files->size_bytes()); }
 
+absl::Status Pool::ReportLostPage(uint64_t page) {
+  if (page >= kMaxSegments * kMaxRunPages * 2 || !Contains(page << kPageShift, kPageSizeBytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page ", page, " of ", path(), " is no page that runs are made of"));
+  }
+  if (!impl_->heap->lost_pages().Report(page)) {
+    return absl::ResourceExhaustedError(absl::StrCat("more than ", LostPages::kCapacity,
+                                                     " pages were lost since ", path(),
+                                                     " was opened; open it anew"));
+  }
+  return SettleMediaErrors();
+}
+
+// For each page, in this order: on the list, so that no fault that begins now installs it; out of
+// the entries that are there; out of the allocator. A crash before the list's 8-byte store is
+// durable: the page is met, and lost, again; after it: no open maps it before its run is released.
+absl::Status Pool::SettleMediaErrors() {
+  if (media_settled()) return absl::OkStatus();
+  const SurviveMediaErrors survive;
+  const std::lock_guard<std::mutex> lock(impl_->settle_mutex);
+  LostPages& lost = impl_->heap->lost_pages();
+  const uint64_t events = lost.events();
+  absl::Status status;
+  lost.ForEach([&](uint64_t page) {
+    if (!Contains(page << kPageShift, kPageSizeBytes)) {
+      status.Update(absl::DataLossError(absl::StrCat(
+          "the medium failed under the records of ", path(), " itself, at pool offset ",
+          page << kPageShift, "; save what can be read and restore from a copy")));
+      return;
+    }
+    status.Update(impl_->bad_pages->Add(page));
+    internal::MappingImpl::PoisonFrame(this, page);
+    impl_->space->Quarantine(page);
+  });
+  lost.SetSettled(events);
+  return status;
+}
+
+bool Pool::IsLost(uint64_t offset, uint64_t size_bytes) const {
+  return impl_->bad_pages->Overlaps(offset >> kPageShift,
+                                    (offset + size_bytes + kPageSizeBytes - 1) >> kPageShift);
+}
+
+std::vector<uint64_t> Pool::ListLostPages() const { return impl_->bad_pages->In(0, UINT64_MAX); }
+
+MediaGuard::MediaGuard(const Pool& pool) : pool_(pool), events_(pool.media_events()) {}
+
+bool MediaGuard::Intact() const { return pool_.media_events() == events_; }
+
 absl::StatusOr<uint64_t> Pool::Trim() {
+  const SurviveMediaErrors survive;
   const absl::StatusOr<uint64_t> before = impl_->files->BlocksBytes();
   if (!before.ok()) return before.status();
   const absl::Status status = impl_->space->Trim();
@@ -339,6 +436,7 @@ absl::StatusOr<uint64_t> Pool::Trim() {
 }
 
 absl::StatusOr<PoolStats> Pool::Stats() const {
+  const SurviveMediaErrors survive;
   PoolStats stats;
   const absl::Status status = impl_->space->AddStats(stats);
   if (!status.ok()) return status;

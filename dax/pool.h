@@ -31,6 +31,23 @@
 //   P3  A run is in one of three states: free, reserved (handed out, not committed), live. A
 //       reserved run of an older open epoch counts as free: a crash leaks nothing.
 //   P4  A page is punched only while it belongs to no run.
+//   P5  A page that a media error took is never handed out before it has fresh blocks.
+//
+// Media errors
+//   A page is *lost* when touching it raised SIGBUS (sigbus.h) or somebody says so
+//   (ReportLostPage). SettleMediaErrors takes a loss in: it records the page on the medium, poisons
+//   its mapping entry (one page's; a larger entry is split), and from then on Pin and Fault of that
+//   page return kDataLoss. The other pages of its run stay readable. Its run is quarantined as long
+//   as it lives: nothing but its release helps. Release punches the run's blocks, and the file
+//   system gives fresh ones to whoever gets the pages next: that ends the page's being lost. Where
+//   nothing can be punched, on devices and on file systems without holes, the page stays out of use
+//   for ever.
+//   Losses are taken in by whoever calls SettleMediaErrors: a program that uses the pool by itself
+//   does so after a MediaGuard that is not Intact, or now and then while media_events() differs
+//   from what it saw; kv::Db does it in every call.
+//   Limits. A lost page of the pool's own records (libpmemobj's, the root, a segment's descriptor
+//   words) is not replaced by anything: no Drain succeeds any more, the pool can't be marked clean,
+//   and an open that meets it again returns kDataLoss. At most 512 pages are recorded.
 #ifndef DAXKV_DAX_POOL_H_
 #define DAXKV_DAX_POOL_H_
 
@@ -41,11 +58,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "dax/lost_pages.h"
 #include "dax/media.h"
+#include "dax/media_guard.h"
 
 namespace daxkv::dax {
 
@@ -68,6 +88,8 @@ struct PoolOptions {
   // kDirectory, at creation: the most that the pool may grow to (address space is reserved for it
   // at each open), 64 MiB..16 TiB.
   uint64_t max_size_bytes = uint64_t{1} << 40;
+  // Whether this process's SIGBUS handler minds the pool's pages.
+  SigbusPolicy sigbus = SigbusPolicy::kGuarded;
 };
 
 // A run of pages. A plain value: it owns nothing.
@@ -88,6 +110,7 @@ struct PoolStats {
   uint64_t live_pages = 0;      // In committed runs.
   uint64_t reserved_pages = 0;  // In runs handed out and not yet committed.
   uint64_t free_pages = 0;
+  uint64_t quarantined_pages = 0;  // Lost to media errors: in live runs, or out of use.
   // Maximal free buddies; order 9 counts whole 2 MiB blocks.
   uint64_t free_runs_by_order[kHugeOrder + 1] = {};
   uint64_t largest_free_run_pages = 0;
@@ -105,7 +128,7 @@ class Pool {
   //   kInvalidArgument     an option out of its range
   //   kResourceExhausted   no room on the file system, or no address space
   //   kPermissionDenied    the file system refuses
-  //   kDataLoss            the pool's root or segment table is damaged
+  //   kDataLoss            the pool's root or segment table is damaged or can't be read
   static absl::StatusOr<std::unique_ptr<Pool>> Open(const std::string& path,
                                                     const PoolOptions& options);
   // Closes without marking the pool clean, as a crash would, if Close was not called.
@@ -175,6 +198,26 @@ class Pool {
   // releases may be seen or not.
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
 
+  // ---- Media errors ----
+
+  // Enters the page as lost and settles: for errors that come by other ways than SIGBUS (the
+  // kernel's bad-block lists, a scrubber). Any thread, not a signal handler.
+  //   kInvalidArgument  the page is no data page; then statuses of SettleMediaErrors
+  absl::Status ReportLostPage(uint64_t page);
+  // Takes in what was lost so far: see above. Costs a load if there is nothing new. Sleeps; takes
+  // entry locks, so the caller holds none, nor an RCU read section.
+  //   kDataLoss           the pool's own records are lost
+  //   kResourceExhausted  the list of lost pages is full: this one is lost to this session only
+  //   kInternal           the medium failed, with the same effect
+  absl::Status SettleMediaErrors();
+  bool media_settled() const { return lost_pages_->events() == lost_pages_->settled(); }
+  // Grows with every loss that this session meets; 0 at open.
+  uint64_t media_events() const { return lost_pages_->events(); }
+  // Whether a page of the range is lost, by what has been settled.
+  bool IsLost(uint64_t offset, uint64_t size_bytes) const;
+  // Page numbers, ascending.
+  std::vector<uint64_t> ListLostPages() const;
+
   // Durability. Flush starts writing [address, address + size_bytes) back; Drain waits until all
   // that this thread flushed is durable, as far as the medium's promise goes: clwb and sfence on
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
@@ -192,7 +235,8 @@ class Pool {
   // kPageCache, a fence elsewhere.
   absl::Status Sync();
 
-  // Punches the spare blocks of free pages. Returns the bytes given back. A no-op on devices.
+  // Punches the spare blocks of free pages. Returns the bytes given back: 0 on a device, whose
+  // space is always all its own and is reused inside the pool.
   absl::StatusOr<uint64_t> Trim();
 
   // Walks descriptors and files. Costs O(pages / 64).
@@ -203,6 +247,7 @@ class Pool {
   explicit Pool(std::unique_ptr<Impl> impl);
 
   char* base_ = nullptr;
+  const LostPages* lost_pages_ = nullptr;  // Of impl_.
   std::unique_ptr<Impl> impl_;
 };
 

@@ -18,10 +18,12 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
 namespace daxkv::dax {
 
-inline constexpr uint32_t kFormatVersion = 1;
+// 2: the list of lost pages. Version 1 was never released; its pools are refused.
+inline constexpr uint32_t kFormatVersion = 2;
 inline constexpr uint64_t kRootMagic = 0x4c4f4f5056584144;     // "DAXVPOOL"
 inline constexpr uint64_t kSegmentMagic = 0x544e474d47455344;  // "DSEGMGNT"
 inline constexpr uint64_t kMaxSegments = 4096;
+inline constexpr size_t kMaxBadPages = 512;
 inline constexpr char kLayoutName[] = "daxkv";
 
 // One libpmemobj object that is a segment. Zero beyond PoolRoot::segment_count.
@@ -53,6 +55,10 @@ struct PoolRoot {
   char root_area[Pool::kRootAreaSizeBytes];
   // Bytes 4288..69823, in the order of creation.
   SegmentEntry segments[kMaxSegments];
+  // Bytes 69824..73919: the lost data pages (bad_pages.h), in no order; each word commits by its own
+  // store. 0: none. Else bits 0..39 the page number, bits 40..63 the low bits of the complement of
+  // the CRC32C of the page number as 8 bytes.
+  pmem::obj::p<uint64_t> bad_pages[kMaxBadPages];
 };
 inline constexpr size_t kRootChecksumSpan = 60;
 static_assert(offsetof(PoolRoot, checksum) == kRootChecksumSpan);
@@ -61,7 +67,8 @@ static_assert(offsetof(PoolRoot, clean) == 72);
 static_assert(offsetof(PoolRoot, segment_count) == 128);
 static_assert(offsetof(PoolRoot, root_area) == 192);
 static_assert(offsetof(PoolRoot, segments) == 4288);
-static_assert(sizeof(PoolRoot) == 69824);
+static_assert(offsetof(PoolRoot, bad_pages) == 69824);
+static_assert(sizeof(PoolRoot) == 73920);
 
 // The PoolRoot would fit here too, but libpmemobj sets 2 MiB and more aside for the first object of
 // that size; allocated by a class of its own it takes 256 KiB.

@@ -68,6 +68,8 @@ class Segment {
   PageBitmap& spare() { return spare_; }
   // Free pages not in spare() may have blocks too: after a crash, or a punch that failed.
   bool may_hide_blocks = false;
+  // Lost pages of no run, which are neither free nor anybody's.
+  uint64_t quarantined_free_pages = 0;
 
  private:
   Segment(char* base, const SegmentHeader& header);

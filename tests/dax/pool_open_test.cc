@@ -161,7 +161,7 @@ TEST_F(PoolOpenTest, ANewerFormatIsRefusedWithBothNumbers) {
     Reseal(root);
   });
   EXPECT_TRUE(Says(OpenStatus(), absl::StatusCode::kFailedPrecondition,
-                   "format version 77; this program knows versions up to 1"));
+                   "format version 77; this program knows versions up to 2"));
 }
 
 TEST_F(PoolOpenTest, ADamagedRootIsDataLoss) {
