@@ -9,7 +9,7 @@ namespace daxkv::xarray {
 namespace {
 
 // 8 GiB of nodes; what is beyond is a mistake.
-constexpr uint64_t kMaxSplitNodes = uint64_t{1} << 24;
+constexpr uint64_t kMaxNodesAtOnce = uint64_t{1} << 24;
 
 // The next slot at or behind `slot` that may hold what a search wants; kSlots if none.
 template <typename Node>
@@ -285,6 +285,7 @@ absl::StatusOr<Entry> BasicCursor<kSlotShift>::CompareExchange(Entry expected, E
       if (erased == expected) Forget();
       if (erased == expected) return erased;
     } else if (tree_->ExchangeInPlace(current_, expected, desired)) {
+      tree_->TellReplaced(current_.node, expected, desired);
       current_.entry = desired;
       return found;
     }
@@ -336,11 +337,11 @@ absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
                                                    place.Order(), ", not above ", new_order));
   }
   const uint64_t nodes = Tree::NodesToSplit(place, new_order);
-  if (nodes > kMaxSplitNodes) {
+  if (nodes > kMaxNodesAtOnce) {
     nodes_wanted_ = 0;
     return absl::ResourceExhaustedError(absl::StrCat(
         "splitting order ", place.Order(), " at index ", index_, " into order ", new_order,
-        " takes more than ", kMaxSplitNodes, " tree nodes: split in several steps"));
+        " takes more than ", kMaxNodesAtOnce, " tree nodes: split in several steps"));
   }
   absl::Status status = NeedNodes(nodes);
   if (!status.ok()) return status;
@@ -378,6 +379,23 @@ absl::Status BasicCursor<kSlotShift>::SplitPath(unsigned new_order, PieceOfOrder
   }
   return old_order > new_order ? absl::OkStatus()
                                : Split(new_order, [](uint64_t) { return Entry(); });
+}
+
+template <unsigned kSlotShift>
+absl::Status BasicCursor<kSlotShift>::CreateRange(uint64_t last) {
+  if (absl::Status status = CheckStore(Entry()); !status.ok()) return status;
+  nodes_wanted_ = 0;
+  if (last < index_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the range from ", index_, " to ", last, " is empty: its ends are swapped"));
+  }
+  const uint64_t nodes = tree_->NodesToStoreRange(index_, last, store_order_);
+  if (nodes > kMaxNodesAtOnce) {
+    return absl::ResourceExhaustedError(absl::StrCat("the range from ", index_, " to ", last,
+                                                     " takes more than ", kMaxNodesAtOnce,
+                                                     " tree nodes: create it in several steps"));
+  }
+  return NeedNodes(nodes);
 }
 
 template <unsigned kSlotShift>

@@ -12,10 +12,11 @@
 //   FindConflict NextConflict Next Prev GetMark          |
 //   CompareExchangeInPlace                               | an RCU section (or the lock)
 //   Store Erase CompareExchange SetMark ClearMark Split  | the lock
+//   SplitPath CreateRange                                |
 //   Reserve                                              | neither: it allocates
 //   Set SetOrder Pause Reset index first last order      | nothing
 //
-// Out of memory. Store and Split never allocate: they take nodes that the cursor holds in reserve,
+// Out of memory. These calls never allocate: they take nodes that the cursor holds in reserve,
 // and count first what they need. If the reserve does not suffice they change nothing, return
 // ResourceExhausted, and remember the number; Reserve() then allocates it:
 //
@@ -170,7 +171,15 @@ class BasicCursor {
   using PieceOfOrder = absl::FunctionRef<Entry(uint64_t first, unsigned order)>;
   absl::Status SplitPath(unsigned new_order, PieceOfOrder piece);
 
-  // Whether the last Store, CompareExchange or Split failed for want of nodes.
+  // Brings the nodes for a whole range: after OK, and as long as the lock is held and nothing is
+  // erased, Store through this cursor fails at no index of [index(), last] for want of memory, if
+  // its order is at least that of SetOrder now. The nodes stay in the cursor: none is linked empty,
+  // and those that are not used go with it. InvalidArgument: last < index(), or order > kMaxOrder.
+  // ResourceExhausted: Reserve() and try again; without NeedsReserve(): it would take more than
+  // 2^24 nodes. O(nodes that are there).
+  absl::Status CreateRange(uint64_t last);
+
+  // Whether the last Store, CompareExchange, Split or CreateRange failed for want of nodes.
   bool NeedsReserve() const { return nodes_wanted_ > reserve_.size(); }
   // Allocates those nodes. ResourceExhausted: no memory. Call it without the lock, outside RCU.
   absl::Status Reserve();

@@ -111,9 +111,11 @@ auto Tree<kSlotShift>::Store(uint64_t index, unsigned order, Entry entry, Reserv
       ++node->count;
       node->Publish(tie.slot, Entry::Node(top));
       *old = Entry();
+      TellPath(place.node, node);
       return place;
     } else {  // a larger entry: replaced as a whole
       *old = node->Replace(tie.slot, entry, exchanged_in_place_).visible();
+      TellReplaced(node, tie.entry, entry);
       return {entry, node, tie.slot, tie.slots};
     }
   }
@@ -136,6 +138,7 @@ auto Tree<kSlotShift>::StoreAsHead(uint64_t index, unsigned order, Entry entry, 
   }
   const Entry before = Entry::FromRaw(head_.exchange(head.raw(), std::memory_order_acq_rel));
   *old = index == 0 ? before : Entry();
+  TellPath(place.node, nullptr);
   return place;
 }
 
@@ -148,6 +151,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
   const bool present = !tie.entry.is_null() && !tie.entry.is_node();
   if (present && tie.slots >= slots) {
     *old = node->Replace(tie.slot, entry, exchanged_in_place_).visible();
+    TellReplaced(node, tie.entry, entry);
     return {entry, node, tie.slot, tie.slots};
   }
   if (tie.entry.is_null() && slots == 1) {
@@ -158,6 +162,7 @@ auto Tree<kSlotShift>::StoreInNode(Node* node, uint64_t index, unsigned slots, E
     *old = Locate(index).entry.visible();
     SweepSlots(node, slot, slots, entry);
   }
+  Tell(node);
   return {entry, node, slot, slots};
 }
 
@@ -230,6 +235,7 @@ void Tree<kSlotShift>::Grow(unsigned top_shift, Reserve& reserve) {
       top->Publish(0, Entry::FromRaw(raw));
     } while (!head_.compare_exchange_weak(raw, Entry::Node(top).raw(), std::memory_order_acq_rel,
                                           std::memory_order_acquire));
+    Tell(top);
   }
 }
 
@@ -262,6 +268,7 @@ Entry Tree<kSlotShift>::Erase(const Place& place, std::optional<Entry> expected)
   } else if (node != nullptr) {
     NoteNotFull(node);
     node->count = static_cast<uint8_t>(node->count - place.slots);
+    if (node->count > 0) Tell(node);
     Prune(node);
     Shrink();
   }
@@ -286,9 +293,9 @@ void Tree<kSlotShift>::Prune(Node* node) {
     } else {
       head_.store(0, std::memory_order_release);
     }
-    Poison(node);
-    RetireNode(node);
+    Retire(node);
     node = parent;
+    if (parent != nullptr && parent->count > 0) Tell(parent);
   }
 }
 
@@ -307,8 +314,7 @@ void Tree<kSlotShift>::Shrink() {
       return;  // an entry of a higher order; one that may not move (T5); the head reserves nothing
     }
     head_.store(only.raw(), std::memory_order_release);
-    Poison(top);
-    RetireNode(top);
+    Retire(top);
   }
 }
 
@@ -320,15 +326,22 @@ void Tree<kSlotShift>::Poison(Node* node) {
   node->EndTies();
 }
 
-// Poisons and retires a whole subtree that was unlinked.
+// What is left to do with a node that was unlinked (T2).
+template <unsigned kSlotShift>
+void Tree<kSlotShift>::Retire(Node* node) {
+  if (__builtin_expect(observer_ != nullptr, false)) TellObserver(node, true);
+  Poison(node);
+  RetireNode(node);
+}
+
+// Retires a whole subtree that was unlinked.
 template <unsigned kSlotShift>
 void Tree<kSlotShift>::Discard(Node* node) {
   for (unsigned i = 0; i < kSlots; ++i) {
     const Entry entry = node->Load(i);
     if (entry.is_node()) Discard(entry.template node<Node>());
   }
-  Poison(node);
-  RetireNode(node);
+  Retire(node);
 }
 
 // ---- Marks ----

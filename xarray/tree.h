@@ -25,6 +25,7 @@
 #include "absl/functional/function_ref.h"
 #include "xarray/entry.h"
 #include "xarray/node.h"
+#include "xarray/node_observer.h"
 
 namespace daxkv::xarray {
 
@@ -59,8 +60,9 @@ class Tree {
   static constexpr unsigned kSlots = Node::kSlots;
 
   // `exchanged_in_place`: ExchangeInPlace may run without the lock, so writers replace values
-  // atomically.
-  explicit Tree(bool exchanged_in_place) : exchanged_in_place_(exchanged_in_place) {}
+  // atomically. `observer`: may be null; outlives the tree.
+  Tree(bool exchanged_in_place, NodeObserver* observer)
+      : exchanged_in_place_(exchanged_in_place), observer_(observer) {}
 
   bool exchanged_in_place() const { return exchanged_in_place_; }
 
@@ -89,6 +91,9 @@ class Tree {
   bool StoreAt(Place* place, unsigned order, Entry entry, Entry* old);
   // How many nodes Store needs for this block. A reservation never lies in the head.
   uint64_t NodesToStore(uint64_t index, unsigned order, bool reservation) const;
+  // How many nodes it takes at most to store an entry of this order at each block that overlaps
+  // [first, last], in any sequence, reservations apart.
+  uint64_t NodesToStoreRange(uint64_t first, uint64_t last, unsigned order) const;
   // Stores a non-null entry (X2). Returns its place, and in *old what `index` had.
   Place Store(uint64_t index, unsigned order, Entry entry, Reserve& reserve, Entry* old);
 
@@ -102,6 +107,11 @@ class Tree {
 
   void SetMark(const Place& place, Mark mark);
   void ClearMark(const Place& place, Mark mark);
+
+  // Tells the observer that `after` was stored where `before` was.
+  void TellReplaced(const Node* node, Entry before, Entry after) const {
+    if (node != nullptr && before.is_value() != after.is_value()) Tell(node);
+  }
 
   // How many nodes Split needs; saturates.
   static uint64_t NodesToSplit(const Place& place, unsigned new_order);
@@ -134,12 +144,23 @@ class Tree {
   void Prune(Node* node);
   void Shrink();
   static void Poison(Node* node);
-  static void Discard(Node* node);
+  void Discard(Node* node);
+  void Retire(Node* node);
+
+  // Tell the observer, if there is one: of a node; of those from `node` up to `top`, or to the
+  // tree's top if that is null; of a whole subtree.
+  void Tell(const Node* node) const {
+    if (__builtin_expect(observer_ != nullptr, false)) TellObserver(node, false);
+  }
+  void TellPath(const Node* node, const Node* top) const;
+  void TellBelow(Entry entry) const;
+  void TellObserver(const Node* node, bool gone) const;
 
   std::atomic<uint64_t> head_{0};
   // Bit m: some entry carries mark m. Written under the lock.
   std::atomic<uint8_t> marks_{0};
   const bool exchanged_in_place_;
+  NodeObserver* const observer_;
 };
 
 template <unsigned kSlotShift>
@@ -192,9 +213,11 @@ inline bool Tree<kSlotShift>::StoreAt(Place* place, unsigned order, Entry entry,
     ++node->count;
     node->Publish(place->slot, entry);
     *old = Entry();
+    Tell(node);
   } else {
     if (place->Order() < order) return false;
     *old = node->Replace(place->slot, entry, exchanged_in_place_).visible();
+    TellReplaced(node, place->entry, entry);
   }
   place->entry = entry;
   return true;

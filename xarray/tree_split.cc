@@ -54,6 +54,8 @@ bool Tree<kSlotShift>::Split(const Place& place, uint64_t index, unsigned new_or
   node->NextTiePhase();
   node->PublishTie(place.slot, piece_slots, made[0]);
   node->EndTies();
+  for (unsigned i = 0; i < place.slots; i += piece_slots) TellBelow(made[i]);
+  Tell(node);
   return true;
 }
 

@@ -62,6 +62,7 @@
 #include "absl/types/span.h"
 #include "xarray/entry.h"
 #include "xarray/lock.h"
+#include "xarray/node_observer.h"
 #include "xarray/rcu.h"
 #include "xarray/tree.h"
 
@@ -100,8 +101,11 @@ class BasicXArray {
  public:
   using Cursor = BasicCursor<kSlotShift>;
 
-  explicit BasicXArray(InPlaceExchange in_place = InPlaceExchange::kAllowed)
-      : tree_(in_place == InPlaceExchange::kAllowed) {}
+  // `observer` (node_observer.h) is told how full nodes become; null for none. It outlives the
+  // array.
+  explicit BasicXArray(InPlaceExchange in_place = InPlaceExchange::kAllowed,
+                       NodeObserver* observer = nullptr)
+      : tree_(in_place == InPlaceExchange::kAllowed, observer) {}
   // Clear(). No other call may be under way.
   ~BasicXArray() { Clear(); }
   BasicXArray(const BasicXArray&) = delete;

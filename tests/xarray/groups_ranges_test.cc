@@ -307,22 +307,6 @@ TYPED_TEST(GroupsTest, Split) {
   }
 }
 
-TYPED_TEST(GroupsTest, CreateRange) {
-  Group group("create_range", this->kSlots, 1'265'917);
-  auto& array = this->array_;
-  // Indices that were reserved take a store without memory; the array tells nothing of them before.
-  const uint64_t n = kScale == 1 ? 420'000 : 4'300;
-  for (uint64_t i = 0; i < n; ++i) group.Check(array.Reserve(3 * i + 1).ok(), "reserved", i);
-  internal::SetAllocationHook([] { return false; });
-  for (uint64_t i = 0; i < n; ++i) {
-    group.Check(array.Load(3 * i + 1).is_null(), "null", i);
-    group.Check(array.Store(3 * i + 1, 0, V(i)).ok(), "stored", i);
-    group.Check(array.Load(3 * i + 1) == V(i), "there", i);
-  }
-  internal::SetAllocationHook(nullptr);
-  group.Check(array.EraseRange(0, UINT64_MAX) == n && array.empty(), "erased");
-}
-
 TYPED_TEST(GroupsTest, Extract) {
   Group group("extract", this->kSlots, 1'000);
   auto& array = this->array_;
