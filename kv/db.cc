@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kv/engine.h"
 #include "kv/exceptions.h"
 
@@ -91,6 +92,43 @@ absl::Status Db::Contains(std::string_view key) const {
 
 absl::Status Db::Delete(std::string_view key) {
   return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Delete(key); });
+}
+
+absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
+                          absl::Span<absl::Status> statuses) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::Status {
+    if (values.size() != keys.size() || statuses.size() != keys.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(keys.size(), " keys, but room for ",
+                                                     values.size(), " values and ", statuses.size(),
+                                                     " statuses"));
+    }
+    engine.MultiGet(keys, values, statuses);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Db::Insert(std::string_view key, std::string_view value) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Insert(key, value); });
+}
+
+absl::Status Db::Update(std::string_view key, UpdateFunction function) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Update(key, function); });
+}
+
+absl::Status Db::CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
+                                std::optional<std::string_view> desired) {
+  return OnOpenStore(engine_.get(),
+                     [&](Engine& engine) { return engine.CompareAndSwap(key, expected, desired); });
+}
+
+absl::StatusOr<uint64_t> Db::DeleteRange(std::string_view from, std::string_view to) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.DeleteRange(from, to); });
+}
+
+absl::StatusOr<RangeEstimate> Db::ApproximateRange(std::string_view from,
+                                                   std::string_view to) const {
+  return OnOpenStore(engine_.get(),
+                     [&](Engine& engine) { return engine.ApproximateRange(from, to); });
 }
 
 absl::Status Db::Sync() {

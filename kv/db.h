@@ -31,10 +31,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -152,6 +154,46 @@ struct Info {
   dax::PoolStats pool;
 };
 
+// A value that is written in place in the pool: no copy of it is made. Until Commit nobody sees it,
+// and a crash leaves nothing of it. Move-only; used by one thread at a time, but the bytes may be
+// filled by several. Must not outlive the Db. Without Commit, the destructor gives the space back.
+class ValueWriter {
+ public:
+  ValueWriter(ValueWriter&&) noexcept;
+  ValueWriter& operator=(ValueWriter&&) noexcept;
+  ~ValueWriter();
+  // The value's bytes, unspecified at first, to be filled in any order; not aligned. Empty after
+  // Commit.
+  absl::Span<char> bytes() const;
+  // Stores what the bytes hold as the key's value; durable on return. Nothing may write to them from
+  // here on. Statuses of Put; kFailedPrecondition the second time. Whatever it returns, the writer
+  // is done. Costs one pass over the bytes, for checksum and flush.
+  absl::Status Commit();
+
+ private:
+  friend class Db;
+  struct Impl;
+  explicit ValueWriter(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// What an Update's function wants done.
+enum class UpdateAction { kKeep, kPut, kDelete };
+
+// Gets the key's value, nullopt if it has none, good during the call only; for kPut it stores the
+// new value into *value, which is empty at first. A status that is not OK ends the Update with it.
+using UpdateFunction = absl::FunctionRef<absl::StatusOr<UpdateAction>(
+    std::optional<std::string_view> current, std::string* value)>;
+
+struct RangeEstimate {
+  uint64_t records = 0;
+  uint64_t size_bytes = 0;  // Of keys and values.
+  // Two standard errors of each: 19 times of 20 the true number is no farther away, as long as no
+  // few leaves are far from all others. 0: it was counted, not estimated.
+  uint64_t records_error = 0;
+  uint64_t size_bytes_error = 0;
+};
+
 class Db {
  public:
   // Opens or creates the store. Constant time: libpmemobj's own open plus a few page touches,
@@ -187,6 +229,39 @@ class Db {
   // Durable on return, never needs space. kNotFound when there is none; kInvalidArgument,
   // kDataLoss, kInternal as of Put.
   absl::Status Delete(std::string_view key);
+
+  // Get for many keys at once, into values[i], whose capacity is reused, and statuses[i]: the
+  // cache misses of 16 look-ups overlap. Each value was current at some moment of the call; not
+  // all at the same. kInvalidArgument: the spans' sizes differ; nothing was done. Otherwise OK,
+  // whatever each key's status (those of Get).
+  absl::Status MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
+                        absl::Span<absl::Status> statuses) const;
+
+  // Stores `value` unless the key is there: kAlreadyExists. Otherwise as Put.
+  absl::Status Insert(std::string_view key, std::string_view value);
+  // Replaces the key's value by what `function` makes of it, atomically: it is called again, with
+  // the new value, if another thread changed the key meanwhile, so it should have no effects of its
+  // own. It runs in no lock and may use this Db. With many threads at one key, a slow function may be
+  // called often. Statuses of `function`, and of Get and Put but kNotFound. Durable on return.
+  absl::Status Update(std::string_view key, UpdateFunction function);
+  // If the key's value is `expected` (nullopt: it has none), makes it `desired` (nullopt: deletes
+  // it). kAborted: it is another one; nothing changed. Otherwise as Update.
+  absl::Status CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
+                              std::optional<std::string_view> desired);
+  // Reserves space for a value of size_bytes (0..1 GiB), to be filled in place and committed.
+  // kInvalidArgument, kResourceExhausted, kInternal; nothing changed.
+  absl::StatusOr<ValueWriter> NewValueWriter(std::string_view key, uint64_t size_bytes);
+
+  // Deletes every key of [from, to) that is there throughout the call; an empty `to` means no end.
+  // Each delete is atomic by itself, the range is not. Returns how many. Durable on return. Needs no
+  // space; O(keys in the range).
+  //   kInvalidArgument: to < from. kDataLoss, kInternal: any of them may be deleted.
+  absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
+  // About how many records, and bytes of keys and values, lie in [from, to); an empty `to` means no
+  // end. Counts up to 64 leaves of about 90 records, else reads a sample of so many and says its
+  // error. Microseconds, but the first look at a part of the index since the open costs more.
+  //   kInvalidArgument: to < from. kDataLoss, kResourceExhausted without memory.
+  absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
 
   // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
   // over. Each delete is atomic by itself, the group is not. Keys in any order. Needs no space.

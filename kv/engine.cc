@@ -45,9 +45,9 @@ absl::Status CheckKey(std::string_view key) {
       absl::StrCat("the key has ", key.size(), " bytes; 1 to ", kMaxKeySizeBytes, " are allowed"));
 }
 
-absl::Status CheckValue(std::string_view value) {
-  if (value.size() <= kMaxValueSizeBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the value has ", value.size(), " bytes; at most ",
+absl::Status CheckValueSize(uint64_t size_bytes) {
+  if (size_bytes <= kMaxValueSizeBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the value has ", size_bytes, " bytes; at most ",
                                                  kMaxValueSizeBytes, " are allowed"));
 }
 
@@ -114,6 +114,11 @@ absl::Status Engine::Close() {
     return absl::FailedPreconditionError(
         absl::StrCat(pins, " pins are still held; release every PinnedValue and iterator first"));
   }
+  const uint64_t writers = reserved_values_.load(std::memory_order_relaxed);
+  if (writers != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(writers, " ValueWriters are still there; commit or destroy them first"));
+  }
   absl::Status closed = space_->Close();
   index_.reset();
   space_.reset();
@@ -135,6 +140,11 @@ absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
 }
 
 absl::Status Engine::Put(std::string_view key, std::string_view value) {
+  return PutIf(key, value, /*expected=*/nullptr);
+}
+
+absl::Status Engine::PutIf(std::string_view key, std::string_view value,
+                           const ExpectedVersion* expected) {
   absl::Status valid = CheckKey(key);
   if (valid.ok()) valid = CheckValue(value);
   if (!valid.ok()) return valid;
@@ -142,16 +152,21 @@ absl::Status Engine::Put(std::string_view key, std::string_view value) {
   if (!address.ok()) return address.status();
   const uint32_t body_checksum =
       WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
+  return Publish(key, *address, body_checksum, expected);
+}
+
+absl::Status Engine::Publish(std::string_view key, Address address, uint32_t body_checksum,
+                             const ExpectedVersion* expected) {
   for (bool made_room = false;;) {
     absl::Status drained = space_->Drain();
     if (!drained.ok()) {
-      space_->Abandon(*address);
+      space_->Abandon(address);
       return drained;
     }
-    absl::Status published = index_->Upsert(key, *address).status();
-    // kAborted: a put that overlapped this one has published a higher sequence number (K2).
-    if (absl::IsAborted(published)) {
-      ResealRecord(*space_, *address, NextSequence(), body_checksum);
+    absl::Status published = index_->Upsert(key, address, expected).status();
+    if (absl::IsAborted(published) && expected == nullptr) {
+      // A put that overlapped this one has published a higher sequence number (K2).
+      ResealRecord(*space_, address, NextSequence(), body_checksum);
       continue;
     }
     if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
@@ -159,7 +174,7 @@ absl::Status Engine::Put(std::string_view key, std::string_view value) {
       continue;
     }
     // After kInternal the index refers to the slot.
-    if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(*address);
+    if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(address);
     return WithKey(std::move(published), key);
   }
 }

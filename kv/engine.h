@@ -3,8 +3,9 @@
 //
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
 //
-// engine.cc opens, closes, and does the single-record calls; group.cc PutGroup; iterator.cc the
-// cursor; check.cc Check and GetInfo.
+// engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
+// key holds; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange; value_writer.cc values
+// filled in place; group.cc PutGroup; iterator.cc the cursor; check.cc Check and GetInfo.
 //
 // Thread safety: as Db.
 //
@@ -24,6 +25,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -53,6 +55,14 @@ struct PinnedRecord {
   RecordView record;
 };
 
+// A version of a key that was read: which one, and its value.
+struct VersionRead {
+  ExpectedVersion version;
+  std::optional<std::string_view> value;  // Into one of the two below; nullopt: no such key.
+  std::string copy;
+  PinnedRecord pinned;  // Of a long value.
+};
+
 class Engine {
  public:
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const std::string& path,
@@ -69,10 +79,25 @@ class Engine {
   absl::StatusOr<PinnedRecord> Pin(std::string_view key) const;
   absl::Status Contains(std::string_view key) const;
   absl::Status Delete(std::string_view key);
+  void MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
+                absl::Span<absl::Status> statuses) const;
+  absl::Status Insert(std::string_view key, std::string_view value);
+  absl::Status Update(std::string_view key, UpdateFunction function);
+  absl::Status CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
+                              std::optional<std::string_view> desired);
+  absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
+  absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
   absl::Status Sync();
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
   absl::StatusOr<CheckReport> Check() const;
   absl::StatusOr<Info> GetInfo(bool count_bytes) const;
+
+  // For ValueWriter: a slot for a value of `size_bytes` with its key in place, and what becomes of
+  // it. The caller owns the slot from the first until one of the others, which are called once.
+  absl::StatusOr<Address> ReserveValue(std::string_view key, uint64_t size_bytes);
+  char* ReservedBytes(Address address, uint64_t key_size_bytes) const;
+  absl::Status CommitValue(Address address, std::string_view key, uint64_t size_bytes);
+  void AbandonValue(Address address);
 
   // For the iterator.
   const Index& index() const { return *index_; }
@@ -95,6 +120,16 @@ class Engine {
   absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
   // Allocates a record's slot, making room if there seems to be none.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
+  // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons the
+  // slot where that fails.
+  absl::Status Publish(std::string_view key, Address address, uint32_t body_checksum,
+                       const ExpectedVersion* expected);
+  // Put and Delete on a condition. kAborted: `expected` is not what the key has.
+  absl::Status PutIf(std::string_view key, std::string_view value, const ExpectedVersion* expected);
+  absl::Status ReadVersion(std::string_view key, VersionRead* read) const;
+  // Makes `value` the key's, or deletes it. kAborted: the key's version is not `read`'s any more.
+  absl::Status Replace(std::string_view key, const VersionRead& read,
+                       std::optional<std::string_view> value);
   absl::Status PinExtents(Address address, uint64_t size_bytes, PinMode mode, Pins* pins) const;
   // Writes and publishes a round of PutGroup: records[order[i]] in ascending key order.
   absl::Status PutRound(absl::Span<const KeyValue> records, absl::Span<const size_t> order,
@@ -109,11 +144,13 @@ class Engine {
   std::unique_ptr<IndexOracle> oracle_;
   // Open epoch in the upper 24 bits: numbers of a later open are higher without any being saved.
   std::atomic<uint64_t> last_sequence_;
+  std::atomic<uint64_t> reserved_values_{0};  // By ValueWriters that are still there.
 };
 
 // kInvalidArgument naming the size and the limit.
 absl::Status CheckKey(std::string_view key);
-absl::Status CheckValue(std::string_view value);
+absl::Status CheckValueSize(uint64_t size_bytes);
+inline absl::Status CheckValue(std::string_view value) { return CheckValueSize(value.size()); }
 // `status`, with the key in front of its message if it tells of damage.
 absl::Status WithKey(absl::Status status, std::string_view key);
 

@@ -105,7 +105,8 @@ void Index::Impl::StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Addre
   if (old_record != kNullAddress) memory->Retire(old_record, &leaf.slots[place]);
 }
 
-absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) {
+absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
+                                         const ExpectedVersion* expected) {
   const uint16_t tag = KeyTag(key);
   LeafPosition at;
   if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
@@ -116,11 +117,11 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) 
     return status;
   }
   const uint64_t slot = MakeSlot(tag, address);
+  if (!Meets(hit, expected) || (hit.place >= 0 && IsNewer(hit.record, address))) {
+    UnlockLeaf(leaf);
+    return absl::Status(absl::StatusCode::kAborted, "");
+  }
   if (hit.place >= 0) {
-    if (IsNewer(hit.record, address)) {
-      UnlockLeaf(leaf);
-      return absl::Status(absl::StatusCode::kAborted, "");
-    }
     // Commits. After a crash before this line is durable, the old record is the key's.
     StoreSlot(leaf, static_cast<unsigned>(hit.place), slot, hit.record.address);
   } else {
@@ -128,7 +129,7 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) 
     const int place = image.Place(slot);
     if (place < 0) {
       UnlockLeaf(leaf);
-      const GroupEntry entry = {key, address};
+      const GroupEntry entry = {key, address, expected};
       size_t done = 0;
       uint64_t replaced = 0;
       absl::Status status = UpsertSorted(absl::MakeConstSpan(&entry, 1), &done, &replaced);
@@ -145,13 +146,14 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address) 
   return hit.place >= 0;
 }
 
-absl::Status Index::Impl::Remove(std::string_view key) {
+absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* expected) {
   const uint16_t tag = KeyTag(key);
   LeafPosition at;
   if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
   Hit hit;
   absl::Status status = ProbeLocked(at, key, tag, &hit);
   if (status.ok() && hit.place < 0) status = absl::Status(absl::StatusCode::kNotFound, "");
+  if (status.ok() && !Meets(hit, expected)) status = absl::Status(absl::StatusCode::kAborted, "");
   // Commits. After a crash before this line is durable, the key is still there.
   if (status.ok()) StoreSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, hit.record.address);
   UnlockLeaf(*at.leaf);
@@ -162,14 +164,26 @@ absl::Status Index::Find(std::string_view key,
                          absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
   return impl_->Find(key, visit);
 }
-absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address) {
-  return impl_->Upsert(key, address);
+void Index::FindMany(absl::Span<const std::string_view> keys,
+                     absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
+                     absl::Span<absl::Status> statuses) const {
+  impl_->FindMany(keys, visit, statuses);
+}
+absl::StatusOr<Index::RangeSample> Index::SampleRange(std::string_view from, std::string_view to,
+                                                      size_t most_leaves) const {
+  return impl_->SampleRange(from, to, most_leaves);
+}
+absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
+                                   const ExpectedVersion* expected) {
+  return impl_->Upsert(key, address, expected);
 }
 absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done,
                                  uint64_t* replaced) {
   return impl_->UpsertSorted(entries, done, replaced);
 }
-absl::Status Index::Remove(std::string_view key) { return impl_->Remove(key); }
+absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected) {
+  return impl_->Remove(key, expected);
+}
 absl::Status Index::ScanLeaf(std::string_view from,
                              absl::FunctionRef<bool(const RecordView&)> visit,
                              std::string* next_from, bool* end) const {

@@ -35,6 +35,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -51,6 +53,13 @@ struct IndexStats {
   uint64_t inner_nodes = 0;      // Likewise.
   unsigned height = 0;           // Levels, 1 for a lone leaf.
   uint64_t view_size_bytes = 0;  // DRAM held by views.
+};
+
+// What a conditional change expects of its key: this very version, or none. A sequence number is
+// never used twice for a key, so a version that went and came back is not taken for the old one.
+struct ExpectedVersion {
+  Address address = kNullAddress;  // Null: the key is not there.
+  uint64_t sequence = 0;
 };
 
 class Index {
@@ -74,15 +83,24 @@ class Index {
   absl::Status Find(std::string_view key,
                     absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
 
+  // Find for every key, the cache misses of up to kFindsTogether of them overlapping. `visit` gets
+  // the key's position too; the status of each goes to (*statuses)[position], which the caller has
+  // sized.
+  static constexpr size_t kFindsTogether = 16;
+  void FindMany(absl::Span<const std::string_view> keys,
+                absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
+                absl::Span<absl::Status> statuses) const;
+
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
   // retires the one it replaces. Durable on return. Returns whether a record was replaced.
-  //   kAborted            the key's record, undamaged, has this sequence or a higher one; nothing
-  //                       changed
+  //   kAborted            the key's record, undamaged, has this sequence or a higher one, or is not
+  //                       the `expected` version, if given; nothing changed
   //   kResourceExhausted  no room for a split; nothing changed
   //   kDataLoss           as above; nothing changed
   //   kInternal           the medium failed, now or in an earlier call: after a failed drain nobody
   //                       knows what is durable, so every later change is refused; reads go on
-  absl::StatusOr<bool> Upsert(std::string_view key, Address address);
+  absl::StatusOr<bool> Upsert(std::string_view key, Address address,
+                              const ExpectedVersion* expected = nullptr);
 
   // Many at once with about three drains for every 256 leaves: `entries` in strictly ascending key
   // order, their records complete and flushed but not yet drained. An entry with kNullAddress
@@ -93,12 +111,13 @@ class Index {
   struct GroupEntry {
     std::string_view key;
     Address address;
+    const ExpectedVersion* expected = nullptr;  // As of Upsert.
   };
   absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
 
   // Unlinks `key` and retires its record. Durable on return. Never allocates. kNotFound, kDataLoss,
-  // kInternal (as of Upsert).
-  absl::Status Remove(std::string_view key);
+  // kInternal (as of Upsert); kAborted when the key is there in another version than `expected`.
+  absl::Status Remove(std::string_view key, const ExpectedVersion* expected = nullptr);
 
   // Visits, in ascending order and inside one ReadGuard, the records with key >= `from` of the leaf
   // that covers `from`. `visit` returns false to stop early. Afterwards *next_from is the key to go
@@ -107,6 +126,19 @@ class Index {
   // call. `from` may be empty, and may be *next_from.
   absl::Status ScanLeaf(std::string_view from, absl::FunctionRef<bool(const RecordView&)> visit,
                         std::string* next_from, bool* end) const;
+
+  // About how much lies in [from, to), an empty `to` meaning no end: counted, if the parents know
+  // of at most `most_leaves` leaves there, else from so many of them that are picked at random from
+  // equal parts of the range. Reads the inner nodes over the range; sets up those never touched.
+  struct RangeSample {
+    uint64_t leaves = 0;  // In the range, by their parents.
+    // In the leaves where the range begins and ends, or in all of them if it was counted.
+    uint64_t edge_records = 0, edge_size_bytes = 0;
+    // Of each picked leaf between them.
+    std::vector<std::pair<uint64_t, uint64_t>> records_and_size_bytes;
+  };
+  absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
+                                          size_t most_leaves) const;
 
   // For recovery of extents: whether the index refers to this very slot now. The bytes in it may be
   // anything. Waits for no leaf lock.

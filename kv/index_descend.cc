@@ -41,22 +41,34 @@ absl::Status Index::Impl::DescendToFrame(std::string_view key, unsigned level, I
   }
 }
 
+absl::Status Index::Impl::DescendToLeaf(std::string_view key, LeafPosition* at,
+                                        Obstacle& obstacle) const {
+  LeafGuess guess;
+  absl::Status status = GuessLeaf(key, &guess, obstacle);
+  return status.ok() ? GoToCoveringLeaf(key, guess, at, obstacle) : status;
+}
+
+absl::Status Index::Impl::GuessLeaf(std::string_view key, LeafGuess* guess,
+                                    Obstacle& obstacle) const {
+  *guess = {root_leaf, InnerView::kUnknownSplitCount};
+  if (root_frame.load(std::memory_order_acquire) == nullptr) return absl::OkStatus();
+  InnerFrame* frame;
+  const InnerView* view;
+  absl::Status status = DescendToFrame(key, 1, &frame, &view, obstacle);
+  if (!status.ok()) return status;
+  const unsigned child = view->Search(key);
+  // Set up when the view was built; nodes are never freed.
+  *guess = {view->leaf(child), view->split_count(child)};
+  return absl::OkStatus();
+}
+
 // The way from a parent's view to the covering leaf. If the leaf's split count is the one that the
 // view noted, the view's separators bound it and no other line is read. Otherwise the right
 // neighbour's low fence tells.
-absl::Status Index::Impl::DescendToLeaf(std::string_view key, LeafPosition* at,
-                                        Obstacle& obstacle) const {
-  uint32_t expected = InnerView::kUnknownSplitCount;
-  Address address = root_leaf;
-  if (root_frame.load(std::memory_order_acquire) != nullptr) {
-    InnerFrame* frame;
-    const InnerView* view;
-    absl::Status status = DescendToFrame(key, 1, &frame, &view, obstacle);
-    if (!status.ok()) return status;
-    const unsigned child = view->Search(key);
-    address = view->leaf(child);  // Set up when the view was built; nodes are never freed.
-    expected = view->split_count(child);
-  }
+absl::Status Index::Impl::GoToCoveringLeaf(std::string_view key, const LeafGuess& guess,
+                                           LeafPosition* at, Obstacle& obstacle) const {
+  Address address = guess.address;
+  uint32_t expected = guess.split_count;
   std::string_view last_fence;
   bool went_right = false;
   for (;;) {

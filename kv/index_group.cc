@@ -49,6 +49,10 @@ absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPla
     Hit hit;
     stopped = ProbeLocked(plan->at, entry.key, tag, &hit);
     if (!stopped.ok()) break;
+    if (!Meets(hit, entry.expected)) {
+      stopped = absl::Status(absl::StatusCode::kAborted, "");
+      break;
+    }
     const uint64_t slot = entry.address == kNullAddress ? 0 : MakeSlot(tag, entry.address);
     if (hit.place < 0) {
       if (slot != 0) plan->insertions.push_back({entry.key, slot});

@@ -6,6 +6,8 @@
 //   index_inner.cc   views of inner nodes, children that come, splits of inner nodes, new roots
 //   index_group.cc   many entries at once, and commits of leaf splits
 //   index_split.cc   plans of leaf splits
+//   index_find_many.cc  many look-ups whose cache misses overlap
+//   index_sample.cc  how much lies in a range, about
 //   index_scan.cc    scans, counts, what refers to a slot
 //   index_verify.cc  the walk over everything
 //
@@ -56,6 +58,12 @@ struct LeafPosition {
   uint32_t split_count = 0;
 };
 
+// A leaf as its parent's view knows it, and its split count there.
+struct LeafGuess {
+  Address address = kNullAddress;
+  uint32_t split_count = 0;
+};
+
 // Where a leaf holds a key.
 struct Hit {
   int place = -1;  // -1: nowhere.
@@ -82,6 +90,13 @@ struct NewLeaf {
   Address address = kNullAddress;
   Address fence = kNullAddress;
 };
+
+// Whether a locked leaf holds what a conditional change expects.
+inline bool Meets(const Hit& hit, const ExpectedVersion* expected) {
+  if (expected == nullptr) return true;
+  if (hit.place < 0) return expected->address == kNullAddress;
+  return hit.record.address == expected->address && hit.record.sequence == expected->sequence;
+}
 
 // What a group does to one leaf, which it has locked.
 struct LeafPlan {
@@ -130,6 +145,11 @@ struct Index::Impl {
   absl::Status DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
                               const InnerView** view, Obstacle& obstacle) const;
   absl::Status DescendToLeaf(std::string_view key, LeafPosition* at, Obstacle& obstacle) const;
+  // Its two halves: which leaf to look at first (touches no leaf), and from there to the covering
+  // one.
+  absl::Status GuessLeaf(std::string_view key, LeafGuess* guess, Obstacle& obstacle) const;
+  absl::Status GoToCoveringLeaf(std::string_view key, const LeafGuess& guess, LeafPosition* at,
+                                Obstacle& obstacle) const;
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle) const;
@@ -140,14 +160,29 @@ struct Index::Impl {
 
   // ---- index.cc
   absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit);
-  absl::StatusOr<bool> Upsert(std::string_view key, Address address);
-  absl::Status Remove(std::string_view key);
+  absl::StatusOr<bool> Upsert(std::string_view key, Address address,
+                              const ExpectedVersion* expected);
+  absl::Status Remove(std::string_view key, const ExpectedVersion* expected);
   // Whether X7 keeps `held`, in a locked leaf, from being replaced by the record at `address`. What
   // a damaged record says its sequence is does not count: puts of its key might never get above it.
   bool IsNewer(const RecordView& held, Address address) const;
   // Commits an insertion, update or removal in a locked leaf and starts flushing it. `old_record`,
   // if any, is retired.
   void StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record);
+
+  // ---- index_find_many.cc
+  void FindMany(absl::Span<const std::string_view> keys,
+                absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
+                absl::Span<absl::Status> statuses);
+
+  // ---- index_sample.cc
+  struct LeafRange;
+  absl::Status LeavesBetween(std::string_view from, std::string_view to,
+                             std::vector<LeafRange>* ranges);
+  absl::Status CountLeaf(std::string_view from, std::string_view to, uint64_t* records,
+                         uint64_t* size_bytes, std::string* next_from, bool* end);
+  absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
+                                          size_t most_leaves);
 
   // ---- index_inner.cc
   InnerFrame* FrameOf(Address node, unsigned level);

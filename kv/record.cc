@@ -79,6 +79,30 @@ uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t 
   return body_checksum;
 }
 
+uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                    uint64_t key_size_bytes, uint64_t value_size_bytes) {
+  // Each part is flushed while it is still in the cache from being read.
+  constexpr uint64_t kStepSizeBytes = 128 << 10;
+  const char* body = memory.At(address) + kHeaderSizeBytes;
+  const uint64_t body_size_bytes = key_size_bytes + value_size_bytes;
+  uint32_t body_checksum = 0;
+  for (uint64_t done = 0; done < body_size_bytes;) {
+    const uint64_t step = std::min(kStepSizeBytes, body_size_bytes - done);
+    body_checksum = Crc32c(body_checksum, body + done, step);
+    memory.Flush(body + done, step);
+    done += step;
+  }
+  RecordHeader header = {};
+  header.value_size_bytes = static_cast<uint32_t>(value_size_bytes);
+  header.sequence = sequence;
+  header.key_size_bytes = static_cast<uint32_t>(key_size_bytes);
+  header.kind = kind;
+  header.checksum = Checksum(body_checksum, header, address);
+  std::memcpy(memory.At(address), &header, kHeaderSizeBytes);
+  memory.Flush(memory.At(address), kHeaderSizeBytes);
+  return body_checksum;
+}
+
 void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t body_checksum) {
   auto* header = reinterpret_cast<RecordHeader*>(memory.At(address));
   header->sequence = sequence;

@@ -38,6 +38,11 @@ constexpr uint64_t RecordSizeBytes(uint64_t key_size_bytes, uint64_t value_size_
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
                      std::string_view key, std::string_view value);
 
+// Completes a record whose key and value were stored in place, in a slot that nobody else can see:
+// writes its header and starts flushing all of it. Returns as WriteRecord.
+uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
+                    uint64_t key_size_bytes, uint64_t value_size_bytes);
+
 // Gives a record that still nobody else can see another sequence number, without reading its body,
 // and starts flushing its header.
 void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t body_checksum);
