@@ -41,9 +41,10 @@ void PrintBlocks(const kv::Db& db, const char* when, uint64_t of_bytes) {
   const absl::StatusOr<kv::Info> info = db.GetInfo();
   if (!info.ok()) return;
   std::printf("%-34s %9.1f MiB of blocks", when,
-              static_cast<double>(info->pool.file_blocks_bytes) / (1 << 20));
+              static_cast<double>(info->dax.pool.file_blocks_bytes) / (1 << 20));
   if (of_bytes != 0) {
-    std::printf(", %.1f %% back", 100 - 100 * static_cast<double>(info->pool.file_blocks_bytes) /
+    std::printf(", %.1f %% back", 100 - 100 *
+                                            static_cast<double>(info->dax.pool.file_blocks_bytes) /
                                             static_cast<double>(of_bytes));
   }
   std::printf("\n");
@@ -111,7 +112,7 @@ absl::Status Run(const std::string& path, uint64_t size_bytes) {
               absl::ToDoubleSeconds(absl::Now() - start));
   const absl::StatusOr<kv::Info> loaded = (*db)->GetInfo();
   if (!loaded.ok()) return loaded.status();
-  const uint64_t loaded_bytes = loaded->pool.file_blocks_bytes;
+  const uint64_t loaded_bytes = loaded->dax.pool.file_blocks_bytes;
   PrintBlocks(**db, "loaded", 0);
 
   const uint64_t pinned_number = records / 2;

@@ -264,7 +264,8 @@ class Mapping {
   PinReport ReportPins(size_t most_extents = 16) const;
 
   // Faults the range's extents in, in the provider's own orders, and has the kernel map their pages
-  // (what MappingOptions::prefault does at each fault).
+  // (what MappingOptions::prefault does at each fault): those of extents of order 9 by huge pages,
+  // where it can (huge_pages.h).
   //   Statuses of Fault; kInvalidArgument of Truncate; kUnimplemented: a kernel before 5.14;
   //   kResourceExhausted: no memory, or no blocks for pages that have none
   absl::Status Prefault(uint64_t first_index, uint64_t pages, Access access);

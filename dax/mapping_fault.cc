@@ -1,12 +1,8 @@
 // Faults: finding or installing the entry of an index.
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "dax/huge_pages.h"
 #include "dax/invariant.h"
 #include "dax/mapping_impl.h"
 #include "dax/yield_point.h"
@@ -65,29 +61,13 @@ absl::Status MappingImpl::Prefault(const IndexRange& range, Access access) {
     }
     const uint64_t last = pinned.first_index_ + ((pinned.size_bytes_ >> kPageShift) - 1);
     if (pinned.folio_ != nullptr) {
-      absl::Status populated = Populate(pinned.data_, pinned.size_bytes_, access);
+      absl::Status populated =
+          PopulatePages(pinned.data_, pinned.size_bytes_, access == Access::kWrite);
       if (!populated.ok()) return populated;
     }
     if (last >= range.last) return absl::OkStatus();
     index = last + 1;
   }
-}
-
-absl::Status MappingImpl::Populate(const char* bytes, uint64_t size_bytes, Access access) const {
-  // The kernel's numbers, where the C library is older than Linux 5.14.
-  constexpr int kPopulateRead = 22, kPopulateWrite = 23;
-  const int advice = access == Access::kWrite ? kPopulateWrite : kPopulateRead;
-  int result;
-  do {
-    result = madvise(const_cast<char*>(bytes), size_bytes, advice);
-  } while (result != 0 && (errno == EINTR || errno == EAGAIN));
-  if (result == 0) return absl::OkStatus();
-  const std::string action = absl::StrCat("mapping ", size_bytes, " bytes at pool offset ",
-                                          pool_->OffsetOf(bytes), " in advance: ");
-  if (errno == EINVAL) {
-    return absl::UnimplementedError(action + "this needs a kernel of version 5.14 or newer");
-  }
-  return absl::ResourceExhaustedError(absl::StrCat(action, strerror(errno)));
 }
 
 std::optional<unsigned> MappingImpl::FreeOrder(uint64_t index, unsigned order) {
@@ -158,8 +138,7 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
     const bool write = options_.prefault == MappingOptions::Prefault::kWrite;
     Pinned pinned;  // Nobody gets the pages meanwhile.
     if (TryPin(index, access, &pinned) == PinAttempt::kPinned && pinned.folio_ != nullptr) {
-      Populate(pinned.data_, pinned.size_bytes_, write ? Access::kWrite : Access::kRead)
-          .IgnoreError();
+      PopulatePages(pinned.data_, pinned.size_bytes_, write).IgnoreError();
     }
   }
   return installed;

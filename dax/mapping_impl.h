@@ -178,8 +178,6 @@ class MappingImpl : public rcu::Head {
   absl::Status ClaimFrames(const Extent& extent);
   // Takes away the hole's entry at `index`, if it is still there and unlocked. Without locks.
   void EraseHole(uint64_t index);
-  // Has the kernel map these pages of the pool.
-  absl::Status Populate(const char* bytes, uint64_t size_bytes, Access access) const;
 
   // Pinning. kAbsent also for a write into a hole; kRefused: at a limit.
   enum class PinAttempt { kPinned, kAbsent, kLocked, kPoisoned, kRefused };

@@ -20,6 +20,7 @@ PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
       files_(*parts.files),
       persister_(*parts.persister),
       bad_pages_(*parts.bad_pages),
+      huge_pages_(parts.huge_pages),
       most_bytes_(most_bytes) {}
 
 absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,

@@ -33,6 +33,7 @@ class PageSpace {
     BackingFiles* files;
     Persister* persister;
     BadPages* bad_pages;
+    bool huge_pages;  // PoolOptions::huge_pages.
   };
   // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
   PageSpace(const Parts& parts, uint64_t most_bytes);
@@ -97,6 +98,7 @@ class PageSpace {
   BackingFiles& files_;
   Persister& persister_;
   BadPages& bad_pages_;
+  const bool huge_pages_;
   const uint64_t most_bytes_;
   uint64_t open_epoch_ = 0;
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "dax/huge_pages.h"
 #include "dax/page_space.h"
 
 namespace daxkv::dax {
@@ -40,6 +41,7 @@ uint64_t GrowthStep(uint64_t size_bytes) {
 absl::Status PageSpace::Attach(uint64_t open_epoch, bool was_clean) {
   const Lock lock(mutex_);
   open_epoch_ = open_epoch;
+  if (huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
   for (uint64_t number = 0; number < heap_.root()->segment_count; ++number) {
     const absl::StatusOr<Segment*> segment = AttachEntry(number);
     if (!segment.ok()) return segment.status();
@@ -114,6 +116,7 @@ absl::Status PageSpace::Grow(uint64_t pages) {
     absl::Status status = ExtendHeap(least_bytes);
     if (status.ok()) status = files_.AddNewParts();
     if (status.ok()) status = VerifyMapping();
+    if (status.ok() && huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
     if (status.ok()) status = AppendSegments(least_bytes);
     if (status.ok()) status = AppendSegments(kLeastSegmentBytes);
     if (!status.ok() || fits()) return status;

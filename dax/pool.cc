@@ -67,6 +67,7 @@ struct Pool::Impl {
   bool was_clean = false;
   bool created = false;
   SigbusPolicy sigbus = SigbusPolicy::kGuarded;
+  bool huge_pages = false;
 
   std::unique_ptr<LockFile> lock;
   std::unique_ptr<StoreDirectory> directory;
@@ -97,6 +98,7 @@ absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
   impl->path = path;
   impl->sigbus = options.sigbus;
   const SurviveMediaErrors survive;
+  impl->huge_pages = options.huge_pages;
   const bool directory = *type == PathType::kDirectory ||
                          (*type == PathType::kMissing && options.shape == PoolShape::kDirectory);
   if (*type == PathType::kOther) {
@@ -248,7 +250,7 @@ absl::Status Pool::Impl::SetUp() {
   persister = std::make_unique<Persister>(media.media_class, heap->base(), &heap->lost_pages());
   bad_pages = std::make_unique<BadPages>(heap->root(), persister.get());
   space = std::make_unique<PageSpace>(
-      PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get()},
+      PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get(), huge_pages},
       is_directory ? directory->max_size_bytes() : 0);
   persister->SetDataPages(
       [this](uint64_t page) { return space->Contains(page << kPageShift, kPageSizeBytes); });

@@ -90,6 +90,11 @@ struct PoolOptions {
   uint64_t max_size_bytes = uint64_t{1} << 40;
   // Whether this process's SIGBUS handler minds the pool's pages.
   SigbusPolicy sigbus = SigbusPolicy::kGuarded;
+  // Advises the kernel to use huge pages throughout the pool (MADV_HUGEPAGE; counts on tmpfs mounted
+  // with huge=advise or within_size). Not the default: where the advice counts, the kernel's
+  // khugepaged may fill 2 MiB up that were punched in part. DAX, and tmpfs with huge=always, need no
+  // advice; Mapping::Prefault gets single huge extents mapped huge without it.
+  bool huge_pages = false;
 };
 
 // A run of pages. A plain value: it owns nothing.

@@ -124,9 +124,9 @@ absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
     return absl::OkStatus();
   });
   if (!walked.ok()) return walked;
-  absl::StatusOr<dax::PoolStats> pool = pool_->Stats();
-  if (!pool.ok()) return pool.status();
-  info.pool = *pool;
+  absl::StatusOr<dax::DaxStats> dax = dax::CollectStats(*pool_, space_->mapping());
+  if (!dax.ok()) return dax.status();
+  info.dax = *std::move(dax);
   return info;
 }
 

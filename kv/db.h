@@ -41,6 +41,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "dax/dax_stats.h"
 #include "dax/media.h"
 #include "dax/pool.h"
 #include "kv/format.h"
@@ -61,6 +62,10 @@ struct Options {
   uint64_t max_size_bytes = uint64_t{1} << 40;
   // Whether Get, Pin and iterators check each record's CRC32C before they hand it out.
   bool verify_checksums = true;
+  // Pins: their limits, and whether their holders are known; prefaulting.
+  dax::MappingOptions mapping;
+  // dax::PoolOptions::huge_pages.
+  bool huge_pages = false;
 };
 
 // Views of one record, for PutGroup.
@@ -151,7 +156,7 @@ struct Info {
   uint64_t slab_size_bytes = 0, large_size_bytes = 0;
   // Extents by the order of their run; a run of n * 2 MiB counts n times at the last.
   uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
-  dax::PoolStats pool;
+  dax::DaxStats dax;
 };
 
 // A value that is written in place in the pool: no copy of it is made. Until Commit nobody sees it,

@@ -76,22 +76,23 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& path,
   pool_options.shape = options.shape;
   pool_options.fixed_size_bytes = options.fixed_size_bytes;
   pool_options.max_size_bytes = options.max_size_bytes;
+  pool_options.huge_pages = options.huge_pages;
   absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
   if (!pool.ok()) return pool.status();
   std::unique_ptr<Engine> engine(new Engine(*std::move(pool), options));
-  absl::Status opened = engine->OpenParts();
+  absl::Status opened = engine->OpenParts(options.mapping);
   if (!opened.ok()) return opened;
   return engine;
 }
 
-absl::Status Engine::OpenParts() {
+absl::Status Engine::OpenParts(const dax::MappingOptions& mapping_options) {
   absl::StatusOr<bool> has_store = HasStore(*pool_);
   if (!has_store.ok()) {
     // Nothing was touched: a pool that was clean is left clean for the program it belongs to.
     if (pool_->was_clean()) pool_->Close().IgnoreError();
     return has_store.status();
   }
-  absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get());
+  absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get(), mapping_options);
   if (!space.ok()) return space.status();
   space_ = *std::move(space);
 

@@ -111,7 +111,7 @@ class Engine {
 
   Engine(std::unique_ptr<dax::Pool> pool, const Options& options);
   // Opens space and index on the pool, creating the store if it has none.
-  absl::Status OpenParts();
+  absl::Status OpenParts(const dax::MappingOptions& mapping_options);
   uint64_t NextSequence() {
     // Relaxed: numbers given out one after the other are ordered by the counter itself.
     return last_sequence_.fetch_add(1, std::memory_order_relaxed) + 1;

@@ -25,8 +25,11 @@ absl::Status NoExtentAt(Address address) {
 
 }  // namespace
 
-Space::Impl::Impl(dax::Pool* pool, Space* space)
-    : pool(pool), space(space), mapping(pool, space), worker([this] { WorkerLoop(); }) {}
+Space::Impl::Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapping_options)
+    : pool(pool),
+      space(space),
+      mapping(pool, space, mapping_options),
+      worker([this] { WorkerLoop(); }) {}
 
 Space::Impl::~Impl() {
   StopWorker();
@@ -83,13 +86,15 @@ std::vector<ExtentFrame*> Space::Impl::Frames() const {
 
 // ---- Open and close ----
 
-Space::Space(dax::Pool* pool)
-    : Memory(pool->At(0), pool->open_epoch()), impl_(std::make_unique<Impl>(pool, this)) {}
+Space::Space(dax::Pool* pool, const dax::MappingOptions& mapping_options)
+    : Memory(pool->At(0), pool->open_epoch()),
+      impl_(std::make_unique<Impl>(pool, this, mapping_options)) {}
 
 Space::~Space() = default;
 
-absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool) {
-  std::unique_ptr<Space> space(new Space(pool));
+absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool,
+                                                   const dax::MappingOptions& mapping_options) {
+  std::unique_ptr<Space> space(new Space(pool, mapping_options));
   // After damage to the word as after a crash: a lower epoch would make old maps count.
   const uint64_t valid_since = space->impl_->superblock()->maps_valid_since;
   if (!pool->was_clean() || !dax::Pool::UnsealEpoch(valid_since)) {

@@ -77,7 +77,8 @@ struct ReclaimResult {
 class Space : public Memory, public dax::ExtentProvider {
  public:
   // `pool` must outlive the space. O(1). kInternal: the medium failed.
-  static absl::StatusOr<std::unique_ptr<Space>> Open(dax::Pool* pool);
+  static absl::StatusOr<std::unique_ptr<Space>> Open(
+      dax::Pool* pool, const dax::MappingOptions& mapping_options = dax::MappingOptions());
   // Saves nothing unless Close was called: the next open sees a crash. Nothing may be pinned.
   ~Space() override;
   // Without an oracle, extents whose saved map does not count stay as they are: their free slots
@@ -132,7 +133,7 @@ class Space : public Memory, public dax::ExtentProvider {
 
  private:
   struct Impl;
-  explicit Space(dax::Pool* pool);
+  Space(dax::Pool* pool, const dax::MappingOptions& mapping_options);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -76,7 +76,7 @@ struct alignas(64) RetireQueue {
 };
 
 struct Space::Impl {
-  Impl(dax::Pool* pool, Space* space);
+  Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapping_options);
   ~Impl();
 
   // ---- space.cc ----

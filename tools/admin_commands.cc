@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "kv/db.h"
 #include "nlohmann/json.hpp"
 #include "tools/commands.h"
@@ -33,8 +34,37 @@ Json ByOrder(const uint64_t (&counts)[dax::kHugeOrder + 1]) {
   return array;
 }
 
+Json PinsToJson(const dax::PinReport& pins) {
+  Json json = {{"pins", pins.pins},
+               {"extents", pins.pinned_extents},
+               {"tracked", pins.tracked},
+               {"longest_busy", Json::array()},
+               {"holders", Json::array()}};
+  for (const dax::PinnedExtent& extent : pins.longest_busy) {
+    json["longest_busy"].push_back({{"first_page", extent.first_index},
+                                    {"order", extent.order},
+                                    {"pins", extent.pins},
+                                    {"seconds", absl::ToDoubleSeconds(extent.busy_for)}});
+  }
+  for (const dax::PinHolder& holder : pins.holders) {
+    json["holders"].push_back({{"thread", holder.thread},
+                               {"name", holder.thread_name},
+                               {"pins", holder.pins},
+                               {"seconds", absl::ToDoubleSeconds(holder.oldest)}});
+  }
+  return json;
+}
+
+Json HugeToJson(const dax::HugePages& pages) {
+  Json json = {{"mapped_bytes", pages.mapped_bytes}, {"resident_bytes", pages.resident_bytes}};
+  // Where the kernel does not count, no number is better than a zero.
+  json["huge_bytes"] = pages.counted ? Json(pages.huge_bytes()) : Json(nullptr);
+  return json;
+}
+
 Json ToJson(const kv::Info& info) {
-  const dax::PoolStats& pool = info.pool;
+  const dax::PoolStats& pool = info.dax.pool;
+  const dax::MappingStats& mapping = info.dax.mapping;
   return Json{
       {"path", Escaped(info.path)},
       {"shape", ShapeName(info.shape)},
@@ -67,7 +97,20 @@ Json ToJson(const kv::Info& info) {
         {"free", pool.free_pages},
         {"largest_free_run", pool.largest_free_run_pages},
         {"live_extents_by_order", ByOrder(info.live_extents_by_order)},
+        {"fragmentation", info.dax.fragmentation()},
         {"free_runs_by_order", ByOrder(pool.free_runs_by_order)}}},
+      {"mapping",
+       {{"entries", mapping.entries},
+        {"entries_by_order", ByOrder(mapping.entries_by_order)},
+        {"pages", mapping.pages},
+        {"dirty_entries", mapping.dirty_entries},
+        {"locked_entries", mapping.locked_entries},
+        {"waiters", mapping.waiters},
+        {"waits", mapping.waits},
+        {"faults_no_page_by_order", ByOrder(mapping.faults_no_page_by_order)},
+        {"faults_fallback_by_order", ByOrder(mapping.faults_fallback_by_order)}}},
+      {"memory", HugeToJson(info.dax.pages)},
+      {"pins", PinsToJson(info.dax.pins)},
   };
 }
 
@@ -82,8 +125,35 @@ std::string OrdersText(const uint64_t (&counts)[dax::kHugeOrder + 1]) {
   return text.empty() ? "none" : text;
 }
 
+// "NOPAGE order 4 (64 KiB): 6; FALLBACK none": what faults of each wanted order came to.
+std::string FaultsText(const dax::MappingStats& mapping) {
+  return absl::StrCat("NOPAGE ", OrdersText(mapping.faults_no_page_by_order), "; FALLBACK ",
+                      OrdersText(mapping.faults_fallback_by_order));
+}
+
+std::string MemoryText(const dax::HugePages& pages) {
+  return absl::StrFormat("%s mapped, %s in page tables, of it %s", HumanBytes(pages.mapped_bytes),
+                         HumanBytes(pages.resident_bytes),
+                         pages.counted ? HumanBytes(pages.huge_bytes()) + " by huge pages"
+                                       : "by huge pages: not counted by the kernel on DAX");
+}
+
+std::string PinsText(const dax::PinReport& pins) {
+  std::string text =
+      absl::StrFormat("%s on %s extents", Grouped(pins.pins), Grouped(pins.pinned_extents));
+  for (const dax::PinnedExtent& extent : pins.longest_busy) {
+    absl::StrAppendFormat(&text, "\n%-15s page %d (order %d): %d for %s", "", extent.first_index,
+                          extent.order, extent.pins, absl::FormatDuration(extent.busy_for));
+  }
+  for (const dax::PinHolder& holder : pins.holders) {
+    absl::StrAppendFormat(&text, "\n%-15s thread %d (%s): %d, the oldest for %s", "", holder.thread,
+                          holder.thread_name, holder.pins, absl::FormatDuration(holder.oldest));
+  }
+  return text;
+}
+
 std::string ToText(const kv::Info& info) {
-  const dax::PoolStats& pool = info.pool;
+  const dax::PoolStats& pool = info.dax.pool;
   std::string text;
   const auto line = [&text](std::string_view name, const std::string& value) {
     absl::StrAppendFormat(&text, "%-15s %s\n", name, value);
@@ -112,6 +182,12 @@ std::string ToText(const kv::Info& info) {
                                 Grouped(pool.free_pages), Grouped(pool.largest_free_run_pages)));
   line("live extents", OrdersText(info.live_extents_by_order));
   line("free runs", OrdersText(pool.free_runs_by_order));
+  line("fragmentation", absl::StrFormat("%.0f %% of the free pages are not in the longest free run",
+                                        100 * info.dax.fragmentation()));
+  line("entries", OrdersText(info.dax.mapping.entries_by_order));
+  line("faults", FaultsText(info.dax.mapping));
+  line("memory", MemoryText(info.dax.pages));
+  line("pins", PinsText(info.dax.pins));
   return text;
 }
 
@@ -160,7 +236,8 @@ absl::Status Compact(const StoreArgs& store) {
         "after\n",
         Grouped(result->extents_freed), HumanBytes(result->size_bytes_freed),
         HumanBytes(result->trimmed_size_bytes), Grouped(result->extents_pinned),
-        HumanBytes(before->pool.file_blocks_bytes), HumanBytes(after->pool.file_blocks_bytes));
+        HumanBytes(before->dax.pool.file_blocks_bytes),
+        HumanBytes(after->dax.pool.file_blocks_bytes));
     if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
     return FlushTo(stdout);
   });

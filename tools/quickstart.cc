@@ -137,7 +137,7 @@ void Step(int number, const char* title) { Say(absl::StrFormat("\n%d. %s", numbe
 absl::StatusOr<uint64_t> Blocks(const kv::Db& db) {
   absl::StatusOr<kv::Info> info = db.GetInfo();
   if (!info.ok()) return info.status();
-  return info->pool.file_blocks_bytes;
+  return info->dax.pool.file_blocks_bytes;
 }
 
 absl::Status LoadInput(kv::Db& db, const Input& input) {

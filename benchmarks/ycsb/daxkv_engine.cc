@@ -89,10 +89,10 @@ class DaxkvEngine final : public Engine {
     add("Records", absl::StrCat(info->records));
     add("IndexHeight", absl::StrCat(info->index_height));
     add("IndexView(bytes)", absl::StrCat(info->index_view_size_bytes));
-    add("PoolFile(bytes)", absl::StrCat(info->pool.file_size_bytes));
-    add("PoolBlocks(bytes)", absl::StrCat(info->pool.file_blocks_bytes));
-    add("PoolLive(pages)", absl::StrCat(info->pool.live_pages));
-    add("PoolFree(pages)", absl::StrCat(info->pool.free_pages));
+    add("PoolFile(bytes)", absl::StrCat(info->dax.pool.file_size_bytes));
+    add("PoolBlocks(bytes)", absl::StrCat(info->dax.pool.file_blocks_bytes));
+    add("PoolLive(pages)", absl::StrCat(info->dax.pool.live_pages));
+    add("PoolFree(pages)", absl::StrCat(info->dax.pool.free_pages));
     return lines;
   }
   absl::Status Close() override { return db_->Close(); }

@@ -7,7 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "dax/frame_table.h"
 #include "tests/dax/mapping_test_util.h"
 
 namespace daxkv::dax {
@@ -309,27 +308,6 @@ TEST_F(MappingPinTest, ALongListIsCut) {
   EXPECT_NE(stuck.message().find("index 3"), std::string::npos) << stuck;
   EXPECT_EQ(stuck.message().find("index 4"), std::string::npos) << stuck;
   EXPECT_NE(stuck.message().find("and more"), std::string::npos) << stuck;
-}
-
-// What FrameTable's header says of cache lines.
-TEST(FrameTableTest, NeighboursLieInDifferentCacheLines) {
-  internal::FrameTable table;
-  ASSERT_OK(table.Reserve(0));
-  std::vector<const internal::Folio*> all;
-  for (unsigned order = 0; order <= DaxEntry::kMaxOrder; ++order) {
-    const internal::Folio* before = nullptr;
-    for (uint64_t frame = 0; frame < 1024; frame += uint64_t{1} << order) {
-      const internal::Folio* folio = table.At(frame, order);
-      EXPECT_EQ(folio, table.At(frame + (uint64_t{1} << order) - 1, order));
-      const auto line = reinterpret_cast<uintptr_t>(folio) / 64;
-      const bool apart = line != reinterpret_cast<uintptr_t>(before) / 64;
-      EXPECT_TRUE(apart || order == 8) << order << " " << frame;
-      all.push_back(folio);
-      before = folio;
-    }
-  }
-  std::sort(all.begin(), all.end());
-  EXPECT_EQ(std::adjacent_find(all.begin(), all.end()), all.end());
 }
 
 }  // namespace

@@ -169,7 +169,7 @@ TEST_P(DbTest, TellsWhatItHolds) {
   EXPECT_GE(info->live_extents_by_order[dax::kHugeOrder], 2u);
   EXPECT_EQ(info->media.media_class, GetParam() == Medium::kTmpfs ? dax::MediaClass::kVolatile
                                                                   : dax::MediaClass::kPageCache);
-  EXPECT_GT(info->pool.file_blocks_bytes, 3u << 20);
+  EXPECT_GT(info->dax.pool.file_blocks_bytes, 3u << 20);
 }
 
 TEST_P(DbTest, CheckCountsWhatIsThere) {
