@@ -107,6 +107,10 @@ absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<st
   });
 }
 
+absl::Status Db::Write(const WriteBatch& batch) {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Write(batch); });
+}
+
 absl::Status Db::Insert(std::string_view key, std::string_view value) {
   return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Insert(key, value); });
 }

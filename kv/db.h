@@ -45,6 +45,7 @@
 #include "dax/media.h"
 #include "dax/pool.h"
 #include "kv/format.h"
+#include "kv/write_batch.h"
 
 namespace daxkv::kv {
 
@@ -241,6 +242,13 @@ class Db {
   // whatever each key's status (those of Get).
   absl::Status MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
                         absl::Span<absl::Status> statuses) const;
+
+  // Does all of the batch's operations or none, also when a crash comes: what returned OK is durable
+  // as a whole. Readers may see some of its changes before others. Up to 2^27 keys, as long as they
+  // fit the pool; deletes need space here, too, until the call is done. A batch keeps the leaves that
+  // it changes locked for five waits for the medium, and writers there wait. Statuses of Put; after
+  // kInternal, reads may see a part of it until the store is opened anew.
+  absl::Status Write(const WriteBatch& batch);
 
   // Stores `value` unless the key is there: kAlreadyExists. Otherwise as Put.
   absl::Status Insert(std::string_view key, std::string_view value);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kv/batch_redo.h"
 #include "kv/superblock.h"
 #include "xarray/rcu.h"
 
@@ -17,10 +18,13 @@ constexpr size_t kMaxKeyInMessageSizeBytes = 64;
 
 class Engine::IndexOracle final : public LivenessOracle {
  public:
-  IndexOracle(const Memory& memory, const Index& index) : memory_(memory), index_(index) {}
+  // `redo` may be null.
+  IndexOracle(const Memory& memory, const Index& index, const BatchRedo* redo)
+      : memory_(memory), index_(index), redo_(redo) {}
 
   absl::StatusOr<bool> IsLive(SlotKind kind, Address address) override {
     if (kind != SlotKind::kRecord) return index_.RefersToNode(address);
+    if (redo_ != nullptr && redo_->Needs(address)) return true;
     absl::StatusOr<RecordView> record = View(address);
     // The slot may hold anything: bytes that can't be a record are no record.
     if (absl::IsDataLoss(record.status())) return false;
@@ -37,6 +41,7 @@ class Engine::IndexOracle final : public LivenessOracle {
 
   const Memory& memory_;
   const Index& index_;
+  const BatchRedo* const redo_;
 };
 
 absl::Status CheckKey(std::string_view key) {
@@ -104,8 +109,25 @@ absl::Status Engine::OpenParts(const dax::MappingOptions& mapping_options) {
   if (!index.ok()) return index.status();
   index_ = *std::move(index);
   if (!*has_store) status = CommitSuperblock(*pool_);
-  oracle_ = std::make_unique<IndexOracle>(*space_, *index_);
+  if (!status.ok()) return status;
+  oracle_ = std::make_unique<IndexOracle>(*space_, *index_, /*redo=*/nullptr);
+  batch_table_ = std::make_unique<BatchTable>(
+      space_.get(), reinterpret_cast<uint64_t*>(pool_->root_area() + kBatchTableOffset));
+  status = RedoBatches();
   space_->SetLivenessOracle(oracle_.get());
+  return status;
+}
+
+absl::Status Engine::RedoBatches() {
+  BatchRedo redo(space_.get(), index_.get(), batch_table_.get());
+  absl::Status status = redo.Read(/*after_crash=*/!pool_->was_clean());
+  if (!status.ok() || redo.empty()) return status;
+  IndexOracle oracle(*space_, *index_, &redo);
+  space_->SetLivenessOracle(&oracle);
+  status = redo.Apply();
+  // Waits until the other one is not asked any more.
+  space_->SetLivenessOracle(oracle_.get());
+  if (status.ok()) redo.Release();
   return status;
 }
 

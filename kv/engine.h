@@ -4,7 +4,7 @@
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
 //
 // engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
-// key holds; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange; value_writer.cc values
+// key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange; value_writer.cc values
 // filled in place; group.cc PutGroup; iterator.cc the cursor; check.cc Check and GetInfo.
 //
 // Thread safety: as Db.
@@ -36,6 +36,7 @@
 #include "absl/types/span.h"
 #include "dax/mapping.h"
 #include "dax/pool.h"
+#include "kv/batch_table.h"
 #include "kv/db.h"
 #include "kv/index.h"
 #include "kv/record.h"
@@ -85,6 +86,7 @@ class Engine {
   absl::Status Update(std::string_view key, UpdateFunction function);
   absl::Status CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
                               std::optional<std::string_view> desired);
+  absl::Status Write(const WriteBatch& batch);
   absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
   absl::Status Sync();
@@ -107,11 +109,14 @@ class Engine {
  private:
   // Asks the index which slots live.
   class IndexOracle;
+  class BatchWriter;
   enum class PinMode { kTry, kWait };
 
   Engine(std::unique_ptr<dax::Pool> pool, const Options& options);
   // Opens space and index on the pool, creating the store if it has none.
   absl::Status OpenParts(const dax::MappingOptions& mapping_options);
+  // Completes the atomic batches that a crash cut short, before anything else is changed.
+  absl::Status RedoBatches();
   uint64_t NextSequence() {
     // Relaxed: numbers given out one after the other are ordered by the counter itself.
     return last_sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -141,6 +146,7 @@ class Engine {
   std::unique_ptr<dax::Pool> pool_;
   std::unique_ptr<Space> space_;
   std::unique_ptr<Index> index_;
+  std::unique_ptr<BatchTable> batch_table_;
   std::unique_ptr<IndexOracle> oracle_;
   // Open epoch in the upper 24 bits: numbers of a later open are higher without any being saved.
   std::atomic<uint64_t> last_sequence_;

@@ -6,6 +6,7 @@
 //   Superblock   in the pool's root area; where the index begins
 //   Extent       a committed run of kind kSlabRun or kLargeRun, beginning with an ExtentHeader
 //   Record       a key and its value, written once and never changed; see RecordHeader
+//   Batch table  32 words behind the superblock: atomic batches that are being applied
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
 //                address of the leaf whose low fence it is
 //   Node         a leaf or an inner node of the B-link tree; see NodeHeader
@@ -55,6 +56,18 @@ inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0
 static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
               offsetof(Superblock, maps_valid_since) == 32);
 
+// ---- Batch table: 256 bytes at offset 64 of dax::Pool::root_area() ------------------------------
+//
+// 32 words of 8 bytes. 0: free. Otherwise the address of a batch record in bits 0..47, and in bits
+// 48..63 the low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed = the word's number + 1: a word
+// that was damaged is told from one that was stored.
+// Storing a word commits the batch: from then on an open that finds it applies what the batch record
+// names, skipping keys whose record has the batch's sequence number or a higher one, and only then
+// clears the word. Until the word is durably cleared nothing else changes the leaves concerned.
+inline constexpr uint64_t kBatchTableOffset = 64;
+inline constexpr unsigned kBatchTableWords = 32;
+static_assert(kBatchTableOffset == sizeof(Superblock));
+
 // ---- Record -----------------------------------------------------------------------------------
 //
 //   offset size
@@ -79,7 +92,19 @@ struct RecordHeader {
   uint8_t kind;
   uint8_t reserved[3];
 };
-enum RecordKind : uint8_t { kValueRecord = 1, kFenceRecord = 2 };
+//
+// A batch is written as a record of its own (kind 4): its key is the number of its operations (8
+// bytes), its value their records' addresses (8 bytes each) in ascending order of their keys. Those
+// are records of kind 1, and of kind 3 for a delete: the key, without a value. All of them have the
+// batch's sequence number. No index slot ever holds the address of a record of kind 3 or 4; they are
+// live while a word of the batch table leads to them.
+enum RecordKind : uint8_t {
+  kValueRecord = 1,
+  kFenceRecord = 2,
+  kDeleteRecord = 3,
+  kBatchRecord = 4,
+};
+inline bool IsRecordKind(uint8_t kind) { return kind >= kValueRecord && kind <= kBatchRecord; }
 static_assert(sizeof(RecordHeader) == 24 && offsetof(RecordHeader, sequence) == 8 &&
               offsetof(RecordHeader, key_size_bytes) == 16);
 

@@ -4,12 +4,12 @@
 // other, mostly into neighbouring slots, flushing as it goes; the index then drains once for the
 // records and once for the slots of its leaves. A round of deletes has only the latter.
 #include <algorithm>
-#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kv/engine.h"
+#include "kv/key_order.h"
 
 namespace daxkv::kv {
 namespace {
@@ -39,21 +39,9 @@ absl::Status CheckGroup(absl::Span<const Record> records) {
   return absl::OkStatus();
 }
 
-// Positions of `records` in ascending key order, the last one only of those with the same key.
 template <typename Record>
 std::vector<size_t> SortedDistinct(absl::Span<const Record> records) {
-  std::vector<size_t> order(records.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return KeyOf(records[a]) < KeyOf(records[b]); });
-  size_t kept = 0;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const bool superseded =
-        i + 1 < order.size() && KeyOf(records[order[i]]) == KeyOf(records[order[i + 1]]);
-    if (!superseded) order[kept++] = order[i];
-  }
-  order.resize(kept);
-  return order;
+  return DistinctInKeyOrder(records.size(), [&](size_t i) { return KeyOf(records[i]); });
 }
 
 uint64_t SizeBytesOf(const KeyValue& record) {

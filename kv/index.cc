@@ -181,6 +181,9 @@ absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* d
                                  uint64_t* replaced) {
   return impl_->UpsertSorted(entries, done, replaced);
 }
+absl::Status Index::ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit) {
+  return impl_->ApplyAtomically(entries, commit);
+}
 absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected) {
   return impl_->Remove(key, expected);
 }

@@ -62,6 +62,20 @@ struct ExpectedVersion {
   uint64_t sequence = 0;
 };
 
+// How a change of many leaves becomes one (Index::ApplyAtomically): each is called once, in this
+// order, by the thread that holds the leaves' locks.
+class AtomicCommit {
+ public:
+  virtual ~AtomicCommit() = default;
+  // Every leaf is locked, and what is needed is allocated; nothing is changed yet. Completes the
+  // records, and what redoes them after a crash, and starts flushing. Drained next.
+  virtual void Prepare() = 0;
+  // From here on a crash is followed by a redo, durably.
+  virtual absl::Status Commit() = 0;
+  // All changes are durable. Durably takes the redo back: what is changed next must not be undone.
+  virtual absl::Status Finish() = 0;
+};
+
 class Index {
  public:
   // `root` is Superblock::root, in the pool; the index alone stores it from here on. Create makes
@@ -112,8 +126,18 @@ class Index {
     std::string_view key;
     Address address;
     const ExpectedVersion* expected = nullptr;  // As of Upsert.
+    // The record gets its sequence number, a new one, when its leaf is locked (ApplyAtomically).
+    bool numbered_later = false;
   };
   absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
+
+  // All entries or none, over crashes too, with `commit` (below) to make it so: every leaf concerned
+  // is locked before the first change and unlocked after the last. Entries as of UpsertSorted, with
+  // numbered_later. Five drains. Readers may see some changes before others.
+  //   kResourceExhausted, kDataLoss  nothing changed
+  //   kInternal                      the medium failed; if Commit was called before, the entries are
+  //                                  published or not, until an open redoes what `commit` left
+  absl::Status ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit);
 
   // Unlinks `key` and retires its record. Durable on return. Never allocates. kNotFound, kDataLoss,
   // kInternal (as of Upsert); kAborted when the key is there in another version than `expected`.

@@ -58,7 +58,7 @@ absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPla
       if (slot != 0) plan->insertions.push_back({entry.key, slot});
       continue;
     }
-    if (slot != 0 && IsNewer(hit.record, entry.address)) {
+    if (slot != 0 && !entry.numbered_later && IsNewer(hit.record, entry.address)) {
       stopped = absl::Status(absl::StatusCode::kAborted, "");
       break;
     }
@@ -99,7 +99,7 @@ absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, siz
       }
     }
     if (!plans.empty()) {
-      absl::Status status = CommitPlans(plans);
+      absl::Status status = CommitPlans(plans, /*atomic=*/nullptr);
       *done = planned;
       for (const LeafPlan& plan : plans) {
         if (replaced != nullptr) *replaced += plan.existed;
@@ -165,13 +165,14 @@ void Index::Impl::FinishSplit(const LeafPlan& plan) {
   memory->Flush(&header, sizeof(header));
 }
 
-absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans) {
+absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic) {
   bool splits = false;
   for (const LeafPlan& plan : plans) {
     WriteNewLeaves(plan);
     splits = splits || !plan.rights.empty();
   }
   absl::Status status = Drain();
+  if (status.ok() && atomic != nullptr) status = AfterDrain(atomic->Commit());
   if (status.ok()) {
     for (const LeafPlan& plan : plans) {
       // Updates go in place even where their slots move: the old record must be unlinked when it
@@ -199,6 +200,7 @@ absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans) {
       if (!plan.rights.empty()) FinishSplit(plan);
     }
   }
+  if (status.ok() && atomic != nullptr) status = AfterDrain(atomic->Finish());
   for (const LeafPlan& plan : plans) {
     for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
     UnlockLeaf(*plan.at.leaf);

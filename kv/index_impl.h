@@ -6,6 +6,7 @@
 //   index_inner.cc   views of inner nodes, children that come, splits of inner nodes, new roots
 //   index_group.cc   many entries at once, and commits of leaf splits
 //   index_split.cc   plans of leaf splits
+//   index_atomic.cc  many entries as one change
 //   index_find_many.cc  many look-ups whose cache misses overlap
 //   index_sample.cc  how much lies in a range, about
 //   index_scan.cc    scans, counts, what refers to a slot
@@ -136,6 +137,8 @@ struct Index::Impl {
   void WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next, uint64_t version,
                    uint64_t overflow) const;
   absl::Status Drain();
+  // What a drain's failure means for the index.
+  absl::Status AfterDrain(const absl::Status& drained);
   absl::Status CheckMedium() const;
 
   // ---- index_descend.cc
@@ -184,6 +187,10 @@ struct Index::Impl {
   absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
                                           size_t most_leaves);
 
+  // ---- index_atomic.cc
+  absl::Status ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit);
+  absl::Status PlanAll(absl::Span<const GroupEntry> entries, std::vector<LeafPlan>* plans);
+
   // ---- index_inner.cc
   InnerFrame* FrameOf(Address node, unsigned level);
   absl::Status BuildView(InnerFrame* frame);
@@ -209,7 +216,8 @@ struct Index::Impl {
   absl::Status PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan);
   absl::StatusOr<size_t> EntriesWithin(absl::Span<const GroupEntry> entries,
                                        const LeafPosition& at);
-  absl::Status CommitPlans(std::vector<LeafPlan>& plans);
+  // `atomic` may be null.
+  absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
   void WriteNewLeaves(const LeafPlan& plan);
   void LinkNewLeaves(const LeafPlan& plan);
   void StoreImage(const LeafPlan& plan);

@@ -234,8 +234,9 @@ void Index::Impl::WriteHeader(Address node, unsigned level, Address low_fence, u
   std::memcpy(memory->At(node), &header, sizeof(header));
 }
 
-absl::Status Index::Impl::Drain() {
-  absl::Status status = memory->Drain();
+absl::Status Index::Impl::Drain() { return AfterDrain(memory->Drain()); }
+
+absl::Status Index::Impl::AfterDrain(const absl::Status& status) {
   if (status.ok()) return status;
   medium_failed.store(true, std::memory_order_relaxed);
   return absl::InternalError(

@@ -155,6 +155,7 @@ absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
     if (status.ok() || absl::IsNotFound(status)) return refers;
     return status;
   }
+  if (record.kind != kFenceRecord) return false;  // Of a batch: the index never leads there.
   // A fence: its leaf knows it.
   Address leaf;
   if (record.value.size() != sizeof(leaf)) return false;

@@ -120,7 +120,7 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(address));
   const uint64_t key_size_bytes = header->key_size_bytes;
   const uint64_t value_size_bytes = header->value_size_bytes;
-  if (header->kind != kValueRecord && header->kind != kFenceRecord) {
+  if (!IsRecordKind(header->kind)) {
     return Damaged(address, "kind", header->kind);
   }
   if (key_size_bytes == 0 || key_size_bytes > kMaxKeySizeBytes) {

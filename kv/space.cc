@@ -236,6 +236,8 @@ void Space::FlushInherited(const void* address, size_t size_bytes) {
   impl_->pool->Flush(address, size_bytes);
 }
 
+absl::Status Space::Sync() { return impl_->pool->Sync(); }
+
 absl::Status Space::Drain() {
   // Zero means that every extent which this thread has a slot of is committed.
   if (impl_->uncommitted_count.load(std::memory_order_acquire) == 0) return impl_->pool->Drain();

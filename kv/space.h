@@ -102,6 +102,9 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status Drain() override;
   void FlushInherited(const void* address, size_t size_bytes) override;
 
+  // Everything stored so far by any thread becomes durable (dax::Pool::Sync). kInternal.
+  absl::Status Sync();
+
   // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,
                                       dax::Access access) override;

@@ -18,8 +18,7 @@ constexpr size_t kDerivesPerRefill = 4;
 bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t slot_size_bytes) {
   if (kind == SlotKind::kRecord) {
     const auto* record = reinterpret_cast<const RecordHeader*>(pool.At(address));
-    return (record->kind == kValueRecord || record->kind == kFenceRecord) &&
-           record->key_size_bytes <= kMaxKeySizeBytes &&
+    return IsRecordKind(record->kind) && record->key_size_bytes <= kMaxKeySizeBytes &&
            sizeof(RecordHeader) + record->key_size_bytes + uint64_t{record->value_size_bytes} <=
                slot_size_bytes;
   }

@@ -1,0 +1,59 @@
+// What an open does about atomic batches that a crash cut short. Internal to kv/.
+//
+// Not thread-safe: before anybody else can change the store.
+#ifndef DAXKV_KV_BATCH_REDO_H_
+#define DAXKV_KV_BATCH_REDO_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "kv/batch_table.h"
+#include "kv/index.h"
+#include "kv/record.h"
+#include "kv/space.h"
+
+namespace daxkv::kv {
+
+class BatchRedo {
+ public:
+  BatchRedo(Space* space, Index* index, BatchTable* table)
+      : space_(*space), index_(*index), table_(*table) {}
+
+  // Reads the batches that the table names, and verifies every record of theirs.
+  //   kDataLoss  the table, or one of their records, is damaged: the batch may be half applied and
+  //              can't be completed
+  absl::Status Read(bool after_crash);
+  bool empty() const { return operations_.empty(); }
+  // Slots that are live until Apply is done, whatever the index says.
+  bool Needs(Address address) const { return slots_.contains(address); }
+
+  // Applies them and clears the table. A crash meanwhile leaves the table as it is, and the next
+  // open does the same again. Statuses of Index::UpsertSorted; kInternal.
+  absl::Status Apply();
+  // Afterwards, with an oracle that no longer calls them live: gives the slots back.
+  void Release();
+
+ private:
+  struct Operation {
+    RecordView record;
+    uint64_t sequence;
+  };
+  absl::Status ReadBatch(Address batch_record);
+  // A record that stays, faulted in and verified.
+  absl::StatusOr<RecordView> ReadRecord(Address address) const;
+  // What still has to be done for `operations_`.
+  absl::Status CollectEntries(std::vector<Index::GroupEntry>* entries);
+
+  Space& space_;
+  Index& index_;
+  BatchTable& table_;
+  std::vector<Operation> operations_;
+  absl::flat_hash_set<Address> slots_;
+  absl::flat_hash_set<Address> published_;  // Those that the index refers to afterwards.
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_BATCH_REDO_H_

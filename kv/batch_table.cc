@@ -1,0 +1,75 @@
+#include "kv/batch_table.h"
+
+#include "absl/strings/str_cat.h"
+#include "kv/record.h"
+
+namespace daxkv::kv {
+namespace {
+
+constexpr unsigned kSealShift = 48;
+constexpr size_t kAddressSizeBytes = kSealShift / 8;
+
+uint64_t Sealed(unsigned word, Address address) {
+  const uint64_t seal = Crc32c(word + 1, &address, kAddressSizeBytes) & 0xffff;
+  return address | seal << kSealShift;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Address>> BatchTable::Pending(bool after_crash) {
+  if (after_crash) {
+    memory_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
+    absl::Status drained = memory_.Drain();
+    if (!drained.ok()) return drained;
+  }
+  std::vector<Address> records;
+  for (unsigned word = 0; word < kBatchTableWords; ++word) {
+    if (words_[word] == 0) continue;
+    const Address address = words_[word] & kAddressMask;
+    if (words_[word] != Sealed(word, address)) {
+      return absl::DataLossError(absl::StrCat("batch table: word ", word, " is damaged (",
+                                              absl::Hex(words_[word], absl::kZeroPad16),
+                                              "); a batch may be half applied"));
+    }
+    records.push_back(address);
+  }
+  return records;
+}
+
+absl::Status BatchTable::Forget() {
+  for (unsigned word = 0; word < kBatchTableWords; ++word) words_[word] = 0;
+  memory_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
+  return memory_.Drain();
+}
+
+unsigned BatchTable::Claim() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  released_.wait(lock, [this] { return ~claimed_ != 0; });
+  const unsigned word = static_cast<unsigned>(__builtin_ctz(~claimed_));
+  claimed_ |= uint32_t{1} << word;
+  return word;
+}
+
+void BatchTable::Release(unsigned word) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    claimed_ &= ~(uint32_t{1} << word);
+  }
+  released_.notify_one();
+}
+
+// Only the word's claimer stores it, and nobody reads it before the next open: a plain order would
+// do, but the store must be a single one.
+absl::Status BatchTable::StoreWord(unsigned word, uint64_t value) {
+  __atomic_store_n(&words_[word], value, __ATOMIC_RELEASE);
+  memory_.Flush(&words_[word], sizeof(uint64_t));
+  return memory_.Drain();
+}
+
+absl::Status BatchTable::Store(unsigned word, Address batch_record) {
+  return StoreWord(word, Sealed(word, batch_record));
+}
+
+absl::Status BatchTable::Clear(unsigned word) { return StoreWord(word, 0); }
+
+}  // namespace daxkv::kv

@@ -1,0 +1,61 @@
+// The batch table in the pool's root area: which atomic batches are committed and not yet wholly
+// applied. To the byte: format.h.
+//
+// Thread safety: every method from any thread at the same time, except Pending and Forget, which
+// belong to the open.
+//
+// Invariants
+//   T1  A word is claimed before the first leaf is locked, and given back after the last is unlocked,
+//       so that who waits for a word holds nothing that another batch waits for.
+//   T2  A word that was stored is cleared, durably, before the leaves of its batch are unlocked; or,
+//       after a crash, by the redo.
+#ifndef DAXKV_KV_BATCH_TABLE_H_
+#define DAXKV_KV_BATCH_TABLE_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kv/format.h"
+#include "kv/memory.h"
+
+namespace daxkv::kv {
+
+class BatchTable {
+ public:
+  // `words`: kBatchTableWords of them, in the pool.
+  BatchTable(Memory* memory, uint64_t* words) : memory_(*memory), words_(words) {}
+
+  // For the open, before anything else is changed: the batch records that words lead to. After a
+  // crash it first makes the words durable as they are: the process that stored or cleared one may
+  // have died before it was. kDataLoss: a damaged word. kInternal: the medium failed.
+  absl::StatusOr<std::vector<Address>> Pending(bool after_crash);
+  // Clears all words, durably: their batches are applied. kInternal.
+  absl::Status Forget();
+
+  // A free word's number; waits until there is one.
+  unsigned Claim();
+  void Release(unsigned word);
+
+  // Commits the batch whose record, complete and durable, is at `batch_record`; durable on return.
+  absl::Status Store(unsigned word, Address batch_record);
+  // Everything the batch changes is durable; durable on return.
+  absl::Status Clear(unsigned word);
+
+ private:
+  absl::Status StoreWord(unsigned word, uint64_t value);
+
+  Memory& memory_;
+  uint64_t* const words_;
+  std::mutex mutex_;
+  std::condition_variable released_;
+  uint32_t claimed_ = 0;  // mutex_: a bit for each word.
+  static_assert(kBatchTableWords == 32, "claimed_ has a bit for each word");
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_BATCH_TABLE_H_

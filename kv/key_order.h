@@ -1,0 +1,31 @@
+// The order in which many keys are handled. Internal to kv/.
+#ifndef DAXKV_KV_KEY_ORDER_H_
+#define DAXKV_KV_KEY_ORDER_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <vector>
+
+namespace daxkv::kv {
+
+// Positions 0..count-1 in ascending order of key_of(position), the last one only of those with the
+// same key.
+template <typename KeyOf>
+std::vector<size_t> DistinctInKeyOrder(size_t count, KeyOf key_of) {
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return key_of(a) < key_of(b); });
+  size_t kept = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const bool superseded = i + 1 < order.size() && key_of(order[i]) == key_of(order[i + 1]);
+    if (!superseded) order[kept++] = order[i];
+  }
+  order.resize(kept);
+  return order;
+}
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_KEY_ORDER_H_
