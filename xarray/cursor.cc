@@ -84,8 +84,8 @@ Entry BasicCursor<kSlotShift>::Search(uint64_t index, uint64_t last, int mark) {
   return NotFound(last);
 }
 
-// Where a search goes on that has done with an entry of `node`, `index` lying just behind: there, or
-// in the node above. Null: from the top.
+// Where a search goes on at `index`, just behind an entry of `node`: there, or in the node above.
+// Null: from the top.
 template <unsigned kSlotShift>
 auto BasicCursor<kSlotShift>::Onwards(Node* node, Node** above, uint64_t index) -> Node* {
   if (node->SlotOf(index) != 0) return node;

@@ -2,8 +2,7 @@
 //
 //   bits ...00   null (all zero) or a pointer aligned to 4 bytes or more
 //   bits ...x1   a value: 63 bits of the caller's own
-//   bits ...10   internal: sibling, node, retry, reserved. The array's own; no call ever returns
-//   one
+//   bits ...10   internal: sibling, node, retry, reserved. The array's own: no call returns one
 #ifndef DAXKV_XARRAY_ENTRY_H_
 #define DAXKV_XARRAY_ENTRY_H_
 
@@ -41,7 +40,7 @@ class Entry {
   // Of a pointer or null entry only.
   template <typename T>
   T* pointer() const {
-    return reinterpret_cast<T*>(static_cast<uintptr_t>(raw_));
+    return reinterpret_cast<T*>(static_cast<uintptr_t>(raw_));  // NOLINT(*-no-int-to-ptr)
   }
 
   friend constexpr bool operator==(Entry a, Entry b) { return a.raw_ == b.raw_; }
@@ -71,7 +70,7 @@ class Entry {
   constexpr unsigned sibling_slots() const { return static_cast<unsigned>(raw_ >> 8); }
   template <typename N>
   N* node() const {
-    return reinterpret_cast<N*>(static_cast<uintptr_t>(raw_ - 2));
+    return reinterpret_cast<N*>(static_cast<uintptr_t>(raw_ - 2));  // NOLINT(*-no-int-to-ptr)
   }
 
  private:

@@ -146,8 +146,8 @@ auto NodePool<kBlockBytes>::AddRegion() -> Region* {
 
 template <size_t kBlockBytes>
 void NodePool<kBlockBytes>::FreeToRegion(FreeBlock* block) {
-  Region* region =
-      reinterpret_cast<Region*>(reinterpret_cast<uintptr_t>(block) & ~(kRegionBytes - 1));
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) % kRegionBytes;
+  Region* region = reinterpret_cast<Region*>(reinterpret_cast<char*>(block) - offset);
   if (region->full()) Link(region);
   block->next = region->free;
   region->free = block;

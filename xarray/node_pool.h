@@ -32,7 +32,7 @@ class NodePool {
   // A block aligned to 64 bytes with indeterminate content; null if the system has no memory.
   void* Allocate();
   // Takes back a block of Allocate.
-  void Free(void* block);
+  void Free(void* memory);
 
   // Gives the calling thread's own blocks back; happens by itself when a thread ends.
   void FlushThread();

@@ -21,6 +21,11 @@
 //     callback.
 // R4. After fork() only the forking thread lives on. A child that uses RCU must be forked while no
 //     other thread is inside a read section; a child that only execs is always fine.
+// R5. At fork() the callback thread is stopped first, since it may want any lock; only then may
+//     locks be taken that callbacks need, and they are given back before it goes on. Prepare
+//     handlers run in the reverse order of pthread_atfork, and this wrapper's is installed at the
+//     first use of RCU: so whoever owns such a lock installs its handlers before that, as
+//     node_pool.cc does before main().
 //
 // ThreadSanitizer knows the order that RCU gives: the end of a read section happens before the end
 // of the next grace period, and a deferred callback happens after both its Defer and that grace
@@ -41,7 +46,7 @@
 // liburcu asks for this name before it shows the few-line read functions that may be inlined under
 // any licence. Under ThreadSanitizer the library's own, uninstrumented copies are called instead.
 #if !defined(DAXKV_RCU_TSAN) && !defined(_LGPL_SOURCE)
-#define _LGPL_SOURCE
+#define _LGPL_SOURCE  // NOLINT(bugprone-reserved-identifier): liburcu's choice
 #endif
 #include <urcu/urcu-memb.h>
 

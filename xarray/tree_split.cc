@@ -56,6 +56,7 @@ bool Tree<kSlotShift>::Split(const Place& place, uint64_t index, unsigned new_or
   node->EndTies();
   for (unsigned i = 0; i < place.slots; i += piece_slots) TellBelow(made[i]);
   Tell(node);
+  Shrink();  // an entry of a higher order kept the top where it was
   return true;
 }
 

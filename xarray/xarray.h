@@ -3,6 +3,7 @@
 // It is a radix tree of 64-slot nodes. Dense or clustered indices cost about 9 bytes each, and a
 // lookup is one load per level. What sets it apart from other maps:
 //
+//   entry   What is stored: a pointer, or a value of 63 bits, in one word (entry.h).
 //   order   An entry may cover 2^order aligned indices at once. It is stored once; every covered
 //           index finds it, and the array tells its order: callers never need to know it ahead.
 //   tie     The slots that one such entry takes up in its node.
@@ -24,9 +25,11 @@
 //
 //   every plain call of this class            | nothing: they take what they need
 //   LoadUnderRcu                              | an RCU section, or the lock
+//   empty, AnyMarked                          | nothing: one load
 //   Entries, MarkedEntries (entry_range.h)    | nothing: the range holds an RCU section
 //   Cursor, reading                           | an RCU section, or the lock
 //   Cursor, changing                          | the lock; Reserve() before it, if memory lacks
+//   NodeObserver, when called                 | the lock is held; lock-free calls only
 //
 // typed_xarray.h is a front end over pointers and integers. tests/xarray/examples_test.cc has these
 // headers' examples, to run.
@@ -232,8 +235,10 @@ class BasicXArray {
   friend class TreeInspector;  // of the tests
 
   mutable internal::Tree<kSlotShift> tree_;  // const calls read it through a cursor
-  // In a cache line of its own: writers must not take the head from readers.
-  alignas(64) WriterLock lock_;
+  // Keeps the lock in another cache line than the head, which readers want. By distance, because
+  // g++ 12's AddressSanitizer misplaces aligned objects on the stack (GCC bug 110027).
+  [[maybe_unused]] char apart_[64];
+  WriterLock lock_;
 };
 
 using XArray = BasicXArray<6>;

@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "xarray/cursor.h"
 #include "xarray/entry_range.h"
+#include "xarray/node_observer.h"
 #include "xarray/typed_xarray.h"
 #include "xarray/xarray.h"
 
@@ -56,6 +59,57 @@ TEST(ExamplesTest, CursorStoresWhatHasNoConflict) {
     ASSERT_TRUE(cursor.Reserve().ok());
   }
   EXPECT_EQ(array.Lookup(1000)->first, 512u);
+}
+
+// A range stored under one lock: all of it, or, without memory, nothing.
+TEST(ExamplesTest, CursorCreatesARangeAndStoresIt) {
+  XArray array;
+  Cursor cursor(array);
+  for (;;) {
+    std::unique_lock<XArray> lock(array);
+    cursor.Set(1000);
+    if (cursor.CreateRange(1999).ok()) {
+      for (uint64_t index = 1000; index < 2000; ++index) {
+        cursor.Set(index);
+        ASSERT_TRUE(cursor.Store(Entry::Value(index)).ok());
+      }
+      break;
+    }
+    lock.unlock();
+    ASSERT_TRUE(cursor.Reserve().ok());
+  }
+  EXPECT_EQ(array.Load(1999), Entry::Value(1999));
+}
+
+// The example of node_observer.h.
+class Shadows : public NodeObserver {
+ public:
+  void NodeChanged(const NodeState& node) override {
+    if (node.taken > 0 && node.values == node.taken) {
+      only_notes_[node.node] = {node.first, node.last};
+    } else {
+      only_notes_.erase(node.node);
+    }
+  }
+  // The indices of one node that holds only notes; nobody may be changing the array.
+  std::pair<uint64_t, uint64_t> Oldest() const { return only_notes_.begin()->second; }
+  bool empty() const { return only_notes_.empty(); }
+
+ private:
+  std::map<const void*, std::pair<uint64_t, uint64_t>> only_notes_;
+};
+
+TEST(ExamplesTest, ObserverFindsNodesToFree) {
+  Shadows shadows;
+  XArray pages(InPlaceExchange::kAllowed, &shadows);
+  alignas(8) static char page[8];
+  ASSERT_TRUE(pages.Store(5000, 0, Entry::Pointer(page)).ok());
+  EXPECT_TRUE(shadows.empty());
+  ASSERT_TRUE(pages.Store(5000, 0, Entry::Value(1)).ok());  // the page is gone, its note stays
+  const auto [first, last] = shadows.Oldest();
+  EXPECT_EQ(pages.EraseRange(first, last), 1u);
+  EXPECT_TRUE(pages.empty());
+  EXPECT_TRUE(shadows.empty());
 }
 
 TEST(ExamplesTest, ReservedAndFreeIndices) {

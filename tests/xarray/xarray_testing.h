@@ -70,6 +70,7 @@ class TreeInspector {
     }
     const auto* top = head.template node<internal::Node<kSlotShift>>();
     if (top->parent != nullptr) return "the top node has a parent";
+    if (top->count == 1 && top->Load(0).is_node()) return "the tree is higher than need be";
     for (unsigned mark = 0; mark < kMarks; ++mark) {
       if (top->AnyMarked(mark) != tree.Marked(static_cast<Mark>(mark))) {
         return absl::StrCat("the array's own mark ", mark, " disagrees with the top node's");
