@@ -29,7 +29,6 @@ constexpr uint64_t kRootTypeNumber = 1;
 constexpr uint64_t kSegmentTypeNumber = 2;
 constexpr uint64_t kRootAlignment = 64;
 constexpr std::string_view kPoolSignature("PMEMOBJ\0", 8);
-constexpr uint64_t kChunkBytes = 256 << 10;  // libpmemobj's unit for large objects.
 
 // Runs `call`, which may throw as libpmemobj-cpp does.
 template <typename Call>
@@ -214,49 +213,72 @@ absl::Status ObjectHeap::Extend(uint64_t size_bytes) {
       absl::StrCat("cannot grow the pool by ", size_bytes, " bytes: ", pmemobj_errormsg()));
 }
 
-absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes) {
+absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes,
+                                       const Reserve& reserve) {
   if (root_->segment_count >= kMaxSegments) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the pool has all the ", kMaxSegments, " segments that it can have"));
   }
-  bool appended = false;
-  const absl::Status status = Translate("add a segment", [&] {
-    const uint64_t least_chunks =
-        std::max<uint64_t>((least_bytes + kChunkBytes - 1) / kChunkBytes, 1);
-    uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
-    while (true) {
-      // A page below whole chunks: room for libpmemobj's own header.
-      appended = TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes);
-      if (appended || chunks == least_chunks) break;
-      // Ever smaller, and the least that will do in the end.
-      chunks = std::max(chunks - std::max<uint64_t>(chunks / 64, 1), least_chunks);
-    }
-  });
-  if (!status.ok() || appended) return status;
+  const uint64_t least_chunks =
+      std::max<uint64_t>((least_bytes + kChunkBytes - 1) / kChunkBytes, 1);
+  uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
+  while (true) {
+    // A page below whole chunks: room for libpmemobj's own header.
+    const absl::StatusOr<bool> appended =
+        TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes, reserve);
+    if (!appended.ok()) return appended.status();
+    if (*appended) return absl::OkStatus();
+    if (chunks == least_chunks) break;
+    // Ever smaller, and the least that will do in the end.
+    chunks = std::max(chunks - std::max<uint64_t>(chunks / 64, 1), least_chunks);
+  }
   return absl::ResourceExhaustedError(
       absl::StrCat("the pool's heap has no object of ", least_bytes, " bytes"));
 }
 
-bool ObjectHeap::TryAppendSegment(uint64_t size_bytes) {
+absl::StatusOr<bool> ObjectHeap::TryAppendSegment(uint64_t size_bytes, const Reserve& reserve) {
   bool appended = false;
-  pmem::obj::transaction::run(pool_, [&] {
-    // No flush by libpmemobj: it would write back every page of the segment.
-    const PMEMoid object = pmemobj_tx_xalloc(size_bytes, kSegmentTypeNumber,
-                                             POBJ_XALLOC_NO_FLUSH | POBJ_XALLOC_NO_ABORT);
-    if (OID_IS_NULL(object)) return;
-    const uint64_t used_bytes = Segment::Format(base(), object.off, size_bytes);
-    if (used_bytes == 0) {
-      pmemobj_tx_free(object);
-      return;
-    }
-    pool_.persist(base() + object.off, used_bytes);
-    const uint64_t count = root_->segment_count;
-    root_->segments[count].object_offset = object.off;
-    root_->segments[count].object_size_bytes = size_bytes;
-    root_->segment_count = count + 1;
-    appended = true;
+  absl::Status reserved;
+  const absl::Status status = Translate("add a segment", [&] {
+    pmem::obj::transaction::run(pool_, [&] {
+      // No flush by libpmemobj: it would write back every page of the segment.
+      const PMEMoid object = pmemobj_tx_xalloc(size_bytes, kSegmentTypeNumber,
+                                               POBJ_XALLOC_NO_FLUSH | POBJ_XALLOC_NO_ABORT);
+      if (OID_IS_NULL(object)) return;
+      reserved = reserve(object.off, Segment::FormatBytes(object.off, size_bytes));
+      const uint64_t used_bytes =
+          reserved.ok() ? Segment::Format(base(), object.off, size_bytes) : 0;
+      if (used_bytes == 0) {
+        pmemobj_tx_free(object);
+        return;
+      }
+      pool_.persist(base() + object.off, used_bytes);
+      const uint64_t count = root_->segment_count;
+      root_->segments[count].object_offset = object.off;
+      root_->segments[count].object_size_bytes = size_bytes;
+      root_->segment_count = count + 1;
+      appended = true;
+    });
   });
+  if (!status.ok()) return status;
+  if (!reserved.ok()) return reserved;
   return appended;
+}
+
+absl::Status ObjectHeap::RemoveSegment(uint64_t number) {
+  return Translate("give a segment back", [&] {
+    pmem::obj::transaction::run(pool_, [&] {
+      PMEMoid object = pmemobj_oid(base_ + root_->segments[number].object_offset);
+      if (OID_IS_NULL(object)) throw pmem::transaction_free_error("no such object");
+      const uint64_t last = root_->segment_count - 1;
+      root_->segments[number].object_offset = root_->segments[last].object_offset.get_ro();
+      root_->segments[number].object_size_bytes = root_->segments[last].object_size_bytes.get_ro();
+      root_->segments[last].object_offset = 0;
+      root_->segments[last].object_size_bytes = 0;
+      root_->segment_count = last;
+      pmemobj_tx_free(object);
+    });
+  });
 }
 
 void ObjectHeap::StoreDurably(pmem::obj::p<uint64_t>& word, uint64_t value) {

@@ -6,6 +6,7 @@
 #define DAXKV_DAX_OBJECT_HEAP_H_
 
 #include <cstdint>
+#include <functional>
 #include <libpmemobj++/pool.hpp>
 #include <memory>
 #include <string>
@@ -57,9 +58,18 @@ class ObjectHeap {
   absl::Status Extend(uint64_t size_bytes);
   // Takes an object of at most `most_bytes`, as large as the heap allows but not below
   // `least_bytes`, formats it as a segment and enters it in the segment table: all in one
-  // transaction, whose commit is the commit point. A crash before it leaves no trace.
+  // transaction, whose commit is the commit point. A crash before it leaves no trace. `reserve`
+  // gives the bytes blocks that the format is about to be written to; its error is returned.
   //   kResourceExhausted  the heap has no object of that size, or the table is full
-  absl::Status AppendSegment(uint64_t most_bytes, uint64_t least_bytes);
+  using Reserve = std::function<absl::Status(uint64_t offset, uint64_t size_bytes)>;
+  absl::Status AppendSegment(uint64_t most_bytes, uint64_t least_bytes, const Reserve& reserve);
+  // Gives the object of a segment without runs back to libpmemobj and moves the table's last entry
+  // to its place: one transaction, whose commit is the commit point. A crash before it leaves the
+  // segment as it was; after it, the object is free heap.
+  absl::Status RemoveSegment(uint64_t number);
+  // libpmemobj's unit for large objects, which begin kObjectHeaderBytes at most after its start.
+  static constexpr uint64_t kChunkBytes = 256 << 10;
+  static constexpr uint64_t kObjectHeaderBytes = 64;
   // Stores one word of the root, durably. The 8-byte store commits it.
   void StoreDurably(pmem::obj::p<uint64_t>& word, uint64_t value);
 
@@ -68,7 +78,7 @@ class ObjectHeap {
   void WriteRoot();
   absl::Status Protect(const Protection& protection);
   absl::Status FindRoot(const std::string& path);
-  bool TryAppendSegment(uint64_t size_bytes);
+  absl::StatusOr<bool> TryAppendSegment(uint64_t size_bytes, const Reserve& reserve);
 
   pmem::obj::pool<RootObject> pool_;
   char* base_ = nullptr;

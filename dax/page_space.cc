@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "xarray/rcu.h"
 
 namespace daxkv::dax {
 namespace {
@@ -107,7 +108,9 @@ absl::Status PageSpace::ReserveBlocks(const Taken& taken, uint64_t pages, uint64
   return status;
 }
 
+// The segment stays while it has the run.
 absl::StatusOr<uint64_t> PageSpace::WordOfRun(const Run& run, Segment** segment) const {
+  const rcu::ReadGuard guard;
   *segment = index_.Find(run.first_page);
   if (*segment != nullptr) {
     const uint64_t word = (*segment)->Word(run.first_page).load(std::memory_order_acquire);
@@ -140,21 +143,23 @@ absl::Status PageSpace::ReleaseRun(const Run& run) {
   absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
   if (!word.ok()) return word.status();
   {
+    const Lock lock(mutex_);
+    // If somebody else released the run, its segment may have gone, too.
+    const bool there = index_.Find(run.first_page) == segment;
     // Before the word goes: a later walk would take the pages for free, and GiveBack free them
     // again.
-    const Lock lock(mutex_);
-    const absl::Status built = Build(*segment);
+    const absl::Status built = there ? Build(*segment) : absl::OkStatus();
     if (!built.ok()) return built;
+    // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
+    // blocks that Trim finds. Durable even for a reserved run, whose word may have reached the
+    // medium by itself: it must not come back inside a later run.
+    if (!there || !segment->Word(run.first_page)
+                       .compare_exchange_strong(*word, 0, std::memory_order_acq_rel,
+                                                std::memory_order_relaxed)) {
+      return absl::NotFoundError(absl::StrCat("somebody else released the ", Describe(run)));
+    }
   }
-  // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
-  // blocks that Trim finds. Durable even for a reserved run, whose word may have reached the medium
-  // by itself: it must not come back inside a later run.
-  std::atomic<uint64_t>& place = segment->Word(run.first_page);
-  if (!place.compare_exchange_strong(*word, 0, std::memory_order_acq_rel,
-                                     std::memory_order_relaxed)) {
-    return absl::NotFoundError(absl::StrCat("somebody else released the ", Describe(run)));
-  }
-  persister_.Flush(&place, sizeof(place));
+  persister_.Flush(&segment->Word(run.first_page), sizeof(uint64_t));
   const absl::Status durable = persister_.Drain();
   // Without that the pages must not be used again: they stay out of the allocator until the next
   // open, which sees whether the word is there.
@@ -222,21 +227,46 @@ void PageSpace::Quarantine(uint64_t page) {
 }
 
 absl::StatusOr<Run> PageSpace::FindRun(uint64_t page) const {
+  const rcu::ReadGuard guard;
   const Segment* segment = index_.Find(page);
   if (segment != nullptr) return segment->FindRun(page, open_epoch_);
   return absl::NotFoundError(absl::StrCat("page ", page, " lies in no segment"));
 }
 
-absl::Status PageSpace::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
+absl::Status PageSpace::NextRuns(uint64_t from, std::vector<Run>* runs) const {
+  constexpr size_t kMostRuns = 256;
+  runs->clear();
+  const rcu::ReadGuard guard;
+  absl::Status status;
   for (const Segment* segment : index_.All()) {
-    const absl::Status status = segment->Walk(
-        open_epoch_, [&](const Run& run) { return run.live ? visit(run) : absl::OkStatus(); }, {});
-    if (!status.ok()) return status;
+    if (!status.ok() || segment->end_page() <= from) continue;
+    status =
+        segment->Walk(open_epoch_, from,
+                      [&](const Run& run) {
+                        if (run.live) runs->push_back(run);
+                        return runs->size() < kMostRuns ? absl::OkStatus() : absl::CancelledError();
+                      },
+                      {});
   }
-  return absl::OkStatus();
+  return absl::IsCancelled(status) ? absl::OkStatus() : status;
+}
+
+// In batches: while a visitor works, segments may go.
+absl::Status PageSpace::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
+  std::vector<Run> runs;
+  for (uint64_t from = 0;;) {
+    const absl::Status walked = NextRuns(from, &runs);
+    for (const Run& run : runs) {
+      const absl::Status status = visit(run);
+      if (!status.ok()) return status;
+    }
+    if (!walked.ok() || runs.empty()) return walked;
+    from = runs.back().first_page + runs.back().pages;
+  }
 }
 
 bool PageSpace::Contains(uint64_t offset, uint64_t size_bytes) const {
+  const rcu::ReadGuard guard;
   const Segment* segment = index_.Find(offset / kPageSizeBytes);
   return segment != nullptr && size_bytes <= segment->end_page() * kPageSizeBytes - offset;
 }
@@ -247,7 +277,7 @@ absl::Status PageSpace::AddStats(PoolStats& stats) {
     absl::Status status = Build(*segment);
     if (!status.ok()) return status;
     uint64_t live_pages = 0;
-    status = segment->Walk(open_epoch_,
+    status = segment->Walk(open_epoch_, segment->first_page(),
                            [&](const Run& run) {
                              if (run.live) live_pages += run.pages;
                              return absl::OkStatus();

@@ -58,7 +58,7 @@ class PageSpace {
   // fresh blocks for it if the medium can. Pages of runs wait for their run's release.
   void Quarantine(uint64_t page);
 
-  // Punches all free pages.
+  // Punches all free pages, and gives segments without runs back to libpmemobj.
   absl::Status Trim();
   // Punches the free pages that have blocks or may have: cheap after a session that changed little.
   absl::Status TrimKnown();
@@ -77,7 +77,10 @@ class PageSpace {
   absl::Status Grow(uint64_t pages);
   absl::Status ExtendHeap(uint64_t least_bytes);
   absl::Status VerifyMapping() const;
-  absl::Status AppendSegments(uint64_t least_bytes);
+  // `fresh_offset`: from there on the heap's free memory has all its blocks.
+  absl::Status AppendSegments(uint64_t least_bytes, uint64_t fresh_offset);
+  absl::Status ReserveChunkStarts();
+  absl::Status ReturnEmptySegments();
   absl::StatusOr<Segment*> AttachEntry(uint64_t number);
   absl::Status PunchSpare();
   absl::Status PunchFree(Segment& segment);
@@ -91,6 +94,8 @@ class PageSpace {
   // Those of the pages, which are in no run and were `punched`, that stay lost. The others have
   // fresh blocks, are mapped again and off the list, durably.
   std::vector<uint64_t> Restore(uint64_t first_page, uint64_t pages, bool punched);
+  // The next live runs from a page on, some hundred of them at most; none: the end.
+  absl::Status NextRuns(uint64_t from, std::vector<Run>* runs) const;
   // The word of a run that the caller says it holds; kNotFound when there is no such run.
   absl::StatusOr<uint64_t> WordOfRun(const Run& run, Segment** segment) const;
 

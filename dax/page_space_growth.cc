@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "dax/huge_pages.h"
 #include "dax/page_space.h"
+#include "xarray/rcu.h"
 
 namespace daxkv::dax {
 namespace {
@@ -77,26 +79,60 @@ absl::Status PageSpace::VerifyMapping() const {
 
 absl::Status PageSpace::TakeWholeHeap() {
   const Lock lock(mutex_);
-  return AppendSegments(kLeastSegmentBytes);
+  return AppendSegments(kLeastSegmentBytes, 0);
 }
 
 // Makes segments from what the heap has, while it has objects of `least_bytes`.
-absl::Status PageSpace::AppendSegments(uint64_t least_bytes) {
+absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offset) {
   const uint64_t most_bytes = std::min(kMostSegmentBytes, files_.size_bytes());
+  const auto reserve = [this](uint64_t offset, uint64_t size_bytes) {
+    const uint64_t first = offset & ~(kPageSizeBytes - 1);
+    return files_.Reserve(first, RoundUp(offset + size_bytes, kPageSizeBytes) - first);
+  };
   while (true) {
-    const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes);
+    const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
     if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
     if (!appended.ok()) return appended;
-    const absl::StatusOr<Segment*> segment = AttachEntry(segments_.size());
-    if (!segment.ok()) return segment.status();
-    absl::Status status = Build(**segment);
+    const absl::StatusOr<Segment*> attached = AttachEntry(segments_.size());
+    if (!attached.ok()) return attached.status();
+    Segment& segment = **attached;
+    absl::Status status = Build(segment);
     if (!status.ok()) return status;
     // A failure to punch costs blocks, nothing else.
-    files_.Punch((*segment)->gap_offset(), (*segment)->gap_bytes()).IgnoreError();
-    (*segment)->spare().Set(0, (*segment)->pages());
-    const bool small = (*segment)->pages() * kPageSizeBytes < kKeepBlocksFromBytes;
-    if (small) PunchFree(**segment).IgnoreError();
+    files_.Punch(segment.gap_offset(), segment.gap_bytes()).IgnoreError();
+    // Rounded up without an overflow.
+    const uint64_t fresh_page =
+        fresh_offset / kPageSizeBytes + (fresh_offset % kPageSizeBytes != 0);
+    const uint64_t first_fresh = std::clamp(fresh_page, segment.first_page(), segment.end_page());
+    segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
+    segment.may_hide_blocks = first_fresh != segment.first_page();
+    const bool small = segment.pages() * kPageSizeBytes < kKeepBlocksFromBytes;
+    if (small || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
   }
+}
+
+// Heap that was a segment before has holes, and libpmemobj writes a header where it puts an object:
+// at a chunk's start. Those bytes get their blocks first, in all that is no segment's now. The first
+// segment, which always stays, tells where chunks start.
+absl::Status PageSpace::ReserveChunkStarts() {
+  constexpr uint64_t kChunk = ObjectHeap::kChunkBytes;
+  const uint64_t phase = segments_.front()->object_offset() % kChunk;
+  absl::Status status;
+  const auto reserve_between = [&](uint64_t first, uint64_t end) {
+    for (uint64_t start = first / kChunk * kChunk + phase; start < end && status.ok();
+         start += kChunk) {
+      const uint64_t header = start - std::min(start, ObjectHeap::kObjectHeaderBytes);
+      const uint64_t page = header & ~(kPageSizeBytes - 1);
+      if (start >= first) status = files_.Reserve(page, RoundUp(start, kPageSizeBytes) - page);
+    }
+  };
+  uint64_t seen = 0;
+  for (const Segment* segment : index_.All()) {
+    reserve_between(seen, segment->object_offset());
+    seen = segment->object_end();
+  }
+  reserve_between(seen, files_.size_bytes());
+  return status;
 }
 
 absl::Status PageSpace::Grow(uint64_t pages) {
@@ -107,18 +143,20 @@ absl::Status PageSpace::Grow(uint64_t pages) {
     });
   };
   if (heap_may_have_rest_) {
-    heap_may_have_rest_ = false;
-    const absl::Status status = AppendSegments(kLeastSegmentBytes);
+    absl::Status status = ReserveChunkStarts();
+    if (status.ok()) status = AppendSegments(kLeastSegmentBytes, UINT64_MAX);
+    heap_may_have_rest_ = !status.ok();
     if (!status.ok() || fits()) return status;
   }
   // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
   for (int attempt = 0; attempt < 3; ++attempt) {
+    const uint64_t fresh_offset = files_.size_bytes();
     absl::Status status = ExtendHeap(least_bytes);
     if (status.ok()) status = files_.AddNewParts();
     if (status.ok()) status = VerifyMapping();
     if (status.ok() && huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
-    if (status.ok()) status = AppendSegments(least_bytes);
-    if (status.ok()) status = AppendSegments(kLeastSegmentBytes);
+    if (status.ok()) status = AppendSegments(least_bytes, fresh_offset);
+    if (status.ok()) status = AppendSegments(kLeastSegmentBytes, fresh_offset);
     if (!status.ok() || fits()) return status;
   }
   return absl::ResourceExhaustedError(
@@ -192,6 +230,43 @@ absl::Status PageSpace::Trim() {
   const Lock lock(mutex_);
   absl::Status status;
   for (const std::unique_ptr<Segment>& segment : segments_) status.Update(PunchFree(*segment));
+  status.Update(ReturnEmptySegments());
+  return status;
+}
+
+// Neighbouring ones become one object in libpmemobj's hands, and a larger segment when the pool next
+// grows. The first one stays, for ReserveChunkStarts and so that a small pool does not come and go.
+absl::Status PageSpace::ReturnEmptySegments() {
+  std::vector<uint64_t> empty;  // Numbers, descending: the table's end moves down.
+  for (uint64_t number = segments_.size(); number-- > 1;) {
+    Segment& segment = *segments_[number];
+    const bool has_runs =
+        segment.allocator() == nullptr || segment.allocator()->free_pages() != segment.pages();
+    // A lost page must stay known as one.
+    const bool has_lost = !bad_pages_.In(segment.first_page(), segment.end_page()).empty();
+    if (!has_runs && !has_lost) empty.push_back(number);
+  }
+  if (empty.empty()) return absl::OkStatus();
+  for (const uint64_t number : empty) index_.Remove(segments_[number].get());
+  rcu::Synchronize();  // Nobody reads their words any more.
+  index_.ForgetOld();
+  absl::Status status;
+  for (const uint64_t number : empty) {
+    Segment& segment = *segments_[number];
+    if (status.ok()) status = heap_.RemoveSegment(number);
+    if (!status.ok()) {
+      index_.Insert(&segment);
+      continue;
+    }
+    heap_may_have_rest_ = true;
+    // The descriptor words'; the first page stays for the header of the next object there.
+    const uint64_t words = RoundUp(segment.object_offset(), kPageSizeBytes);
+    if (words < segment.gap_offset()) {
+      files_.Punch(words, segment.gap_offset() - words).IgnoreError();
+    }
+    std::swap(segments_[number], segments_.back());
+    segments_.pop_back();
+  }
   return status;
 }
 

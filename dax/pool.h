@@ -240,7 +240,9 @@ class Pool {
   // kPageCache, a fence elsewhere.
   absl::Status Sync();
 
-  // Punches the spare blocks of free pages. Returns the bytes given back: 0 on a device, whose
+  // Punches the spare blocks of free pages, and gives segments without runs (but the first) back to
+  // libpmemobj, each by one transaction: the pool's next growth makes segments of that memory, of
+  // neighbours one, before it adds to the files. Returns the bytes given back: 0 on a device, whose
   // space is always all its own and is reused inside the pool.
   absl::StatusOr<uint64_t> Trim();
 

@@ -53,7 +53,7 @@ struct PoolRoot {
   pmem::obj::p<uint64_t> unused_count[7];
   // Bytes 192..4287: the layer above's.
   char root_area[Pool::kRootAreaSizeBytes];
-  // Bytes 4288..69823, in the order of creation.
+  // Bytes 4288..69823, in no order.
   SegmentEntry segments[kMaxSegments];
   // Bytes 69824..73919: the lost data pages (bad_pages.h), in no order; each word commits by its own
   // store. 0: none. Else bits 0..39 the page number, bits 40..63 the low bits of the complement of

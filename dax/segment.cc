@@ -41,14 +41,20 @@ uint32_t Checksum(const void* bytes, size_t size_bytes) {
   return ~crc32_iscsi(input, static_cast<int>(size_bytes), ~0u);
 }
 
+uint64_t Segment::FormatBytes(uint64_t object_offset, uint64_t object_size_bytes) {
+  const SegmentHeader header = LayOut(object_offset, object_size_bytes);
+  if (header.pages == 0) return 0;
+  const uint64_t header_offset = RoundUp(object_offset, 64);
+  return header_offset - object_offset + sizeof(header) + header.pages * sizeof(uint64_t);
+}
+
 uint64_t Segment::Format(char* base, uint64_t object_offset, uint64_t object_size_bytes) {
   const SegmentHeader header = LayOut(object_offset, object_size_bytes);
   if (header.pages == 0) return 0;
   const uint64_t header_offset = RoundUp(object_offset, 64);
   std::memcpy(base + header_offset, &header, sizeof(header));
-  const uint64_t words_bytes = header.pages * sizeof(uint64_t);
-  std::memset(base + header_offset + sizeof(header), 0, words_bytes);
-  return header_offset - object_offset + sizeof(header) + words_bytes;
+  std::memset(base + header_offset + sizeof(header), 0, header.pages * sizeof(uint64_t));
+  return FormatBytes(object_offset, object_size_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Segment>> Segment::Attach(char* base, uint64_t pool_size_bytes,
@@ -123,10 +129,10 @@ absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
   return not_found();
 }
 
-absl::Status Segment::Walk(uint64_t open_epoch,
+absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
                            const std::function<absl::Status(const Run&)>& visit,
                            const std::function<void(uint64_t)>& stale) const {
-  for (uint64_t page = first_page_; page < end_page();) {
+  for (uint64_t page = std::max(from, first_page_); page < end_page();) {
     const uint64_t word = Word(page).load(std::memory_order_acquire);
     if (word == 0) {
       ++page;
@@ -163,7 +169,7 @@ absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
   auto allocator = std::make_unique<RunAllocator>(pages_);
   std::vector<uint64_t> stale;
   build_status_ = Walk(
-      open_epoch,
+      open_epoch, first_page_,
       [&](const Run& run) {
         allocator->Take(run.first_page - first_page_, run.pages);
         return absl::OkStatus();

@@ -28,6 +28,8 @@ class Segment {
   // from `object_offset` on, as many as are returned. 0: too small for a single page; nothing was
   // written.
   static uint64_t Format(char* base, uint64_t object_offset, uint64_t object_size_bytes);
+  // What Format will return.
+  static uint64_t FormatBytes(uint64_t object_offset, uint64_t object_size_bytes);
 
   // Checks an entry of the segment table, and the header that it leads to, against the size of the
   // pool's files. kDataLoss with the entry's number and what is wrong.
@@ -51,9 +53,11 @@ class Segment {
 
   // Pool::FindRun for a page of this segment. Lock-free.
   absl::StatusOr<Run> FindRun(uint64_t page, uint64_t open_epoch) const;
-  // Visits every run, live or reserved in this epoch, in ascending order, and checks P1.
+  // Visits every run that begins at `from` or after it, live or reserved in this epoch, in ascending
+  // order, and checks P1. `from` must not lie inside a run.
   // `stale` is called, if set, with the page of each word that an older epoch reserved.
-  absl::Status Walk(uint64_t open_epoch, const std::function<absl::Status(const Run&)>& visit,
+  absl::Status Walk(uint64_t open_epoch, uint64_t from,
+                    const std::function<absl::Status(const Run&)>& visit,
                     const std::function<void(uint64_t)>& stale) const;
 
   // What follows is guarded by the pool's allocation mutex.

@@ -1,7 +1,8 @@
 // Which segment covers a page: a sorted table that readers search without a lock.
 //
 // Segments mostly come in ascending order, so an insertion appends and publishes a count. One that
-// comes out of order makes a new table; old tables are kept, because readers may be in them.
+// comes out of order, and each that goes, makes a new table; old tables are kept until ForgetOld,
+// because readers may be in them. Readers are in RCU sections, or under the pool's allocation mutex.
 #ifndef DAXKV_DAX_SEGMENT_INDEX_H_
 #define DAXKV_DAX_SEGMENT_INDEX_H_
 
@@ -40,6 +41,18 @@ class SegmentIndex {
     // Pairs with View's acquire: who sees the table sees its content.
     current_.store(tables_.back().get(), std::memory_order_release);
   }
+
+  // One thread at a time. Readers may still be in the segment until a grace period has passed.
+  void Remove(const Segment* segment) {
+    const View view = All();
+    Table* table = AddTable();
+    Segment** end = std::copy_if(view.begin(), view.end(), table->segments,
+                                 [segment](const Segment* other) { return other != segment; });
+    table->count.store(static_cast<size_t>(end - table->segments), std::memory_order_relaxed);
+    current_.store(table, std::memory_order_release);  // Pairs with View's acquire.
+  }
+  // After a grace period.
+  void ForgetOld() { tables_.erase(tables_.begin(), tables_.end() - 1); }
 
   // From any thread: the segments there are, in ascending order.
   struct View {
