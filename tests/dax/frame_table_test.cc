@@ -1,4 +1,8 @@
 // FrameTable: where Folios lie, and what happens without memory for them.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   NeighboursLieInDifferentCacheLines: neighbouring Folios share a line
+//   AFaultWithoutMemoryForFoliosChangesNothing: Reserve takes a failed mmap for memory
 #include "dax/frame_table.h"
 
 #include <sys/mman.h>

@@ -1,5 +1,15 @@
 // Holes that read as zeroes: what a read of one gives, how a write takes its entry away, and the
 // kernel's races about that (S5, S11, S16). mutations/run proves that these tests can fail.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   S5ADowngradeWakesAllWhoWaitForTheHugeHole: a downgrade wakes one
+//   S5WritersThatWaitedForTheHugeHoleTakeSmallEntries: a write does not wait for a held hole
+//   S5AWriterRespectsALockTakenMeanwhile: a downgrade takes a locked hole away
+//   ALateWriterLeavesTheNewFrames: a downgrade takes frames away
+//   S11NoMemoryInADowngradeLeavesExactCounts: without memory, a fault leaves its Folio claimed
+//   S16AnOldHoleIsNotInstalledOverFrames: an old hole is installed over frames
+//   AHoleIsNeverBusyDirtyPoisonedOrSplit: MarkDirty marks holes
+//   S11NoMemoryInASplitChangesNothing: without memory, a split leaves its entry locked
 #include <algorithm>
 #include <cstring>
 #include <iterator>

@@ -1,4 +1,11 @@
 // Pins of byte ranges, their limits, and the report of who holds them.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   APinnerHoldsNothingWhileItWaits: the pinner of a range keeps its pins while it sleeps
+//   AnExtentsLimitRefusesOneMore: a refused pin stays counted
+//   TheMappingsLimitRefusesOneMore: the mapping's limit counts refused pins
+//   TheReportTellsCountsAndTimes: an extent's clock never starts anew
+//   AStuckBreakNamesWhatIsPinned: the message leaves the larger block's pins out
 #include <pthread.h>
 #include <unistd.h>
 

@@ -5,6 +5,31 @@
 // LockFrame's comparison of frames cannot be made to fail: a truncation keeps its range broken
 // until the grace period's end, so while LockFrame is in its read section no other frame takes the
 // place. That a dying mapping's inside outlives its lockers (S6) shows under AddressSanitizer only.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   S1LockThroughAMiddlePageKeepsTheEntry: a lock through a middle page takes that page for the
+//     first
+//   S2HugeRequestFallsBackBeforeSmallEntries: Fault looks at LOCKED before the order
+//   S2HugeRequestFallsBackBeforeSmallEntries: FreeOrder looks at the index alone
+//   S3SmallRequestsWaitForAHeldHugeEntryAndFinish: Unlock wakes nobody
+//   S4ThreeTruncationsOfAHeldEntryAllReturn: the end of a break wakes nobody
+//   S7EveryLockerOfAnErasedEntryIsWoken: an erased entry's lockers are woken one by one
+//   S12NoWakeIsStolenByAnotherKey: Wake does not compare keys
+//   S12SharedSleepersLeaveTheExclusiveWake: a woken shared sleeper uses up the exclusive wake
+//   S13aTheSameEntry: a break passes by locked entries
+//   S13cEntriesOfAnotherOrder: a split wakes nobody
+//   S14PinnedExtentBlocksTheBreak: a break does not wait for pins
+//   S14PinsFromBeforeASplitCount: a break ignores pins on the larger blocks
+//   S14PinnedExtentBlocksTheBreak: the last unpinner wakes nobody
+//   S16ThreeFaultsOnOneHoleInstallOnce: a fault installs over what is there
+//   PinBetweenLookAndCountIsTakenBack: TryPin does not look at the entry again
+//   AnswerFromBeforeATruncationIsDropped: an answer from before a break is installed after it
+//   TruncationWaitsForReadersBeforeItReleases: Truncate does not wait for readers
+//   S6FrameLockerOutlivesItsMapping: LockFrame sleeps inside its read section
+//   S8FrameMovesToAnotherMappingBeforeTheLock: LockFrame gives up when the frame has left the
+//     entry it saw
+//   S13bNoEntry: a break that waits for another is not woken
+//   S13dABusySuccessor: a break looks at its first extent's pins alone
 #include <thread>
 #include <vector>
 

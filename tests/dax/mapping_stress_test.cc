@@ -1,4 +1,7 @@
 // Many threads against one mapping for some seconds, and an audit at the end (S15).
+//
+// What mutations/run undoes, and the test that must fail then:
+//   S15EverythingAtOnceLeavesNothingBehind: Unlock wakes nobody, and threads pile up
 #include <cstring>
 #include <random>
 #include <thread>
@@ -194,6 +197,19 @@ TEST_F(MappingStressTest, S15EverythingAtOnceLeavesNothingBehind) {
     run(3, [&](std::mt19937_64* random, uint64_t slot, uint64_t index) {
       absl::StatusOr<Pinned> pinned = mapping_->Pin(index, Access::kRead);
       if (pinned.ok()) CheckPinned(*pinned, slot, random);
+    });
+    // To the slot's end, across the pieces of splits.
+    run(7, [&](std::mt19937_64*, uint64_t slot, uint64_t index) {
+      const uint64_t end = (Churn::FirstIndex(slot) + Churn::Pages(slot)) << kPageShift;
+      const uint64_t first = (index << kPageShift) + 8;
+      absl::StatusOr<PinnedRange> range = mapping_->PinRange(first, end - first, Access::kRead);
+      if (!range.ok()) return;
+      EXPECT_EQ(range->size_bytes(), end - first);
+      const uint64_t stamp = WordAt(range->pieces()[0].data(), 0);
+      EXPECT_EQ(stamp % Churn::kSlots, slot);
+      for (std::string_view piece : range->pieces()) {
+        ASSERT_EQ(WordAt(piece.data(), piece.size() - 8), stamp);
+      }
     });
     run(4, [&](std::mt19937_64*, uint64_t, uint64_t index) {
       absl::StatusOr<EntryLock> lock = mapping_->LockEntry(index);

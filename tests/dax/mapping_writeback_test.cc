@@ -1,6 +1,19 @@
 // Writeback against everything that may happen beside it: the kernel's S9, S10, S17 and S18, and an
 // msync that fails. The test stands in for msync, passes it on, and so knows which bytes went to
 // the medium.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   S9cAnotherWritebackDoesNotTakeItForClean: a second writeback takes what the first is
+//     flushing for clean
+//   S10AStoreBesideTheFlushIsFlushedByTheNext: writeback cleans what was marked beside the
+//     flush
+//   S17StoresThroughEitherViewAreFlushedAgain: writeback flushes the first page of an extent
+//   S18EntriesComeAndGoAtTheEdgesOfAWriteback: writeback skips an entry at each batch's edge
+//   S18EntriesComeAndGoAtTheEdgesOfABreak: a break skips an entry at each batch's edge
+//   AFailedMsync: a failed msync leaves extents clean
+//   S9aTheEntryIsPunched: writeback stops at an extent that has gone
+//   S9bTheEntryIsAnotherExtentNow: writeback cleans what came in place of what it flushed
+//   S9dAHoleGetsFrames: writeback cleans frames that a hole got meanwhile
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -1,5 +1,8 @@
 // Blocks and growth: what the file system holds, gets back and may refuse; runs under random and
 // under concurrent use.
+//
+// What mutations/run undoes, and the test that must fail then:
+//   BlocksComeWithARunAndGoWithIt: blocks are taken to be there in heap that came back
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
