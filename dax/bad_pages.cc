@@ -41,6 +41,7 @@ absl::Status BadPages::Load() {
   }
   std::sort(pages_.begin(), pages_.end());
   pages_.erase(std::unique(pages_.begin(), pages_.end()), pages_.end());
+  count_.store(pages_.size(), std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
@@ -56,6 +57,7 @@ absl::Status BadPages::Add(uint64_t page) {
   const auto at = std::lower_bound(pages_.begin(), pages_.end(), page);
   if (at != pages_.end() && *at == page) return absl::OkStatus();
   pages_.insert(at, page);
+  count_.store(pages_.size(), std::memory_order_relaxed);
   for (size_t place = 0; place < kMaxBadPages; ++place) {
     if (LoadWord(root_->bad_pages[place]) == 0) return Store(place, Encode(page));
   }
@@ -73,6 +75,7 @@ absl::Status BadPages::Remove(uint64_t page) {
   }
   if (!status.ok()) return status;
   pages_.erase(std::remove(pages_.begin(), pages_.end(), page), pages_.end());
+  count_.store(pages_.size(), std::memory_order_relaxed);
   return status;
 }
 

@@ -13,6 +13,8 @@
 #ifndef DAXKV_DAX_BAD_PAGES_H_
 #define DAXKV_DAX_BAD_PAGES_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -49,6 +51,8 @@ class BadPages {
   // Whether a page of [first, end) is listed. Orders everything before an Add before whoever finds
   // it, and everything before a miss before the Add that comes later.
   bool Overlaps(uint64_t first, uint64_t end) const;
+  // Whether any is listed: one load, and no ordering.
+  bool any() const { return count_.load(std::memory_order_relaxed) != 0; }
 
  private:
   absl::Status Store(size_t place, uint64_t word);
@@ -57,6 +61,7 @@ class BadPages {
   Persister* const persister_;
   mutable std::mutex mutex_;
   std::vector<uint64_t> pages_;  // Sorted. Guarded by mutex_.
+  std::atomic<size_t> count_{0};
 };
 
 }  // namespace daxkv::dax

@@ -34,6 +34,8 @@ class LostPages {
 
   // Losses so far. Acquire: pairs with the release of the loss that was counted.
   uint64_t events() const { return events_.load(std::memory_order_acquire); }
+  // The same to look at from elsewhere.
+  const std::atomic<uint64_t>* event_counter() const { return &events_; }
   bool any() const { return events() != 0; }
   // Up to which event everything has been taken in.
   uint64_t settled() const { return settled_.load(std::memory_order_acquire); }

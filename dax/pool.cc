@@ -416,9 +416,13 @@ absl::Status Pool::SettleMediaErrors() {
 }
 
 bool Pool::IsLost(uint64_t offset, uint64_t size_bytes) const {
-  return impl_->bad_pages->Overlaps(offset >> kPageShift,
-                                    (offset + size_bytes + kPageSizeBytes - 1) >> kPageShift);
+  const uint64_t first = offset >> kPageShift;
+  const uint64_t end = (offset + size_bytes + kPageSizeBytes - 1) >> kPageShift;
+  if (impl_->bad_pages->Overlaps(first, end)) return true;
+  return !media_settled() && end > first && lost_pages_->Overlaps(first, end - 1);
 }
+
+bool Pool::HasLostPages() const { return impl_->bad_pages->any() || !media_settled(); }
 
 std::vector<uint64_t> Pool::ListLostPages() const { return impl_->bad_pages->In(0, UINT64_MAX); }
 

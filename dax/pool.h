@@ -51,6 +51,7 @@
 #ifndef DAXKV_DAX_POOL_H_
 #define DAXKV_DAX_POOL_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -218,7 +219,10 @@ class Pool {
   bool media_settled() const { return lost_pages_->events() == lost_pages_->settled(); }
   // Grows with every loss that this session meets; 0 at open.
   uint64_t media_events() const { return lost_pages_->events(); }
-  // Whether a page of the range is lost, by what has been settled.
+  const std::atomic<uint64_t>* media_event_counter() const { return lost_pages_->event_counter(); }
+  // Whether any page is lost. A few loads.
+  bool HasLostPages() const;
+  // Whether a page of the range is lost, settled or not.
   bool IsLost(uint64_t offset, uint64_t size_bytes) const;
   // Page numbers, ascending.
   std::vector<uint64_t> ListLostPages() const;

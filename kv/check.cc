@@ -23,7 +23,8 @@ class Checker {
   }
 
   void AddSlot(const Memory& memory, SlotKind kind, Address address) {
-    if (!reachable_.insert(address).second) {
+    // Of a lost record two leaves may know, as neither can tell whose it is.
+    if (!reachable_.insert(address).second && !memory.IsLost(address, 1)) {
       AddFault(absl::StrCat("offset ", address, ": the index refers twice to this slot"));
     }
     if (kind != SlotKind::kRecord) {
@@ -47,6 +48,15 @@ class Checker {
     if (run.kind != kSlabRun && run.kind != kLargeRun) {
       AddFault(absl::StrCat("offset ", run.offset(), ": a run of the unknown kind ", run.kind));
     }
+  }
+
+  void AddLostPage(uint64_t page, const absl::StatusOr<dax::Run>& run) {
+    ++report_.lost_pages;
+    AddFault(absl::StrCat("offset ", page << dax::kPageShift,
+                          ": this page is lost to a media error",
+                          run.ok() ? absl::StrCat(", in the extent of ", run->size_bytes(),
+                                                  " bytes at offset ", run->offset())
+                                   : std::string(" and out of use")));
   }
 
   bool Reachable(Address address) const { return reachable_.contains(address); }
@@ -79,6 +89,10 @@ absl::StatusOr<CheckReport> Engine::Check() const {
     checker.AddFault(walked.ToString());
   } else if (!walked.ok()) {
     return walked;
+  }
+
+  for (const uint64_t page : pool_->ListLostPages()) {
+    checker.AddLostPage(page, pool_->FindRun(page));
   }
 
   space_->Quiesce();

@@ -14,12 +14,14 @@ namespace {
 template <typename Function>
 auto OnOpenStore(Engine* engine, Function&& function) -> decltype(function(*engine)) {
   if (engine == nullptr) return absl::FailedPreconditionError("the store is closed");
+  const dax::SurviveMediaErrors survive;
   return WithoutExceptions([&] { return function(*engine); });
 }
 
 }  // namespace
 
 struct PinnedValue::Pins {
+  const Engine* engine;
   kv::Pins pins;
 };
 
@@ -32,6 +34,11 @@ PinnedValue& PinnedValue::operator=(PinnedValue&& other) noexcept {
   return *this;
 }
 PinnedValue::~PinnedValue() = default;
+
+absl::Status PinnedValue::CheckMedium() const {
+  if (pins_ == nullptr || value_.empty()) return absl::OkStatus();
+  return WithoutExceptions([&] { return pins_->engine->CheckLost(value_); });
+}
 
 Db::Db(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 Db::~Db() = default;
@@ -52,15 +59,21 @@ absl::Status Db::Close() {
 }
 
 absl::Status Db::Put(std::string_view key, std::string_view value) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Put(key, value); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.Put(key, value); });
+  });
 }
 
 absl::StatusOr<GroupResult> Db::PutGroup(absl::Span<const KeyValue> records) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.PutGroup(records); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.PutGroup(records); });
+  });
 }
 
 absl::StatusOr<GroupResult> Db::DeleteGroup(absl::Span<const std::string_view> keys) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.DeleteGroup(keys); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.DeleteGroup(keys); });
+  });
 }
 
 absl::StatusOr<std::string> Db::Get(std::string_view key) const {
@@ -71,15 +84,18 @@ absl::StatusOr<std::string> Db::Get(std::string_view key) const {
 }
 
 absl::Status Db::Get(std::string_view key, std::string* value) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Get(key, value); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.Get(key, value); });
+  });
 }
 
 absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
   return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
-    absl::StatusOr<PinnedRecord> pinned = engine.Pin(key);
+    absl::StatusOr<PinnedRecord> pinned = engine.Reading([&] { return engine.Pin(key); });
     if (!pinned.ok()) return pinned.status();
     PinnedValue result;
     result.pins_ = std::make_unique<PinnedValue::Pins>();
+    result.pins_->engine = &engine;
     result.pins_->pins = std::move(pinned->pins);
     result.value_ = pinned->record.value;
     return result;
@@ -87,11 +103,15 @@ absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
 }
 
 absl::Status Db::Contains(std::string_view key) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Contains(key); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.Contains(key); });
+  });
 }
 
 absl::Status Db::Delete(std::string_view key) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Delete(key); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.Delete(key); });
+  });
 }
 
 absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
@@ -102,8 +122,10 @@ absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<st
                                                      values.size(), " values and ", statuses.size(),
                                                      " statuses"));
     }
-    engine.MultiGet(keys, values, statuses);
-    return absl::OkStatus();
+    return engine.Reading([&] {
+      engine.MultiGet(keys, values, statuses);
+      return absl::OkStatus();
+    });
   });
 }
 
@@ -112,27 +134,35 @@ absl::Status Db::Write(const WriteBatch& batch) {
 }
 
 absl::Status Db::Insert(std::string_view key, std::string_view value) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Insert(key, value); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.Insert(key, value); });
+  });
 }
 
 absl::Status Db::Update(std::string_view key, UpdateFunction function) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Update(key, function); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.Update(key, function); });
+  });
 }
 
 absl::Status Db::CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
                                 std::optional<std::string_view> desired) {
-  return OnOpenStore(engine_.get(),
-                     [&](Engine& engine) { return engine.CompareAndSwap(key, expected, desired); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.CompareAndSwap(key, expected, desired); });
+  });
 }
 
 absl::StatusOr<uint64_t> Db::DeleteRange(std::string_view from, std::string_view to) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.DeleteRange(from, to); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.DeleteRange(from, to); });
+  });
 }
 
 absl::StatusOr<RangeEstimate> Db::ApproximateRange(std::string_view from,
                                                    std::string_view to) const {
-  return OnOpenStore(engine_.get(),
-                     [&](Engine& engine) { return engine.ApproximateRange(from, to); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.ApproximateRange(from, to); });
+  });
 }
 
 absl::Status Db::Sync() {
@@ -140,15 +170,20 @@ absl::Status Db::Sync() {
 }
 
 absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Compact(deadline); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Writing([&] { return engine.Compact(deadline); });
+  });
 }
 
 absl::StatusOr<CheckReport> Db::Check() const {
-  return OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Check(); });
+  return OnOpenStore(engine_.get(),
+                     [](Engine& engine) { return engine.Reading([&] { return engine.Check(); }); });
 }
 
 absl::StatusOr<Info> Db::GetInfo(bool count_bytes) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.GetInfo(count_bytes); });
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.GetInfo(count_bytes); });
+  });
 }
 
 }  // namespace daxkv::kv

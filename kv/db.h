@@ -21,6 +21,13 @@
 // end of the process on kVolatile. A crash while a call runs leaves it done or not done,
 // never half. A reader may see a value whose Put has not returned yet.
 //
+// Media errors: a page that can't be read any more is lost, and whoever needs its bytes gets
+// kDataLoss; the records on other pages stay readable, and no slot on it is used again until its
+// whole extent is empty and was given back (Compact). A key whose record is lost can be put again
+// and then reads as put; it can be deleted if its key can still be read (of a long value mostly),
+// else Delete returns kDataLoss. A lost page of the index takes the keys of its leaf with it;
+// writes to the others go on.
+//
 // Errors: kNotFound no such key; kInvalidArgument a key, value or option out of its range;
 // kResourceExhausted pool or file system full, nothing changed; kDataLoss damage, naming the pool
 // offset; kInternal the medium failed; kFailedPrecondition the store can't be opened like this.
@@ -61,6 +68,10 @@ struct Options {
   uint64_t fixed_size_bytes = 0;
   // kDirectory: what the store may grow to, 64 MiB..16 TiB. It is address space, not blocks.
   uint64_t max_size_bytes = uint64_t{1} << 40;
+  // What SIGBUS, which the kernel sends for a page that can't be read, means to this process: see
+  // dax/media_guard.h. By default calls of the store survive it and return kDataLoss, and programs
+  // that read pinned bytes do not.
+  dax::SigbusPolicy sigbus = dax::SigbusPolicy::kGuarded;
   // Whether Get, Pin and iterators check each record's CRC32C before they hand it out.
   bool verify_checksums = true;
   // Pins: their limits, and whether their holders are known; prefaulting.
@@ -84,6 +95,10 @@ class PinnedValue {
   PinnedValue& operator=(PinnedValue&&) noexcept;
   ~PinnedValue();
   std::string_view value() const { return value_; }
+  // Whether the medium still has the bytes. kDataLoss: a page of them was lost while they were
+  // pinned. Reading that page then raises SIGBUS, unless Options::sigbus is kAlways or the reader
+  // is inside a dax::SurviveMediaErrors: then it may have read zeros, and asks this afterwards.
+  absl::Status CheckMedium() const;
 
  private:
   friend class Db;
@@ -139,6 +154,7 @@ struct CheckReport {
   uint64_t records = 0, nodes = 0, fences = 0, extents = 0, slots = 0;
   uint64_t record_size_bytes = 0;      // Keys and values.
   bool recovered_after_crash = false;  // Extents had to be derived anew.
+  uint64_t lost_pages = 0;             // To media errors; each is a fault, too.
   std::vector<std::string> faults;     // Empty: clean. One line each, at most 1000.
 };
 

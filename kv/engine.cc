@@ -82,8 +82,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& path,
   pool_options.fixed_size_bytes = options.fixed_size_bytes;
   pool_options.max_size_bytes = options.max_size_bytes;
   pool_options.huge_pages = options.huge_pages;
+  pool_options.sigbus = options.sigbus;
   absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
   if (!pool.ok()) return pool.status();
+  const dax::SurviveMediaErrors survive;
   std::unique_ptr<Engine> engine(new Engine(*std::move(pool), options));
   absl::Status opened = engine->OpenParts(options.mapping);
   if (!opened.ok()) return opened;
@@ -152,8 +154,16 @@ absl::Status Engine::Close() {
 }
 
 absl::Status Engine::Verify(const RecordView& record) const {
-  if (!verify_checksums_) return absl::OkStatus();
+  if (!verify_checksums_ && !record.lost) return absl::OkStatus();
   return VerifyRecord(*space_, record);
+}
+
+absl::Status Engine::CheckLost(std::string_view bytes) const {
+  space_->SettleMediaErrors();
+  const uint64_t offset = pool_->OffsetOf(bytes.data());
+  if (!pool_->IsLost(offset, bytes.size())) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("a media error took some of the ", bytes.size(),
+                                          " bytes at pool offset ", offset));
 }
 
 absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {

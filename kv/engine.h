@@ -103,6 +103,33 @@ class Engine {
 
   // For the iterator.
   const Index& index() const { return *index_; }
+  // Runs read(), which changes nothing, so that no lost page's zeros are believed: losses are taken
+  // in before it, and when one was met by anybody meanwhile, it is run again.
+  template <typename Read>
+  auto Reading(Read&& read) const -> decltype(read()) {
+    const dax::SurviveMediaErrors survive;
+    for (;;) {
+      space_->SettleMediaErrors();
+      const uint64_t events = pool_->media_events();
+      if (!pool_->media_settled()) continue;
+      auto result = read();
+      if (__builtin_expect(pool_->media_events() == events, true)) return result;
+    }
+  }
+  // The same for write(), which may be repeated: run again only if it failed. What it acknowledges
+  // is on no lost page (dax::Pool::Drain).
+  template <typename Write>
+  auto Writing(Write&& write) -> decltype(write()) {
+    const dax::SurviveMediaErrors survive;
+    for (;;) {
+      space_->SettleMediaErrors();
+      const uint64_t events = pool_->media_events();
+      auto result = write();
+      if (result.ok() || pool_->media_events() == events) return result;
+    }
+  }
+  // kDataLoss when some of the bytes, which lie in the pool, are lost to a media error.
+  absl::Status CheckLost(std::string_view bytes) const;
   // VerifyRecord, if the options ask for it.
   absl::Status Verify(const RecordView& record) const;
 

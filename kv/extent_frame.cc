@@ -32,15 +32,24 @@ std::optional<uint32_t> ExtentFrame::SlotAt(Address address) const {
 std::optional<uint32_t> ExtentFrame::Claim(uint32_t* word) {
   const uint32_t words = MapWords(slot_count());
   for (; *word < words; ++*word) {
-    // Acquire pairs with the release in Free. A bit seen clear stays so: only we set bits.
-    const uint64_t used = used_[*word].load(std::memory_order_acquire);
-    if (used == ~uint64_t{0}) continue;
-    const unsigned bit = static_cast<unsigned>(__builtin_ctzll(~used));
-    used_[*word].fetch_or(uint64_t{1} << bit, std::memory_order_relaxed);
-    used_count_.fetch_add(1, std::memory_order_seq_cst);
-    return *word * 64 + bit;
+    // Acquire pairs with the release in Free.
+    uint64_t used = used_[*word].load(std::memory_order_acquire);
+    while (used != ~uint64_t{0}) {
+      const uint32_t slot = *word * 64 + static_cast<uint32_t>(__builtin_ctzll(~used));
+      // A bit seen clear nearly always stays so: only we set bits, and who sets lost slots aside.
+      if (ClaimSlot(slot)) return slot;
+      used = used_[*word].load(std::memory_order_acquire);
+    }
   }
   return std::nullopt;
+}
+
+bool ExtentFrame::ClaimSlot(uint32_t slot) {
+  const uint64_t bit = uint64_t{1} << slot % 64;
+  // Acquire pairs with the release in Free.
+  if ((used_[slot / 64].fetch_or(bit, std::memory_order_acquire) & bit) != 0) return false;
+  used_count_.fetch_add(1, std::memory_order_seq_cst);
+  return true;
 }
 
 void ExtentFrame::SetUsed(uint32_t slot) {

@@ -47,6 +47,8 @@ class ExtentFrame : public rcu::Head {
 
   // Takes a free slot at or behind word *word of the bitmap, which moves along; nullopt: none left.
   std::optional<uint32_t> Claim(uint32_t* word);
+  // Takes this slot, if it is free.
+  bool ClaimSlot(uint32_t slot);
   // Marks a slot used, while nobody else knows the frame.
   void SetUsed(uint32_t slot);
   bool IsUsed(uint32_t slot) const {
@@ -64,6 +66,7 @@ class ExtentFrame : public rcu::Head {
   std::atomic<Place> place{Place::kDetached};
   size_t list_index = 0;               // In the list of its place; the class's mutex.
   std::atomic<bool> changed{false};    // Differs from the map that the medium has.
+  absl::flat_hash_set<uint32_t> lost;  // Dead slots on lost pages; used for good. media_mutex.
   absl::flat_hash_set<uint32_t> held;  // Dead slots that a pin may still show; maintenance mutex.
 
  private:

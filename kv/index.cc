@@ -75,6 +75,7 @@ absl::Status Index::Impl::Find(std::string_view key,
     for (;;) {
       LeafPosition at;
       absl::Status status = DescendToLeaf(key, &at, obstacle);
+      if (status.ok()) status = CheckLost(at);
       if (!status.ok()) return status;
       Hit hit;
       status = Probe(*at.leaf, key, tag, &hit, obstacle);
@@ -87,6 +88,7 @@ absl::Status Index::Impl::Find(std::string_view key,
       }
       // Slots are cleared only after the count moved on, so an unchanged one proves the miss.
       if (SplitCount(at.leaf->header) == at.split_count) {
+        if (hit.lost != kNullAddress) return LostRecordError(hit.lost);
         return absl::Status(absl::StatusCode::kNotFound, "");
       }
     }
@@ -115,6 +117,11 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
   if (absl::Status status = ProbeLocked(at, key, tag, &hit); !status.ok()) {
     UnlockLeaf(leaf);
     return status;
+  }
+  // A lost record may be the version that is not expected.
+  if (expected != nullptr && hit.place < 0 && hit.lost != kNullAddress) {
+    UnlockLeaf(leaf);
+    return LostRecordError(hit.lost);
   }
   const uint64_t slot = MakeSlot(tag, address);
   if (!Meets(hit, expected) || (hit.place >= 0 && IsNewer(hit.record, address))) {
@@ -152,7 +159,10 @@ absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* ex
   if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
   Hit hit;
   absl::Status status = ProbeLocked(at, key, tag, &hit);
-  if (status.ok() && hit.place < 0) status = absl::Status(absl::StatusCode::kNotFound, "");
+  if (status.ok() && hit.place < 0) {
+    status = hit.lost == kNullAddress ? absl::Status(absl::StatusCode::kNotFound, "")
+                                      : LostRecordError(hit.lost);
+  }
   if (status.ok() && !Meets(hit, expected)) status = absl::Status(absl::StatusCode::kAborted, "");
   // Commits. After a crash before this line is durable, the key is still there.
   if (status.ok()) StoreSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, hit.record.address);

@@ -96,6 +96,13 @@ absl::Status Index::Impl::GoToCoveringLeaf(std::string_view key, const LeafGuess
   }
 }
 
+absl::Status Index::Impl::CheckLost(const LeafPosition& at) const {
+  if (__builtin_expect(!memory->AnyLost(), true)) return absl::OkStatus();
+  if (!memory->IsLost(at.address, kLeafSizeBytes)) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("index leaf at pool offset ", at.address, " is lost to a media error"));
+}
+
 absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                                 Obstacle& obstacle) const {
   const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
@@ -109,8 +116,13 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
       if (slot == 0 || SlotTag(slot) != tag) continue;
       absl::StatusOr<RecordView> record = ViewRecord(*memory, SlotAddress(slot));
       if (!record.ok()) {
-        return absl::IsUnavailable(record.status()) ? obstacle.Absent(SlotAddress(slot))
-                                                    : record.status();
+        const bool absent = absl::IsUnavailable(record.status());
+        // Where header or key are lost, others of the tag are looked at.
+        if (absent ? memory->IsLost(SlotAddress(slot), 1) : IsLostRecord(SlotAddress(slot))) {
+          hit->lost = SlotAddress(slot);
+          continue;
+        }
+        return absent ? obstacle.Absent(SlotAddress(slot)) : record.status();
       }
       const bool is_value = record->kind == kValueRecord;
       if (is_value && record->key == key) {
@@ -148,6 +160,7 @@ absl::Status Index::Impl::LockLeafFor(std::string_view key, LeafPosition* at) {
   // Checked under the lock: whoever left a leaf half-done because of the medium says so before it
   // unlocks.
   absl::Status status = CheckMedium();
+  if (status.ok()) status = CheckLost(*at);
   if (!status.ok()) UnlockLeaf(*at->leaf);
   return status;
 }

@@ -50,6 +50,7 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
         Look& look = looks[i];
         if (!look.status.ok()) continue;
         look.status = GoToCoveringLeaf(keys[begin + i], look.guess, &look.at, obstacle);
+        if (look.status.ok()) look.status = CheckLost(look.at);
         if (!look.status.ok()) continue;
         const uint64_t* slots = look.at.leaf->slots + HomeLine(look.tag) * kSlotsPerLine;
         for (unsigned matches = MatchTags(slots, look.tag); matches != 0; matches &= matches - 1) {
@@ -74,7 +75,8 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
           look.status = visit(begin + i, look.hit.record);
           statuses[begin + i] = look.status;
           if (!absl::IsUnavailable(look.status)) look.status = absl::OkStatus();
-        } else if (SplitCount(look.at.leaf->header) == look.at.split_count) {
+        } else if (look.hit.lost == kNullAddress &&
+                   SplitCount(look.at.leaf->header) == look.at.split_count) {
           statuses[begin + i] = absl::Status(absl::StatusCode::kNotFound, "");
         } else {
           look.status = absl::Status(absl::StatusCode::kUnavailable, "");

@@ -54,6 +54,11 @@ absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPla
       break;
     }
     const uint64_t slot = entry.address == kNullAddress ? 0 : MakeSlot(tag, entry.address);
+    const bool looks = slot == 0 || entry.expected != nullptr;
+    if (hit.place < 0 && looks && hit.lost != kNullAddress) {
+      stopped = LostRecordError(hit.lost);
+      break;
+    }
     if (hit.place < 0) {
       if (slot != 0) plan->insertions.push_back({entry.key, slot});
       continue;

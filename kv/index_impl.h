@@ -69,6 +69,9 @@ struct LeafGuess {
 struct Hit {
   int place = -1;  // -1: nowhere.
   RecordView record;
+  // A record of the key's tag, key and all lost to a media error: it may be the key's, unless the
+  // key was found, which then is a later version.
+  Address lost = kNullAddress;
 };
 
 // A slot of the leaf that gets another record, or none, in place.
@@ -133,6 +136,8 @@ struct Index::Impl {
   // A record that can't be unlinked meanwhile (its leaf is locked, or it is a fence). Faults it in;
   // outside any ReadGuard.
   absl::StatusOr<RecordView> StableRecord(Address address) const;
+  // Of a record that can't be had: whether a media error may have taken its header or its key.
+  bool IsLostRecord(Address address) const;
   // Writes a node's header in DRAM order; the caller flushes.
   void WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next, uint64_t version,
                    uint64_t overflow) const;
@@ -158,6 +163,8 @@ struct Index::Impl {
                      Obstacle& obstacle) const;
   // Locks the leaf that covers `key`.
   absl::Status LockLeafFor(std::string_view key, LeafPosition* at);
+  // kDataLoss when a media error took the leaf.
+  absl::Status CheckLost(const LeafPosition& at) const;
   // Probe for the holder of the leaf's lock.
   absl::Status ProbeLocked(const LeafPosition& at, std::string_view key, uint16_t tag, Hit* hit);
 

@@ -80,6 +80,10 @@ absl::StatusOr<RecordView> Index::Impl::StableRecord(Address address) const {
   }
 }
 
+bool Index::Impl::IsLostRecord(Address address) const {
+  return memory->IsLost(address, sizeof(RecordHeader) + kMaxKeySizeBytes);
+}
+
 absl::StatusOr<std::string_view> Index::Impl::LowFence(const NodeHeader& header) const {
   if (header.low_fence == kNullAddress) return std::string_view();
   absl::StatusOr<RecordView> fence = StableRecord(header.low_fence);
@@ -149,6 +153,8 @@ absl::Status Index::Impl::ClearMovedSlots(LeafNode& leaf, std::string_view fence
     // Nobody could update the right leaf before its slots here were durably cleared, so each slot
     // still leads to the record that moved.
     absl::StatusOr<RecordView> record = StableRecord(SlotAddress(seen));
+    // Of these the split left one on either side.
+    if (!record.ok() && IsLostRecord(SlotAddress(seen))) continue;
     if (!record.ok()) return record.status();
     // A damaged key must not cost the slot of a record that stayed.
     if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(seen)) {

@@ -17,6 +17,7 @@ absl::Status Index::Impl::GatherLeaf(std::string_view from, ScanResult* result,
   uint64_t slots[kLeafSlots];
   for (;;) {
     absl::Status status = DescendToLeaf(from, &at, obstacle);
+    if (status.ok()) status = CheckLost(at);
     if (!status.ok()) return status;
     result->has_upper = false;
     const Address next = NextOf(LoadWord(at.leaf->header.next));

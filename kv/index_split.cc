@@ -20,6 +20,15 @@ struct Item {
   int place;  // In the leaf now; -1 for an insertion.
 };
 
+// A slot whose record, key and all, a media error took: it may belong left or right.
+struct LostItem {
+  uint64_t slot;
+  unsigned place;
+};
+
+// As many find room in each leaf, whatever their tags are, and leave some for a key of any tag.
+constexpr size_t kMaxLostItems = (kProbeLines - 1) * kSlotsPerLine;
+
 // The shortest key that is above `below` and not above `from`.
 std::string_view Separator(std::string_view below, std::string_view from) {
   size_t common = 0;
@@ -28,8 +37,10 @@ std::string_view Separator(std::string_view below, std::string_view from) {
 }
 
 // The left leaf with its first `count` items, or false: an insertion finds no place.
-bool PlaceLeft(const std::vector<Item>& items, size_t count, LeafImage* image) {
+bool PlaceLeft(const std::vector<Item>& items, const std::vector<LostItem>& lost, size_t count,
+               LeafImage* image) {
   *image = LeafImage();
+  for (const LostItem& item : lost) image->slots[item.place] = item.slot;
   for (size_t i = 0; i < count; ++i) {
     if (items[i].place >= 0) image->slots[items[i].place] = items[i].slot;
   }
@@ -40,14 +51,16 @@ bool PlaceLeft(const std::vector<Item>& items, size_t count, LeafImage* image) {
   return true;
 }
 
-// Puts items from `begin` on into new leaves, at most `fill` in each.
-std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, size_t begin, size_t fill) {
+// Puts items from `begin` on into new leaves, at most `fill` in each, and what is lost into each.
+std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, const std::vector<LostItem>& lost,
+                                 size_t begin, size_t fill) {
   std::vector<NewLeaf> rights;
   size_t held = 0;
   for (size_t i = begin; i < items.size(); ++i) {
     if (rights.empty() || held == fill || rights.back().image.Place(items[i].slot) < 0) {
       NewLeaf& fresh = rights.emplace_back();
       fresh.separator = std::string(Separator(items[i - 1].key, items[i].key));
+      for (const LostItem& item : lost) fresh.image.Place(item.slot);
       fresh.image.Place(items[i].slot);
       held = 0;
     }
@@ -64,12 +77,17 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
     if (slot != 0) __builtin_prefetch(memory->At(SlotAddress(slot)));
   }
   std::vector<Item> items;
+  std::vector<LostItem> lost;
   size_t held = 0;
   for (unsigned i = 0; i < kLeafSlots; ++i) {
     const uint64_t slot = plan->image.slots[i];
     if (slot == 0) continue;
     // A record that replaces another one is complete but not yet in the leaf: it can be read too.
     absl::StatusOr<RecordView> record = StableRecord(SlotAddress(slot));
+    if (!record.ok() && IsLostRecord(SlotAddress(slot)) && lost.size() < kMaxLostItems) {
+      lost.push_back({slot, i});
+      continue;
+    }
     if (!record.ok()) return record.status();
     if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(slot)) {
       return absl::DataLossError(absl::StrCat("index leaf at pool offset ", plan->at.address,
@@ -97,15 +115,15 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
   size_t left_count = 0;
   if (ascending) {
     left_count = items.size();
-    while (!PlaceLeft(items, left_count, &plan->image)) --left_count;
+    while (!PlaceLeft(items, lost, left_count, &plan->image)) --left_count;
   } else {
     const size_t leaves = std::max<size_t>(2, (items.size() + kSplitFill - 1) / kSplitFill);
     fill = (items.size() + leaves - 1) / leaves;
     left_count = fill;
     // Keys of one tag crowd the same lines: the fewer stay here, the more room there is.
-    while (!PlaceLeft(items, left_count, &plan->image)) left_count /= 2;
+    while (!PlaceLeft(items, lost, left_count, &plan->image)) left_count /= 2;
   }
-  plan->rights = PlaceRights(items, left_count, fill);
+  plan->rights = PlaceRights(items, lost, left_count, fill);
   return AllocateRights(plan);
 }
 

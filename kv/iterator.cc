@@ -98,7 +98,8 @@ absl::Status Iterator::Impl::Settle() {
       continue;
     }
     if (!entries[position].value_pending) return absl::OkStatus();
-    absl::StatusOr<PinnedRecord> value = engine->Pin(KeyOf(entries[position]));
+    absl::StatusOr<PinnedRecord> value =
+        engine->Reading([&] { return engine->Pin(KeyOf(entries[position])); });
     if (value.ok()) {
       pinned = *std::move(value);
       return absl::OkStatus();
@@ -110,19 +111,24 @@ absl::Status Iterator::Impl::Settle() {
 
 absl::Status Iterator::Impl::Refill() {
   if (!entries.empty()) last_key.assign(KeyOf(entries.back()));
-  DropBuffer();
   bool past_upper_bound = false;
   std::string next_from;
-  absl::Status scanned = engine->index().ScanLeaf(
-      from,
-      [&](const RecordView& record) {
-        past_upper_bound = !options.upper_bound.empty() && record.key >= options.upper_bound;
-        if (past_upper_bound) return false;
-        if (record.key <= (entries.empty() ? last_key : KeyOf(entries.back()))) return true;
-        damage = Buffer(record);
-        return damage.ok() && entries.size() < refill_records && bytes.size() < kMaxRefillSizeBytes;
-      },
-      &next_from, &end);
+  absl::Status scanned = engine->Reading([&] {
+    DropBuffer();
+    damage = absl::OkStatus();
+    past_upper_bound = false;
+    return engine->index().ScanLeaf(
+        from,
+        [&](const RecordView& record) {
+          past_upper_bound = !options.upper_bound.empty() && record.key >= options.upper_bound;
+          if (past_upper_bound) return false;
+          if (record.key <= (entries.empty() ? last_key : KeyOf(entries.back()))) return true;
+          damage = Buffer(record);
+          return damage.ok() && entries.size() < refill_records &&
+                 bytes.size() < kMaxRefillSizeBytes;
+        },
+        &next_from, &end);
+  });
   if (!scanned.ok()) return scanned;
   from = std::move(next_from);
   end = end || past_upper_bound;

@@ -6,6 +6,7 @@
 #ifndef DAXKV_KV_MEMORY_H_
 #define DAXKV_KV_MEMORY_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -33,6 +34,20 @@ class Memory {
   // Validates and maps the extent at `address`. Sleeps; never inside a ReadGuard.
   //   kDataLoss  no extent there, or a damaged one (message names the pool offset)
   virtual absl::Status FaultIn(Address address) = 0;
+
+  // ---- Media errors: pages that are lost ----
+  // Bytes may turn to zeros under a reader at any time. Who runs a call of the store settles losses
+  // before it and repeats what met a new one (Engine::Reading), so here only settled ones matter.
+
+  // Whether any page was lost since open: one load.
+  bool AnyLost() const { return media_events_->load(std::memory_order_acquire) != 0; }
+  // Whether a page of the range is lost. Slow; to be asked after AnyLost, or when bytes are absent.
+  virtual bool IsLost(Address /*address*/, uint64_t /*size_bytes*/) const { return false; }
+  // How far bytes are present from `end` on, which PresentUntil has returned: the extent may go on
+  // there, in pieces around lost pages. At least `wanted` if they are present up to there; less if
+  // the run ends before, or a lost page is in the way; 0 if something is absent. In the same
+  // ReadGuard.
+  virtual Address PresentBeyond(Address end, Address /*wanted*/) const { return end; }
 
   // A slot of at least `size_bytes` for a record (24 bytes .. 24 + 64 KiB + 1 GiB), or a node's slot
   // (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the caller
@@ -64,11 +79,17 @@ class Memory {
   }
 
  protected:
-  Memory(char* base, uint64_t open_epoch) : base_(base), open_epoch_(open_epoch) {}
+  // `media_events` grows with each page that is lost; null: none ever is.
+  Memory(char* base, uint64_t open_epoch, const std::atomic<uint64_t>* media_events = nullptr)
+      : base_(base),
+        open_epoch_(open_epoch),
+        media_events_(media_events != nullptr ? media_events : &no_events_) {}
 
  private:
   char* const base_;
   const uint64_t open_epoch_;
+  const std::atomic<uint64_t>* const media_events_;
+  static inline std::atomic<uint64_t> no_events_{0};
 };
 
 }  // namespace daxkv::kv

@@ -110,13 +110,35 @@ void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t b
   memory.Flush(header, kHeaderSizeBytes);
 }
 
+namespace {
+
+bool IsLostRecordError(const absl::Status& status) { return absl::IsDataLoss(status); }
+
+// How many bytes of the slot at `address` may be read, when more than up to `end` are wanted.
+// kUnavailable: something is absent. kDataLoss: a media error took some of the wanted bytes.
+absl::StatusOr<uint64_t> RoomBeyond(const Memory& memory, Address address, Address end,
+                                    uint64_t wanted_size_bytes) {
+  const Address wanted = address + wanted_size_bytes;
+  const Address found = memory.PresentBeyond(end, wanted);
+  if (found == kNullAddress) return absl::Status(absl::StatusCode::kUnavailable, "");
+  if (found < wanted && memory.IsLost(found, 1)) return LostRecordError(address);
+  return found - address;
+}
+
+}  // namespace
+
 absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   const Address end = memory.PresentUntil(address);
   if (end == 0) return absl::Status(absl::StatusCode::kUnavailable, "");
   // Records begin at multiples of 8, in slots and in large runs.
   if (address % alignof(RecordHeader) != 0) return Damaged(address, "address", address);
-  const uint64_t room = end - address;
-  if (room < kHeaderSizeBytes) return Damaged(address, "room for the header", room);
+  uint64_t room = end - address;
+  if (__builtin_expect(room < kHeaderSizeBytes, false)) {
+    absl::StatusOr<uint64_t> more = RoomBeyond(memory, address, end, kHeaderSizeBytes);
+    if (!more.ok()) return more.status();
+    room = *more;
+    if (room < kHeaderSizeBytes) return Damaged(address, "room for the header", room);
+  }
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(address));
   const uint64_t key_size_bytes = header->key_size_bytes;
   const uint64_t value_size_bytes = header->value_size_bytes;
@@ -126,21 +148,40 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   if (key_size_bytes == 0 || key_size_bytes > kMaxKeySizeBytes) {
     return Damaged(address, "key size in bytes", key_size_bytes);
   }
-  if (value_size_bytes > kMaxValueSizeBytes ||
-      RecordSizeBytes(key_size_bytes, value_size_bytes) > room) {
+  if (value_size_bytes > kMaxValueSizeBytes) {
     return Damaged(address, "value size in bytes", value_size_bytes);
   }
   RecordView record;
+  const uint64_t size_bytes = RecordSizeBytes(key_size_bytes, value_size_bytes);
+  if (__builtin_expect(size_bytes > room, false)) {
+    absl::StatusOr<uint64_t> more = RoomBeyond(memory, address, end, size_bytes);
+    const uint64_t key_end = kHeaderSizeBytes + key_size_bytes;
+    if (IsLostRecordError(more.status())) {
+      more = RoomBeyond(memory, address, end, key_end);
+      record.lost = true;
+    }
+    if (!more.ok()) return more.status();
+    if (*more < (record.lost ? key_end : size_bytes)) {
+      return Damaged(address, "value size in bytes", value_size_bytes);
+    }
+  }
   record.address = address;
   record.sequence = header->sequence;
   record.kind = static_cast<RecordKind>(header->kind);
   const char* key = memory.At(address) + kHeaderSizeBytes;
   record.key = std::string_view(key, key_size_bytes);
-  record.value = std::string_view(key + key_size_bytes, value_size_bytes);
+  record.value =
+      record.lost ? std::string_view() : std::string_view(key + key_size_bytes, value_size_bytes);
   return record;
 }
 
+absl::Status LostRecordError(Address address) {
+  return absl::DataLossError(
+      absl::StrCat("the record at pool offset ", address, " is lost to a media error"));
+}
+
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
+  if (record.lost) return LostRecordError(record.address);
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record.address));
   // Key and value lie side by side.
   const uint32_t body_checksum =

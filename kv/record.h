@@ -19,6 +19,8 @@ struct RecordView {
   RecordKind kind = kValueRecord;
   std::string_view key;
   std::string_view value;
+  // A media error took a part of the value: `value` is empty, and VerifyRecord says so.
+  bool lost = false;
 };
 
 // CRC32C (Castagnoli, reflected, as in iSCSI) of `bytes` onto `seed`; chains.
@@ -49,8 +51,12 @@ void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t b
 
 // The record at `address`: bounds are checked, the checksum is not.
 //   kUnavailable  its extent is absent (Memory::FaultIn, then again)
-//   kDataLoss     sizes, kind or alignment can't be right (message: pool offset and field)
+//   kDataLoss     sizes, kind or alignment can't be right (message: pool offset and field), or a
+//                 media error took header or key
 absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address);
+
+// What a record at `address` says that a media error took.
+absl::Status LostRecordError(Address address);
 
 // Checks the checksum of a viewed record. kDataLoss names the pool offset.
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record);

@@ -19,6 +19,12 @@ unsigned EntryOrder(uint64_t pages) {
 
 uint64_t PageOf(Address address) { return address >> dax::kPageShift; }
 
+absl::Status LostError(Address address) {
+  return absl::DataLossError(absl::StrCat("the page at pool offset ",
+                                          address >> dax::kPageShift << dax::kPageShift,
+                                          " is lost to a media error"));
+}
+
 absl::Status NoExtentAt(Address address) {
   return absl::DataLossError(absl::StrCat("no extent at pool offset ", address));
 }
@@ -87,7 +93,7 @@ std::vector<ExtentFrame*> Space::Impl::Frames() const {
 // ---- Open and close ----
 
 Space::Space(dax::Pool* pool, const dax::MappingOptions& mapping_options)
-    : Memory(pool->At(0), pool->open_epoch()),
+    : Memory(pool->At(0), pool->open_epoch(), pool->media_event_counter()),
       impl_(std::make_unique<Impl>(pool, this, mapping_options)) {}
 
 Space::~Space() = default;
@@ -149,8 +155,15 @@ absl::Status Space::Impl::SaveMaps() {
       BreakMapSeal(*pool, frame->address());
       continue;
     }
+    // No map can be saved there: the next session derives the extent.
+    const uint64_t map_words = frame->is_large() ? 0 : MapWords(frame->slot_count());
+    if (pool->IsLost(frame->address(), kMapOffset + map_words * sizeof(uint64_t))) continue;
     if (!frame->is_large()) {
-      frame->StoreMap(reinterpret_cast<uint64_t*>(pool->At(frame->address() + kMapOffset)));
+      auto* words = reinterpret_cast<uint64_t*>(pool->At(frame->address() + kMapOffset));
+      frame->StoreMap(words);
+      // Free to a map; who loads it sets them aside again.
+      const std::lock_guard<std::mutex> lock(media_mutex);
+      for (const uint32_t slot : frame->lost) words[slot / 64] &= ~(uint64_t{1} << slot % 64);
     }
     SealMap(*pool, frame->address(), frame->layout(), pool->open_epoch());
   }
@@ -187,7 +200,8 @@ Address Space::PresentUntil(Address address) const {
   const Address record_end = address + header->slot_size_bytes;
   while (end < record_end) {
     const std::optional<dax::Extent> next = mapping.LookUp(PageOf(end));
-    if (!next.has_value()) return kNullAddress;
+    // Up to a lost page the record can be read.
+    if (!next.has_value()) return IsLost(end, 1) ? end : kNullAddress;
     end += next->pages() << dax::kPageShift;
   }
   return record_end;
@@ -198,10 +212,14 @@ absl::Status Space::FaultIn(Address address) {
   const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(address));
   if (absl::IsNotFound(run.status())) return NoExtentAt(address);
   if (!run.ok()) return run.status();
+  if (IsLost(address, 1)) return LostError(address);
   return impl_->FaultRun(*run);
 }
 
 absl::Status Space::Impl::FaultRun(const dax::Run& run) {
+  if (pool->HasLostPages() && pool->IsLost(run.offset(), run.size_bytes())) {
+    return FaultAroundLostPages(run);
+  }
   const unsigned order = EntryOrder(run.pages);
   for (uint64_t page = 0; page < run.pages; page += kBlockPages) {
     const absl::StatusOr<dax::FaultResult> result =
@@ -216,8 +234,11 @@ absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, d
   // A run that is not live yet was reserved in this session: an extent about to be committed.
   const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(index);
   if (!run.ok()) return run.status();
-  const absl::StatusOr<SlotLayout> layout = CheckExtent(*impl_->pool, *run);
-  if (!layout.ok()) return layout.status();
+  // Records behind a header that is lost can be read all the same.
+  if (!impl_->IsHeaderLost(*run)) {
+    const absl::StatusOr<SlotLayout> layout = CheckExtent(*impl_->pool, *run);
+    if (!layout.ok()) return layout.status();
+  }
   dax::Extent extent;
   extent.order = std::min(EntryOrder(run->pages), max_order);
   extent.first_index = index >> extent.order << extent.order;
@@ -249,7 +270,10 @@ absl::Status Space::Drain() {
 // after it: an extent without a reachable slot, which deriving finds empty.
 absl::Status Space::Impl::DrainAndCommit() {
   std::lock_guard<std::mutex> lock(commit_mutex);
-  for (const dax::Run& run : uncommitted) FlushHeader(*pool, run);
+  for (const dax::Run& run : uncommitted) {
+    // A lost one would be refused, and with it everybody's Drain.
+    if (!IsHeaderLost(run)) FlushHeader(*pool, run);
+  }
   absl::Status status = pool->Drain();
   if (status.ok() && !uncommitted.empty()) status = pool->CommitRuns(uncommitted);
   if (!status.ok()) return status;

@@ -31,6 +31,9 @@
 //   E4  Only a wholly empty extent, detached from its arena, is truncated.
 //   E5  Slots of an extent without a frame are never handed out. Their retires are passed over,
 //       since deriving finds them; but where the saved map counts, it is loaded first.
+//   E6  A slot that touches a lost page is never handed out. If it is known to be dead, it does not
+//       keep its extent from being truncated, which ends the loss (dax::Pool). After a crash that
+//       is not known: whether the index refers to it can't be told without its key.
 #ifndef DAXKV_KV_SPACE_H_
 #define DAXKV_KV_SPACE_H_
 
@@ -100,10 +103,15 @@ class Space : public Memory, public dax::ExtentProvider {
   void Retire(Address address, const uint64_t* link) override;
   void Flush(const void* address, size_t size_bytes) override;
   absl::Status Drain() override;
+  bool IsLost(Address address, uint64_t size_bytes) const override;
+  Address PresentBeyond(Address end, Address wanted) const override;
   void FlushInherited(const void* address, size_t size_bytes) override;
 
   // Everything stored so far by any thread becomes durable (dax::Pool::Sync). kInternal.
   absl::Status Sync();
+  // Takes in the pages that were lost since the last call: dax::Pool::SettleMediaErrors, and sets
+  // free slots on them aside. Costs two loads if there are none. Hold nothing.
+  void SettleMediaErrors();
 
   // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,

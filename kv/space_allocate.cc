@@ -207,6 +207,7 @@ bool Space::Impl::Detach(ExtentFrame* frame) {
 
 void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) {
   NoteChange(frame);
+  if (KeepIfLost(frame, slot)) return;
   frame->Free(slot);
   Relist(frame);
 }

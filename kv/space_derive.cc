@@ -13,6 +13,20 @@ constexpr unsigned kMapsPerRefill = 4;
 // Extents that the worker derives each time that a class has run out of free slots.
 constexpr size_t kDerivesPerRefill = 4;
 
+absl::Status LostHeaderError(Address extent) {
+  return absl::DataLossError(
+      absl::StrCat("the extent header at pool offset ", extent, " is lost to a media error"));
+}
+
+std::vector<uint64_t> LostPagesOf(const dax::Pool& pool, const dax::Run& run) {
+  if (!pool.HasLostPages()) return {};
+  std::vector<uint64_t> pages = pool.ListLostPages();
+  pages.erase(std::remove_if(pages.begin(), pages.end(),
+                             [&run](uint64_t page) { return page - run.first_page >= run.pages; }),
+              pages.end());
+  return pages;
+}
+
 // Whether bytes may be what a slot of this kind holds. Only fields that never change are read: the
 // slot may be a node at which writers are at work.
 bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t slot_size_bytes) {
@@ -56,6 +70,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
   if (!run->live || run->offset() != extent) return nullptr;
   absl::Status status = FaultRun(*run);
   if (!status.ok()) return status;
+  if (IsHeaderLost(*run)) return LostHeaderError(extent);
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
   if (!layout.ok()) return layout.status();
   const bool known = (retired && layout->size_class == kLargeClass) ||
@@ -66,6 +81,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
     frame->SetUsed(0);
   } else {
     frame->LoadMap(SavedMap(*pool, extent));
+    for (const uint64_t page : LostPagesOf(*pool, *run)) SetAsideFreeSlots(frame.get(), page);
   }
   status = InsertFrame(frame.get());
   if (!status.ok()) return status;
@@ -127,13 +143,19 @@ bool Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t slot) {
 absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
   const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
   if (!run.ok()) return run.status();
+  if (IsHeaderLost(*run)) return LostHeaderError(extent);
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
   if (!layout.ok()) return layout.status();
   auto frame = std::make_unique<ExtentFrame>(*run, *layout);
   frame->changed.store(true, std::memory_order_relaxed);
+  const uint64_t media_events = pool->media_events();
   for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
     if (stopping.load(std::memory_order_relaxed)) return nullptr;
-    if (IsSlotLive(*frame, slot)) frame->SetUsed(slot);
+    if (IsLostSlot(*frame, slot) || IsSlotLive(*frame, slot)) frame->SetUsed(slot);
+  }
+  // A slot, or a leaf that refers to one, may have looked empty since it was lost.
+  if (pool->media_events() != media_events) {
+    return absl::DataLossError("pages were lost while its slots were looked at");
   }
   const absl::Status status = InsertFrame(frame.get());
   if (!status.ok()) return status;
@@ -172,7 +194,8 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
   RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
   for (ExtentFrame* frame : scanned) {
     // A pin may show any slot found dead.
-    if (frame->is_large() || IsPinned(*frame, 0)) HoldFreeSlots(frame);
+    const bool in_pieces = pool->HasLostPages() && !LostPagesOf(*pool, frame->run()).empty();
+    if (frame->is_large() || in_pieces || IsPinned(*frame, 0)) HoldFreeSlots(frame);
     if (!frame->is_large()) Attach(frame);
   }
   FreeHeld();

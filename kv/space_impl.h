@@ -4,12 +4,15 @@
 //   space_retire.cc    retired slots on their way back, the worker thread, truncation
 //   space_derive.cc    frames for extents of earlier sessions
 //   space_reclaim.cc   reclaim and audit
+//   space_media.cc     lost pages and the slots on them
 //
 // Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
 //   maintenance     deriving, freeing of retired slots, truncation: one thread at a time. Its
 //                   holder waits for readers and asks the oracle
 //   Shard::mutex    one shard's current extent; held while a new run is made
 //   commit_mutex    commits of new extents
+//   media_mutex     lost pages being taken in, and the frames' `lost`; before it: nothing, or
+//                   `maintenance`, or a shard's
 //   SizeClass::mutex, RetireQueue::mutex, worker_mutex   for a few instructions
 #ifndef DAXKV_KV_SPACE_IMPL_H_
 #define DAXKV_KV_SPACE_IMPL_H_
@@ -23,6 +26,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -158,6 +162,17 @@ struct Space::Impl {
   absl::Status DeriveSome(uint16_t class_number);
   absl::Status DeriveAll();
 
+  // ---- space_media.cc ----
+  // The slots of a slab that touch the page; an empty range for a page without slots.
+  std::pair<uint32_t, uint32_t> SlotsOnPage(const ExtentFrame& frame, uint64_t page) const;
+  void SetAsideFreeSlots(ExtentFrame* frame, uint64_t page);
+  // For a dead slot: true if it stays used, as it is on a lost page.
+  bool KeepIfLost(ExtentFrame* frame, uint32_t slot);
+  size_t LostCount(const ExtentFrame& frame);
+  bool IsLostSlot(const ExtentFrame& frame, uint32_t slot) const;
+  bool IsHeaderLost(const dax::Run& run) const;
+  absl::Status FaultAroundLostPages(const dax::Run& run);
+
   // ---- space_reclaim.cc ----
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);  // Under `maintenance`.
   // Threads that come together share a round.
@@ -181,6 +196,9 @@ struct Space::Impl {
   uint64_t truncated_size_bytes = 0;       // maintenance
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
+
+  std::mutex media_mutex;
+  std::atomic<uint64_t> settled_media_events{0};
 
   std::mutex commit_mutex;            // Held while runs are committed.
   std::vector<dax::Run> uncommitted;  // commit_mutex: runs of new extents

@@ -20,7 +20,9 @@ absl::StatusOr<ReclaimResult> Space::Impl::Reclaim(absl::Time deadline) {
   ReclaimResult result;
   for (ExtentFrame* frame : Frames()) {
     // Slots that only a pin holds are dead, too.
-    const auto is_empty = [frame] { return frame->used_count() == frame->held.size(); };
+    const auto is_empty = [this, frame] {
+      return frame->used_count() == frame->held.size() + LostCount(*frame);
+    };
     if (!is_empty()) continue;
     if (!frame->is_large() && !Detach(frame)) continue;
     if (is_empty()) {
@@ -75,6 +77,8 @@ absl::StatusOr<uint64_t> Space::Audit(const std::function<bool(Address)>& reacha
       const bool reached = reachable(address);
       ++compared;
       if (used == reached) continue;
+      // Dead, or taken for live as it can't be read (E6).
+      if (!reached && impl_->IsLostSlot(*frame, slot)) continue;
       report(absl::StrCat("slot at pool offset ", address, " (", frame->layout().slot_size_bytes,
                           " bytes) ",
                           used ? "is used but not reachable: leaked" : "is reachable but free"));

@@ -132,7 +132,10 @@ void Space::Impl::FreeHeld() {
   std::vector<ExtentFrame*> frames_to_try;
   frames_to_try.swap(held_frames);
   for (ExtentFrame* frame : frames_to_try) {
-    if (!frame->is_large() && IsPinned(*frame, *frame->held.begin())) {
+    // A slab's slots share one pin count, but for those of an extent in pieces around a lost page.
+    const auto is_pinned = [&](uint32_t slot) { return IsPinned(*frame, slot); };
+    const auto end = pool->HasLostPages() ? frame->held.end() : std::next(frame->held.begin());
+    if (!frame->is_large() && std::any_of(frame->held.begin(), end, is_pinned)) {
       held_frames.push_back(frame);
       continue;
     }
@@ -172,6 +175,7 @@ absl::Status Space::Impl::TruncateExtent(ExtentFrame* frame, absl::Time deadline
 }
 
 void Space::Impl::WorkerLoop() {
+  const dax::SurviveMediaErrors survive;
   std::chrono::milliseconds held_poll = kFirstHeldPoll;
   std::unique_lock<std::mutex> lock(worker_mutex);
   const auto stop = [this] { return stopping.load(std::memory_order_relaxed); };

@@ -51,10 +51,13 @@ absl::Status Engine::Update(std::string_view key, UpdateFunction function) {
   std::string value;
   for (;;) {
     VersionRead current;
-    absl::Status status = ReadVersion(key, &current);
+    absl::Status status = Reading([&] { return ReadVersion(key, &current); });
     if (!status.ok()) return status;
     value.clear();
+    const uint64_t media_events = pool_->media_events();
     const absl::StatusOr<UpdateAction> action = function(current.value, &value);
+    // A page of a long value may have been lost under the function: what it made may be of zeros.
+    if (pool_->media_events() != media_events) continue;
     if (!action.ok()) return action.status();
     if (*action == UpdateAction::kKeep) return absl::OkStatus();
     const bool puts = *action == UpdateAction::kPut;
@@ -70,7 +73,7 @@ absl::Status Engine::CompareAndSwap(std::string_view key, std::optional<std::str
   if (!valid.ok()) return valid;
   for (;;) {
     VersionRead current;
-    absl::Status status = ReadVersion(key, &current);
+    absl::Status status = Reading([&] { return ReadVersion(key, &current); });
     if (!status.ok()) return status;
     if (current.value != expected) {
       return absl::AbortedError(current.value.has_value() ? "the key has another value"

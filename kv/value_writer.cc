@@ -65,11 +65,13 @@ absl::Status ValueWriter::Commit() {
   Impl& impl = *impl_;
   const Address address = std::exchange(impl.address, kNullAddress);
   const uint64_t size_bytes = std::exchange(impl.bytes, {}).size();
+  const dax::SurviveMediaErrors survive;
   return WithoutExceptions([&] { return impl.engine->CommitValue(address, impl.key, size_bytes); });
 }
 
 absl::StatusOr<ValueWriter> Db::NewValueWriter(std::string_view key, uint64_t size_bytes) {
   if (engine_ == nullptr) return absl::FailedPreconditionError("the store is closed");
+  const dax::SurviveMediaErrors survive;
   return WithoutExceptions([&]() -> absl::StatusOr<ValueWriter> {
     auto impl = std::make_unique<ValueWriter::Impl>(engine_.get(), key);
     absl::StatusOr<Address> address = engine_->ReserveValue(key, size_bytes);

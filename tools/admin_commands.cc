@@ -28,6 +28,10 @@ uint64_t HoleBytes(const dax::PoolStats& pool) {
              : 0;
 }
 
+uint64_t QuarantinedBytes(const dax::PoolStats& pool) {
+  return pool.quarantined_pages * dax::kPageSizeBytes;
+}
+
 Json ByOrder(const uint64_t (&counts)[dax::kHugeOrder + 1]) {
   Json array = Json::array();
   for (const uint64_t count : counts) array.push_back(count);
@@ -83,7 +87,8 @@ Json ToJson(const kv::Info& info) {
         {"large_extents", info.large_size_bytes},
         {"files", pool.file_size_bytes},
         {"blocks", pool.file_blocks_bytes},
-        {"holes", HoleBytes(pool)}}},
+        {"holes", HoleBytes(pool)},
+        {"quarantined", QuarantinedBytes(pool)}}},
       {"index",
        {{"height", info.index_height},
         {"leaves", info.leaves},
@@ -188,6 +193,9 @@ std::string ToText(const kv::Info& info) {
   line("faults", FaultsText(info.dax.mapping));
   line("memory", MemoryText(info.dax.pages));
   line("pins", PinsText(info.dax.pins));
+  if (pool.quarantined_pages != 0) {
+    line("quarantined", HumanBytes(QuarantinedBytes(pool)) + " lost to media errors: see check");
+  }
   return text;
 }
 

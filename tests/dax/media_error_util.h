@@ -18,8 +18,7 @@ namespace daxkv::dax {
 // From now on touching the page raises SIGBUS: by the kernel's own injection of memory failures
 // (BUS_MCEERR_AR; needs root and CONFIG_MEMORY_FAILURE), or else by a page of an empty file in its
 // place (BUS_ADRERR), which leaves the pool's file as it is.
-inline void LosePage(const Pool& pool, uint64_t page) {
-  char* address = pool.At(page << kPageShift);
+inline void LosePageAt(char* address) {
   static const bool injects = [] {
     void* probe = mmap(nullptr, kPageSizeBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -38,6 +37,8 @@ inline void LosePage(const Pool& pool, uint64_t page) {
             reinterpret_cast<intptr_t>(address));
   close(empty);
 }
+
+inline void LosePage(const Pool& pool, uint64_t page) { LosePageAt(pool.At(page << kPageShift)); }
 
 }  // namespace daxkv::dax
 
