@@ -129,7 +129,7 @@ TEST_P(DbMediaTest, LossIsToldAndStaysInItsPage) {
   for (const std::string& fault : report->faults) {
     EXPECT_THAT(fault, testing::AnyOf(HasSubstr("lost to a media error"))) << fault;
   }
-  EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 1u);
+  EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 1u);
 
   // Overwriting works; the page is not used for it.
   for (const uint64_t i : lost) {
@@ -147,7 +147,7 @@ TEST_P(DbMediaTest, LossIsToldAndStaysInItsPage) {
     }
     Open();
     EXPECT_TRUE(Lost(1500).empty());
-    EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 1u);
+    EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 1u);
     DeleteRange(500, 1000);
     PutRange(500, 1000);
     EXPECT_TRUE(Lost(1500).empty());
@@ -170,11 +170,11 @@ TEST_P(DbMediaTest, LostValueOfALongRecordCanBeDeletedAndItsPageComesBack) {
   CloseCleanly();
   Open();
   EXPECT_THAT(db().Get("long").status(), HasCode(absl::StatusCode::kDataLoss));
-  EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 1u);
+  EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 1u);
   EXPECT_THAT(db().Delete("long"), IsOk());
   EXPECT_THAT(db().Get("long").status(), HasCode(absl::StatusCode::kNotFound));
   ASSERT_THAT(db().Compact().status(), IsOk());
-  EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 0u);
+  EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 0u);
   ExpectClean();
   ASSERT_THAT(db().Put("long", value), IsOk());
   EXPECT_EQ(GetOrDie("long"), value);
@@ -187,7 +187,7 @@ TEST_P(DbMediaTest, LostValueOfALongRecordCanBeOverwritten) {
   ASSERT_THAT(db().Put("long", "short"), IsOk());
   EXPECT_EQ(GetOrDie("long"), "short");
   ASSERT_THAT(db().Compact().status(), IsOk());
-  EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 0u);
+  EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 0u);
   ExpectClean();
 }
 
@@ -222,14 +222,14 @@ TEST_P(DbMediaTest, WritersGoAroundAPageThatIsLostUnderThem) {
   }
   PutRange(180, 400);
   EXPECT_TRUE(Lost(400).empty());
-  EXPECT_GE(db().GetInfo()->pool.quarantined_pages, 1u);
+  EXPECT_GE(db().GetInfo()->dax.pool.quarantined_pages, 1u);
   CloseCleanly();
   Open();
   EXPECT_TRUE(Lost(400).empty());
   // All on those pages is known to be dead: once the extent is empty they come back.
   DeleteRange(0, 400);
   ASSERT_THAT(db().Compact().status(), IsOk());
-  EXPECT_EQ(db().GetInfo()->pool.quarantined_pages, 0u);
+  EXPECT_EQ(db().GetInfo()->dax.pool.quarantined_pages, 0u);
   ExpectClean();
 }
 
