@@ -78,7 +78,8 @@ FrameTable::FrameTable()
 
 FrameTable::~FrameTable() {
   if (chunks_ == nullptr) return;
-  for (uint64_t i = 0; i < kChunks; ++i) {
+  const uint64_t end = chunks_end_.load(std::memory_order_relaxed);
+  for (uint64_t i = 0; i < end; ++i) {
     Folio* chunk = chunks_[i].load(std::memory_order_relaxed);
     if (chunk != nullptr) munmap(static_cast<void*>(chunk), kChunkBytes);
   }
@@ -122,6 +123,12 @@ absl::Status FrameTable::Reserve(uint64_t frame) {
   if (!chunks_[frame >> kChunkShift].compare_exchange_strong(
           expected, fresh, std::memory_order_acq_rel, std::memory_order_acquire)) {
     munmap(static_cast<void*>(fresh), kChunkBytes);
+    return absl::OkStatus();
+  }
+  // Relaxed: the destructor, its only reader, comes after all calls.
+  const uint64_t end = (frame >> kChunkShift) + 1;
+  uint64_t known = chunks_end_.load(std::memory_order_relaxed);
+  while (known < end && !chunks_end_.compare_exchange_weak(known, end, std::memory_order_relaxed)) {
   }
   return absl::OkStatus();
 }

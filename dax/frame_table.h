@@ -168,6 +168,7 @@ class FrameTable {
 
   // kChunks pointers in address space that is filled by touch. Null if there was none to be had.
   std::atomic<Folio*>* const chunks_;
+  std::atomic<uint64_t> chunks_end_{0};  // There are none from here on.
   WaitTable waits_;
 };
 

@@ -3,10 +3,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +23,7 @@ constexpr uint64_t kLogDataSizeBytes[] = {192, 640, 2048};  // Internal redo, ex
 constexpr uint64_t kLogsOfALane = 3;
 constexpr uint64_t kLaneSizeBytes = 3072;
 constexpr uint64_t kMaxLanes = 1024;
+constexpr uint64_t kLanesAtOnce = 32;  // What is read stays in the processor's cache.
 constexpr uint64_t kLine = 64;
 
 struct LaneTable {
@@ -93,6 +96,26 @@ bool IsWalkableUndoLog(const char* data, uint64_t capacity) {
   return (operation == kFillBytes || operation == kCopyBytes) && BytesEntryFits(data, capacity);
 }
 
+// The offset of a log, among those of `count` lanes, that libpmemobj could not walk.
+std::optional<uint64_t> FindUnwalkableLog(const char* lanes, uint64_t count) {
+  uint64_t at = 0;
+  for (uint64_t i = 0; i < count * kLogsOfALane; ++i) {
+    const uint64_t data_size_bytes = kLogDataSizeBytes[i % kLogsOfALane];
+    LogHeader header;
+    memcpy(&header, lanes + at, sizeof(header));
+    const char* data = lanes + at + sizeof(header);
+    const bool undo = i % kLogsOfALane == kLogsOfALane - 1;
+    // None of our transactions is larger than a lane, so no log goes on elsewhere.
+    if (header.capacity > data_size_bytes || header.next != 0 ||
+        !(undo ? IsWalkableUndoLog(data, header.capacity)
+               : IsWalkableRedoLog(data, header.capacity))) {
+      return at;
+    }
+    at += sizeof(header) + data_size_bytes;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 absl::Status CheckLanes(int fd, const std::string& path) {
@@ -112,24 +135,13 @@ absl::Status CheckLanes(int fd, const std::string& path) {
       lanes_size_bytes > size_bytes - table.lanes_offset) {
     return damaged(kLaneTableAt, "lane table");
   }
-  std::vector<char> lanes(lanes_size_bytes);
-  if (!ReadAll(fd, table.lanes_offset, lanes.data(), lanes.size())) {
-    return damaged(table.lanes_offset, "first lane");
-  }
-  uint64_t at = 0;
-  for (uint64_t i = 0; i < table.lane_count * kLogsOfALane; ++i) {
-    const uint64_t data_size_bytes = kLogDataSizeBytes[i % kLogsOfALane];
-    LogHeader header;
-    memcpy(&header, &lanes[at], sizeof(header));
-    const char* data = &lanes[at] + sizeof(header);
-    const bool undo = i % kLogsOfALane == kLogsOfALane - 1;
-    // None of our transactions is larger than a lane, so no log goes on elsewhere.
-    if (header.capacity > data_size_bytes || header.next != 0 ||
-        !(undo ? IsWalkableUndoLog(data, header.capacity)
-               : IsWalkableRedoLog(data, header.capacity))) {
-      return damaged(table.lanes_offset + at, "log");
-    }
-    at += sizeof(header) + data_size_bytes;
+  std::vector<char> lanes(kLanesAtOnce * kLaneSizeBytes);
+  for (uint64_t first = 0; first < table.lane_count; first += kLanesAtOnce) {
+    const uint64_t count = std::min(kLanesAtOnce, table.lane_count - first);
+    const uint64_t offset = table.lanes_offset + first * kLaneSizeBytes;
+    if (!ReadAll(fd, offset, lanes.data(), count * kLaneSizeBytes)) return damaged(offset, "lane");
+    const std::optional<uint64_t> log = FindUnwalkableLog(lanes.data(), count);
+    if (log) return damaged(offset + *log, "log");
   }
   return absl::OkStatus();
 }

@@ -1,44 +1,34 @@
 #include "tests/crash/campaign.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <set>
 #include <sstream>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "tests/crash/arena.h"
-#include "tests/crash/crash_image.h"
-#include "tests/crash/judge.h"
+#include "tests/crash/examiner.h"
+#include "tests/crash/trace.h"
 
 namespace daxkv::crash {
 namespace {
 
 constexpr unsigned kMostWorkers = 16;
-constexpr unsigned kPatienceSeconds = 60;  // With one image.
 
 // What the processes of a campaign share.
 struct Shared {
   std::atomic<bool> stop;
-  std::atomic<uint64_t> points, images, recovery_images;
-  // Where a worker is, should it die there.
-  struct Place {
-    std::atomic<uint64_t> point, variant, recovery_point;
-  } places[kMostWorkers];
-  struct Counts {
-    uint64_t operations;
-    FlushCounts flushes;
-  } counts[8];  // By Operation::Kind; the recorder's.
+  Progress progress[kMostWorkers];
 };
 
 Shared* MapShared() {
@@ -89,40 +79,16 @@ pid_t Fork(const std::function<void()>& body) {
 }
 
 // Empty, or how the child failed.
-std::string Wait(pid_t child) {
+std::string Wait(pid_t child, double* cpu_seconds) {
   int status = 0;
-  if (waitpid(child, &status, 0) != child) Die("waitpid");
+  rusage usage = {};
+  if (wait4(child, &status, 0, &usage) != child) Die("wait4");
+  for (const timeval& time : {usage.ru_utime, usage.ru_stime}) {
+    *cpu_seconds += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
   if (WIFSIGNALED(status)) return absl::StrCat("died of signal ", WTERMSIG(status));
   return absl::StrCat("exited with ", WEXITSTATUS(status));
-}
-
-void AddCounts(const FlushCounts& more, FlushCounts* sum) {
-  sum->flushes += more.flushes;
-  sum->lines += more.lines;
-  sum->clean_lines += more.clean_lines;
-  sum->repeated_lines += more.repeated_lines;
-  sum->fences += more.fences;
-  sum->empty_fences += more.empty_fences;
-}
-
-// ---- Recording ----
-
-// Empty, or why an operation failed.
-std::string RecordOperations(Store& store, const std::vector<Operation>& operations,
-                             Recorder& recorder, Shared* shared) {
-  for (size_t i = 0; i < operations.size(); ++i) {
-    recorder.Begin(i);
-    const absl::Status done = store.Do(operations[i]);
-    if (!done.ok()) return absl::StrCat("operation ", i, ": ", done.ToString());
-    recorder.Acknowledge(i);
-    if (shared != nullptr) {
-      Shared::Counts& counts = shared->counts[static_cast<int>(operations[i].kind)];
-      ++counts.operations;
-      AddCounts(recorder.TakeCounts(), &counts.flushes);
-    }
-  }
-  return "";
 }
 
 class Campaign {
@@ -132,10 +98,15 @@ class Campaign {
     std::string path = "/dev/shm/daxkv_crash_XXXXXX";
     if (mkdtemp(path.data()) == nullptr) Die("mkdtemp");
     path_ = path;
+    if (plan.keep_in.empty()) return;
+    // One for each failing campaign; it goes if it stays empty.
+    plan_.keep_in = absl::StrCat(plan.keep_in, "/", script.name, ".", getpid());
+    std::filesystem::create_directories(plan_.keep_in);
   }
   ~Campaign() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
+    if (!plan_.keep_in.empty()) rmdir(plan_.keep_in.c_str());
     munmap(shared_, sizeof(Shared));
   }
 
@@ -146,40 +117,47 @@ class Campaign {
   std::string In(const std::string& name, unsigned worker) const {
     return absl::StrCat(path_, "/", name, worker);
   }
+  std::string TracePath() const { return plan_.trace.empty() ? In("trace") : plan_.trace; }
   void Record();
   void Judge(unsigned worker);
-  void JudgeRecovery(const CrashImage& image, const Expectation& expected, uint64_t seed,
-                     const std::string& where, unsigned worker);
-  void JudgeOne(const std::string& image_path, const CrashImage& image, const Expectation& expected,
-                const std::string& where, unsigned worker);
+  void TakeResults(unsigned worker, const std::string& died, Outcome* outcome);
+  void ReadCounts(Outcome* outcome) const;
+  void ReadSites(Outcome* outcome) const;
+  void KeepTrace(Outcome* outcome) const;
 
   const Script& script_;
-  const Plan& plan_;
+  Plan plan_;
   Shared* const shared_;
   std::string path_;
-  // Of one worker.
   absl::flat_hash_set<uint64_t> hashes_;
-  unsigned faults_ = 0;
 };
 
 void Campaign::Record() {
   SetPlatform(script_.platform);
-  Store store(In("store"));
+  const StoreFiles files(In("store"), script_.shape);
+  Store store(files);
   absl::Status status;
   if (!script_.setup.empty()) status = store.Open();
   for (const Operation& operation : script_.setup) {
-    if (status.ok()) status = store.Do(operation);
+    if (status.ok()) status = operation.run(store, operation.changes);
   }
   if (!status.ok()) return AddLine(In("faults"), absl::StrCat("setup: ", status.ToString()));
-  Recorder recorder(In("store"));
+  Recorder recorder(files);
   if (plan_.count_sites) CountCallSites();
-  DropCallSite(plan_.dropped);
+  Mutate(plan_.mutated, plan_.mutation);
+  CountsByName counts;
   recorder.Start();
-  const std::string failed = RecordOperations(store, script_.operations, recorder, shared_);
+  std::string failed = RecordOperations(script_.operations, 0, store, recorder, &counts);
+  if (failed.empty() && !script_.threads.empty()) {
+    failed = RecordThreads(script_.threads, script_.operations.size(), store, recorder, &counts);
+  }
   recorder.Stop();
   // A mutant may fail by itself.
-  if (!failed.empty()) AddLine(In("faults"), absl::StrCat("recording, ", failed));
+  if (!failed.empty()) AddLine(In("faults"), absl::StrCat("recording: ", failed));
   WriteVector(In("trace"), recorder.trace());
+  for (const auto& [name, sum] : counts) {
+    WriteVector(In("counts ") + name, std::vector<OperationCounts>{sum});
+  }
   for (const CallSite& site : CallSites()) {
     AddLine(In("sites"), absl::StrCat(site.kind == CallKind::kFence ? 1 : 0, " ",
                                       reinterpret_cast<uint64_t>(site.return_address), " ",
@@ -187,163 +165,44 @@ void Campaign::Record() {
   }
 }
 
-// ---- Judging ----
-
-void Campaign::JudgeOne(const std::string& image_path, const CrashImage& image,
-                        const Expectation& expected, const std::string& where, unsigned worker) {
-  hashes_.insert(image.Hash());
-  shared_->images.fetch_add(1, std::memory_order_relaxed);
-  alarm(kPatienceSeconds);
-  const std::string fault = JudgeImage(image_path, expected);
-  alarm(0);
-  image.RemoveAddedParts();
-  if (fault.empty()) return;
-  AddLine(In("faults", worker), absl::StrCat(where, ": ", fault));
-  if (++faults_ >= plan_.most_faults) shared_->stop = true;
-}
-
-struct Variant {
-  Survivors survivors;
-  uint64_t seed;
-};
-
-// The plain images come first, as many random ones as there is room for after them.
-std::vector<Variant> Variants(uint64_t count, uint64_t seed) {
-  std::vector<Variant> variants = {
-      {Survivors::kNone, 0}, {Survivors::kFlushed, 0}, {Survivors::kEverything, 0}};
-  for (uint64_t i = 3; i < count; ++i) variants.push_back({Survivors::kRandom, seed * 1009 + i});
-  return variants;
-}
-
 void Campaign::Judge(unsigned worker) {
   SetPlatform(script_.platform);
-  OpenCopyOnWrite(true);
-  const Trace trace = ReadVector<Event>(In("trace"));
-  const auto points = static_cast<uint64_t>(std::count_if(
-      trace.begin(), trace.end(), [](const Event& e) { return e.kind == EventKind::kPoint; }));
-  if (worker == 0) shared_->points = points;
-  if (points == 0) return;
-  // With few images, some points are passed over.
-  constexpr uint64_t kLeastVariants = 5;
-  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / plan_.images);
-  const uint64_t variants = std::max(kLeastVariants, plan_.images * stride / points);
-
-  CrashImage image(In("image", worker), script_.platform);
-  Expectation expected;
-  Store unused("");
-  for (const Operation& operation : script_.setup) Change(operation, &expected.acknowledged);
-  uint64_t acknowledged = 0, point = 0, images = 0;
-  for (const Event& event : trace) {
-    if (shared_->stop.load(std::memory_order_relaxed)) break;
-    if (event.kind != EventKind::kPoint) {
-      image.Apply(event);
-      continue;
-    }
-    for (; acknowledged < event.a; ++acknowledged) {
-      Change(script_.operations[acknowledged], &expected.acknowledged);
-    }
-    expected.in_flight = event.b > event.a ? &script_.operations[event.a] : nullptr;
-    if (++point % stride != 0 || point / stride % plan_.workers != worker) continue;
-    absl::flat_hash_set<uint64_t> here;  // Equal images at one point need one judgement.
-    uint64_t number = 0;
-    for (const Variant& variant : Variants(variants, plan_.seed * 1000003 + point)) {
-      shared_->places[worker].point = point;
-      shared_->places[worker].variant = number++;
-      image.Patch(variant.survivors, variant.seed);
-      if (here.insert(image.Hash()).second) {
-        const std::string where = absl::StrCat(
-            script_.name, ", seed ", plan_.seed, ", point ", point, " of ", points, " (operation ",
-            event.a,
-            expected.in_flight == nullptr
-                ? " not begun)"
-                : absl::StrCat(" in flight: ", KindName(expected.in_flight->kind), ")"),
-            ", variant ", number - 1);
-        JudgeOne(image.path(), image, expected, where, worker);
-        if (plan_.recoveries_every != 0 && ++images % plan_.recoveries_every == 0 && faults_ == 0) {
-          JudgeRecovery(image, expected, plan_.seed + images, where, worker);
-        }
-      }
-      image.Unpatch();
-    }
-  }
-  WriteVector(In("hashes", worker), std::vector<uint64_t>(hashes_.begin(), hashes_.end()));
+  const std::string directory = In("worker", worker);
+  std::filesystem::create_directory(directory);
+  Examiner examiner(script_, plan_, directory, worker, &shared_->progress[worker], &shared_->stop);
+  examiner.on_fault = [&](const std::string& line) { AddLine(In("faults", worker), line); };
+  examiner.Examine(ReadVector<Event>(TracePath()));
+  WriteVector(In("hashes", worker),
+              std::vector<uint64_t>(examiner.hashes().begin(), examiner.hashes().end()));
 }
 
-// Records how the store recovers from this image and takes new writes, and judges images of that.
-void Campaign::JudgeRecovery(const CrashImage& image, const Expectation& expected, uint64_t seed,
-                             const std::string& where, unsigned worker) {
-  const std::string path = In("recovery", worker);
-  image.CopyTo(path);
-  OpenCopyOnWrite(false);
-  Model found;
-  std::vector<Operation> operations;
-  Trace trace;
-  {
-    Recorder recorder(path);
-    Store store(path);
-    recorder.Start();
-    std::string fault = store.Open().ToString();
-    if (fault == "OK") fault = CompareStore(store.db(), expected, &found);
-    if (fault.empty()) {
-      operations = WritesAfterRecovery(found);
-      fault = RecordOperations(store, operations, recorder, nullptr);
-    }
-    recorder.Stop();
-    if (!fault.empty()) AddLine(In("faults", worker), absl::StrCat(where, ", recovery: ", fault));
-    trace = std::move(recorder.trace());
+void Campaign::TakeResults(unsigned worker, const std::string& died, Outcome* outcome) {
+  const Progress& progress = shared_->progress[worker];
+  if (!died.empty()) {
+    outcome->faults.push_back(absl::StrCat(
+        script_.name, ", seed ", plan_.seed, ", point ", progress.point.load(), ", variant ",
+        progress.variant.load(), ", recovery point ", progress.recovery_point.load(), ": ", died));
   }
-  OpenCopyOnWrite(true);
-  const auto points = static_cast<uint64_t>(std::count_if(
-      trace.begin(), trace.end(), [](const Event& e) { return e.kind == EventKind::kPoint; }));
-  const uint64_t stride = std::max<uint64_t>(1, points * 2 / plan_.images_of_recovery);
-  CrashImage second(In("second", worker), script_.platform);
-  Expectation now;
-  now.acknowledged = std::move(found);
-  uint64_t acknowledged = 0, point = 0;
-  for (const Event& event : trace) {
-    if (event.kind != EventKind::kPoint) {
-      second.Apply(event);
-      continue;
-    }
-    for (; acknowledged < event.a; ++acknowledged) {
-      Change(operations[acknowledged], &now.acknowledged);
-    }
-    now.in_flight = event.b > event.a ? &operations[event.a] : nullptr;
-    if ((++point + seed) % stride != 0) continue;
-    shared_->places[worker].recovery_point = point;
-    for (const Survivors survivors : {Survivors::kNone, Survivors::kRandom}) {
-      second.Patch(survivors, seed * 31 + point);
-      shared_->recovery_images.fetch_add(1, std::memory_order_relaxed);
-      JudgeOne(second.path(), second, now,
-               absl::StrCat(where, ", point ", point, " of its recovery"), worker);
-      second.Unpatch();
-    }
+  for (const uint64_t hash : ReadVector<uint64_t>(In("hashes", worker))) hashes_.insert(hash);
+  for (std::string& line : ReadLines(In("faults", worker))) {
+    outcome->faults.push_back(std::move(line));
   }
-  shared_->places[worker].recovery_point = 0;
+  outcome->images += progress.images;
+  outcome->recovery_images += progress.recovery_images;
+  outcome->real_opens += progress.real_opens;
 }
 
-Outcome Campaign::Run() {
-  const auto begin = std::chrono::steady_clock::now();
-  Outcome outcome;
-  const std::string recording = Wait(Fork([this] { Record(); }));
-  if (!recording.empty()) outcome.faults.push_back("recording: " + recording);
-  std::vector<pid_t> workers;
-  for (unsigned worker = 0; worker < plan_.workers; ++worker) {
-    workers.push_back(Fork([this, worker] { Judge(worker); }));
+void Campaign::ReadCounts(Outcome* outcome) const {
+  const std::string prefix = "counts ";
+  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+    const std::string name = entry.path().filename();
+    if (name.compare(0, prefix.size(), prefix) != 0) continue;
+    const auto counts = ReadVector<OperationCounts>(entry.path());
+    if (!counts.empty()) outcome->counts[name.substr(prefix.size())] = counts[0];
   }
-  absl::flat_hash_set<uint64_t> hashes;
-  for (unsigned worker = 0; worker < plan_.workers; ++worker) {
-    const std::string died = Wait(workers[worker]);
-    const Shared::Place& place = shared_->places[worker];
-    if (!died.empty()) {
-      outcome.faults.push_back(absl::StrCat(
-          script_.name, ", seed ", plan_.seed, ", point ", place.point.load(), ", variant ",
-          place.variant.load(), ", recovery point ", place.recovery_point.load(), ": ", died));
-    }
-    for (const uint64_t hash : ReadVector<uint64_t>(In("hashes", worker))) hashes.insert(hash);
-    for (std::string& line : ReadLines(In("faults", worker))) outcome.faults.push_back(line);
-  }
-  for (std::string& line : ReadLines(In("faults"))) outcome.faults.push_back(line);
+}
+
+void Campaign::ReadSites(Outcome* outcome) const {
   for (const std::string& line : ReadLines(In("sites"))) {
     CallSite site;
     std::istringstream in(line);
@@ -352,18 +211,46 @@ Outcome Campaign::Run() {
     in >> fence >> address >> site.calls >> site.name;
     site.kind = fence != 0 ? CallKind::kFence : CallKind::kFlush;
     site.return_address = reinterpret_cast<const void*>(address);
-    outcome.sites.push_back(site);
+    outcome->sites.push_back(site);
   }
-  for (int kind = 0; kind < 8; ++kind) {
-    const Shared::Counts& counts = shared_->counts[kind];
-    if (counts.operations == 0) continue;
-    outcome.counts[KindName(static_cast<Operation::Kind>(kind))] = {counts.operations,
-                                                                    counts.flushes};
+}
+
+void Campaign::KeepTrace(Outcome* outcome) const {
+  const std::string kept = plan_.keep_in + "/trace";
+  std::error_code error;
+  std::filesystem::copy_file(TracePath(), kept, std::filesystem::copy_options::overwrite_existing,
+                             error);
+  if (error) return;
+  outcome->faults.push_back(absl::StrCat(
+      "to judge one of these again: bazel run --config=opt //tests/crash:crash_test -- ",
+      "--gtest_filter='*/", script_.name, "' --seed=", plan_.seed, " --trace=", kept,
+      " --only=POINT.VARIANT"));
+}
+
+Outcome Campaign::Run() {
+  const auto begin = std::chrono::steady_clock::now();
+  Outcome outcome;
+  double recording_seconds = 0;
+  if (plan_.trace.empty()) {
+    const std::string failed = Wait(Fork([this] { Record(); }), &recording_seconds);
+    if (!failed.empty()) outcome.faults.push_back("recording: " + failed);
   }
-  outcome.points = shared_->points;
-  outcome.images = shared_->images;
-  outcome.recovery_images = shared_->recovery_images;
-  outcome.distinct_images = hashes.size();
+  for (const Event& event : ReadVector<Event>(TracePath())) {
+    outcome.points += event.kind == EventKind::kPoint ? 1 : 0;
+  }
+  if (plan_.only_point != 0) plan_.workers = 1;
+  std::vector<pid_t> workers;
+  for (unsigned worker = 0; worker < plan_.workers; ++worker) {
+    workers.push_back(Fork([this, worker] { Judge(worker); }));
+  }
+  for (unsigned worker = 0; worker < plan_.workers; ++worker) {
+    TakeResults(worker, Wait(workers[worker], &outcome.cpu_seconds), &outcome);
+  }
+  for (std::string& line : ReadLines(In("faults"))) outcome.faults.push_back(std::move(line));
+  ReadCounts(&outcome);
+  ReadSites(&outcome);
+  if (!outcome.faults.empty() && !plan_.keep_in.empty()) KeepTrace(&outcome);
+  outcome.distinct_images = hashes_.size();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return outcome;
 }

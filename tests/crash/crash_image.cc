@@ -11,7 +11,6 @@
 #include <fstream>
 #include <random>
 
-#include "absl/strings/str_format.h"
 #include "tests/crash/arena.h"
 
 namespace daxkv::crash {
@@ -21,20 +20,18 @@ constexpr uint64_t kPageSizeBytes = 4096;
 constexpr unsigned kWordsOfLine = kLineSizeBytes / 8;
 constexpr unsigned kAllWords = (1u << kWordsOfLine) - 1;
 
-std::string PartPath(const std::string& path, size_t number) {
-  return absl::StrFormat("%s/parts/%06d.pmem", path, number);
-}
-
-int MakePart(const std::string& path, size_t number, uint64_t size_bytes) {
-  const int file = open(PartPath(path, number).c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644);
+int MakePart(const StoreFiles& files, size_t number, uint64_t size_bytes) {
+  const int file = open(files.PartPath(number).c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644);
   if (file < 0 || ftruncate(file, static_cast<off_t>(size_bytes)) != 0) Die("making a part");
   return file;
 }
 
-void MakeDirectory(const std::string& path) {
+void MakeStore(const StoreFiles& files) {
+  const std::string& path = files.path();
   std::filesystem::remove_all(path);
+  if (!files.grows()) return;
   std::filesystem::create_directories(path + "/parts");
-  std::ofstream set(path + "/daxkv.set");
+  std::ofstream set(files.CommitPath());
   set << "PMEMPOOLSET\nOPTION SINGLEHDR\n" << kArenaSizeBytes << " " << path << "/parts\n";
 }
 
@@ -44,13 +41,13 @@ uint64_t HashLine(uint64_t offset, const void* bytes) {
 
 }  // namespace
 
-CrashImage::CrashImage(std::string path, Platform platform)
-    : path_(std::move(path)),
+CrashImage::CrashImage(StoreFiles files, Platform platform)
+    : files_(std::move(files)),
       unit_size_bytes_(platform == Platform::kCacheLines ? kLineSizeBytes : kPageSizeBytes),
       atom_size_bytes_(platform == Platform::kCacheLines ? 8 : 512),
       durable_(MapArena()),
       live_(MapArena()) {
-  MakeDirectory(path_);
+  MakeStore(files_);
 }
 
 CrashImage::~CrashImage() {
@@ -59,21 +56,23 @@ CrashImage::~CrashImage() {
 }
 
 void CrashImage::AddPart(uint64_t offset, uint64_t size_bytes) {
-  const int file = MakePart(path_, parts_.size(), size_bytes);
+  const int file = MakePart(files_, parts_.size(), size_bytes);
   MapFile(durable_, offset, size_bytes, file);
   close(file);
   parts_.emplace_back(offset, size_bytes);
+  size_bytes_ = offset + size_bytes;
 }
 
 void CrashImage::RemoveAddedParts() const {
-  for (size_t number = parts_.size(); unlink(PartPath(path_, number).c_str()) == 0;) ++number;
+  if (!files_.grows()) return;
+  for (size_t number = parts_.size(); unlink(files_.PartPath(number).c_str()) == 0;) ++number;
 }
 
-void CrashImage::CopyTo(const std::string& path) const {
-  MakeDirectory(path);
+void CrashImage::CopyTo(const StoreFiles& to) const {
+  MakeStore(to);
   for (size_t number = 0; number < parts_.size(); ++number) {
     const auto [offset, size_bytes] = parts_[number];
-    const int file = MakePart(path, number, size_bytes);
+    const int file = MakePart(to, number, size_bytes);
     for (auto page = pages_.lower_bound(offset); page != pages_.lower_bound(offset + size_bytes);
          ++page) {
       if (pwrite(file, durable_ + *page, kPageSizeBytes, static_cast<off_t>(*page - offset)) !=
@@ -83,6 +82,35 @@ void CrashImage::CopyTo(const std::string& path) const {
     }
     close(file);
   }
+}
+
+bool IsIn(const CrashImage::Ranges& ranges, uint64_t offset) {
+  return std::any_of(ranges.begin(), ranges.end(), [offset](const auto& range) {
+    return offset >= range.first && offset < range.second;
+  });
+}
+
+uint64_t CrashImage::HashOutside(const Ranges& ranges) {
+  if (ranges == outside_of_) return hash_outside_;
+  static constexpr unsigned char kZeros[kLineSizeBytes] = {};
+  outside_of_ = ranges;
+  hash_outside_ = 0;
+  for (const uint64_t page : pages_) {
+    for (uint64_t at = page; at < page + kPageSizeBytes; at += kLineSizeBytes) {
+      if (IsIn(ranges, at) || memcmp(durable_ + at, kZeros, kLineSizeBytes) == 0) continue;
+      hash_outside_ ^= HashLine(at, durable_ + at) ^ HashLine(at, kZeros);
+    }
+  }
+  return hash_outside_;
+}
+
+// Every change of the image goes through here.
+void CrashImage::Change(uint64_t offset, const void* bytes) {
+  pages_.insert(offset / kPageSizeBytes * kPageSizeBytes);
+  const uint64_t changed = HashLine(offset, durable_ + offset) ^ HashLine(offset, bytes);
+  hash_ ^= changed;
+  if (!IsIn(outside_of_, offset)) hash_outside_ ^= changed;
+  memcpy(durable_ + offset, bytes, kLineSizeBytes);
 }
 
 // ---- The trace ----
@@ -97,23 +125,40 @@ void CrashImage::Apply(const Event& event) {
     case EventKind::kStore:
       return SetLive(event.offset, event.bytes);
     case EventKind::kFlush:
-      memcpy(pending_[event.thread][event.offset].bytes, event.bytes, kLineSizeBytes);
+      NoteFlush(event);
       return SetLive(event.offset, event.bytes);
     case EventKind::kFence:
-      for (const auto& [offset, line] : pending_[event.thread]) SetDurable(offset, line.bytes);
-      pending_[event.thread].clear();
-      return;
+      return Fence(event.thread);
     case EventKind::kPunch:
       return Punch(event.offset, event.a);
+    case EventKind::kBegin:
+    case EventKind::kEnd:
     case EventKind::kPoint:
       return;
   }
 }
 
+void CrashImage::NoteFlush(const Event& event) {
+  FlushedLine& flushed = pending_[event.thread][event.offset];
+  memcpy(flushed.line.bytes, event.bytes, kLineSizeBytes);
+  flushed.number = ++flushes_;
+}
+
+void CrashImage::Fence(uint32_t thread) {
+  const std::map<uint64_t, FlushedLine> lines = std::move(pending_[thread]);
+  pending_.erase(thread);
+  for (const auto& [offset, flushed] : lines) {
+    // What others flushed before is older than what is durable now.
+    for (auto& [other_thread, others] : pending_) {
+      const auto other = others.find(offset);
+      if (other != others.end() && other->second.number < flushed.number) others.erase(other);
+    }
+    SetDurable(offset, flushed.line.bytes);
+  }
+}
+
 void CrashImage::SetDurable(uint64_t offset, const void* bytes) {
-  pages_.insert(offset / kPageSizeBytes * kPageSizeBytes);
-  hash_ ^= HashLine(offset, durable_ + offset) ^ HashLine(offset, bytes);
-  memcpy(durable_ + offset, bytes, kLineSizeBytes);
+  Change(offset, bytes);
   NoteDifference(offset);
 }
 
@@ -123,7 +168,7 @@ void CrashImage::SetLive(uint64_t offset, const void* bytes) {
 }
 
 void CrashImage::NoteDifference(uint64_t offset) {
-  if (memcmp(durable_ + offset, live_ + offset, kLineSizeBytes) != 0) {
+  if (memcmp(durable_ + offset, live_ + offset, kLineSizeBytes) != 0 || !Flushed(offset).empty()) {
     dirty_.insert(offset);
   } else {
     dirty_.erase(offset);
@@ -162,26 +207,25 @@ void CrashImage::PatchLine(uint64_t offset, const void* bytes, unsigned mask) {
       memcpy(line.bytes + word * 8, static_cast<const char*>(bytes) + word * 8, 8);
     }
   }
-  pages_.insert(offset / kPageSizeBytes * kPageSizeBytes);
-  hash_ ^= HashLine(offset, durable_ + offset) ^ HashLine(offset, line.bytes);
-  memcpy(durable_ + offset, line.bytes, kLineSizeBytes);
+  Change(offset, line.bytes);
 }
 
 void CrashImage::Unpatch() {
   for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
-    hash_ ^=
-        HashLine(undo->offset, durable_ + undo->offset) ^ HashLine(undo->offset, undo->line.bytes);
-    memcpy(durable_ + undo->offset, undo->line.bytes, kLineSizeBytes);
+    Change(undo->offset, undo->line.bytes);
   }
   undo_.clear();
 }
 
-const void* CrashImage::Flushed(uint64_t offset) const {
+std::vector<const CrashImage::FlushedLine*> CrashImage::Flushed(uint64_t offset) const {
+  std::vector<const FlushedLine*> flushed;
   for (const auto& [thread, lines] : pending_) {
     const auto line = lines.find(offset);
-    if (line != lines.end()) return line->second.bytes;
+    if (line != lines.end()) flushed.push_back(&line->second);
   }
-  return nullptr;
+  std::sort(flushed.begin(), flushed.end(),
+            [](const FlushedLine* a, const FlushedLine* b) { return a->number < b->number; });
+  return flushed;
 }
 
 void CrashImage::Patch(Survivors survivors, uint64_t seed) {
@@ -189,8 +233,9 @@ void CrashImage::Patch(Survivors survivors, uint64_t seed) {
     case Survivors::kNone:
       return;
     case Survivors::kFlushed:
-      for (const auto& [thread, lines] : pending_) {
-        for (const auto& [offset, line] : lines) PatchLine(offset, line.bytes, kAllWords);
+      for (const uint64_t offset : dirty_) {
+        const std::vector<const FlushedLine*> flushed = Flushed(offset);
+        if (!flushed.empty()) PatchLine(offset, flushed.back()->line.bytes, kAllWords);
       }
       return;
     case Survivors::kEverything:
@@ -212,14 +257,16 @@ void CrashImage::PatchAtRandom(uint64_t seed) {
   uint64_t unit = ~uint64_t{0}, atom = ~uint64_t{0};
   bool whole = false, torn = false, atom_comes = false;
   for (const uint64_t offset : dirty_) {
-    const void* flushed = Flushed(offset);
+    const std::vector<const FlushedLine*> flushed = Flushed(offset);
     if (offset / unit_size_bytes_ != unit) {
       unit = offset / unit_size_bytes_;
-      whole = random() % 256 < (flushed != nullptr ? flushed_chance : stored_chance);
+      whole = random() % 256 < (flushed.empty() ? stored_chance : flushed_chance);
       torn = whole && random() % 256 < torn_chance;
     }
     if (!whole) continue;
-    const void* bytes = flushed != nullptr && random() % 2 == 0 ? flushed : live_ + offset;
+    const void* bytes = live_ + offset;
+    const uint64_t choice = flushed.empty() ? 0 : random() % (2 * flushed.size());
+    if (!flushed.empty() && choice < flushed.size()) bytes = flushed[choice]->line.bytes;
     unsigned mask = kAllWords;
     if (torn && atom_size_bytes_ < kLineSizeBytes) {
       mask = static_cast<unsigned>(random()) & kAllWords;

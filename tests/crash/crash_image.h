@@ -1,7 +1,7 @@
 // Builds the images that a power cut may leave, from a trace, in part files that a store can be
 // opened on.
 //
-//   CrashImage image(directory, Platform::kCacheLines);
+//   CrashImage image(files, Platform::kCacheLines);
 //   for (const Event& event : trace) {
 //     if (event.kind == EventKind::kPoint) { image.Patch(...); ...open it...; image.Unpatch(); }
 //     else image.Apply(event);
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "tests/crash/interposer.h"
+#include "tests/crash/store_files.h"
 #include "tests/crash/trace.h"
 
 namespace daxkv::crash {
@@ -34,13 +35,13 @@ enum class Survivors {
 
 class CrashImage {
  public:
-  // Makes `path` a store's directory without parts.
-  CrashImage(std::string path, Platform platform);
+  // Makes a store without parts, in place of what is there.
+  CrashImage(StoreFiles files, Platform platform);
   ~CrashImage();
   CrashImage(const CrashImage&) = delete;
   CrashImage& operator=(const CrashImage&) = delete;
 
-  const std::string& path() const { return path_; }
+  const StoreFiles& files() const { return files_; }
   void Apply(const Event& event);
 
   // Lets the image differ from what is durable. The same seed gives the same image.
@@ -50,12 +51,24 @@ class CrashImage {
   uint64_t Hash() const { return hash_; }
   // Removes part files that a store on a copy-on-write mapping has added.
   void RemoveAddedParts() const;
-  // Makes the same image, as it is now, at another path.
-  void CopyTo(const std::string& path) const;
+  // Makes the same image, as it is now, at another place.
+  void CopyTo(const StoreFiles& to) const;
+
+  // The image's bytes, by pool offset.
+  const char* bytes() const { return durable_; }
+  uint64_t size_bytes() const { return size_bytes_; }
+  // Offsets of the first byte and of the one after the last, multiples of a line.
+  using Ranges = std::vector<std::pair<uint64_t, uint64_t>>;
+  // Equal for images that are equal outside `ranges`.
+  uint64_t HashOutside(const Ranges& ranges);
 
  private:
   struct Line {
     unsigned char bytes[kLineSizeBytes];
+  };
+  struct FlushedLine {
+    Line line;
+    uint64_t number;  // Later flushes have higher ones.
   };
   struct Undo {
     uint64_t offset;
@@ -66,23 +79,31 @@ class CrashImage {
   void SetDurable(uint64_t offset, const void* bytes);
   void SetLive(uint64_t offset, const void* bytes);
   void Punch(uint64_t offset, uint64_t size_bytes);
+  void Change(uint64_t offset, const void* bytes);
   void NoteDifference(uint64_t offset);
+  void NoteFlush(const Event& event);
+  void Fence(uint32_t thread);
   // Takes the words of `mask` from `bytes`.
   void PatchLine(uint64_t offset, const void* bytes, unsigned mask);
-  const void* Flushed(uint64_t offset) const;
+  // What threads have flushed of a line, in order.
+  std::vector<const FlushedLine*> Flushed(uint64_t offset) const;
   void PatchAtRandom(uint64_t seed);
 
-  const std::string path_;
+  const StoreFiles files_;
   const uint64_t unit_size_bytes_;                    // What is written back as one...
   const uint64_t atom_size_bytes_;                    // ...and what of it is never torn.
   std::vector<std::pair<uint64_t, uint64_t>> parts_;  // Offset, size.
   char* durable_ = nullptr;                           // The files themselves.
   char* live_ = nullptr;
-  std::set<uint64_t> pages_;                              // That are not all zero, perhaps.
-  std::set<uint64_t> dirty_;                              // Lines where the two differ.
-  std::map<uint64_t, std::map<uint64_t, Line>> pending_;  // Thread, offset.
+  uint64_t size_bytes_ = 0;
+  std::set<uint64_t> pages_;  // That are not all zero, perhaps.
+  std::set<uint64_t> dirty_;  // Lines where the two differ, or that are flushed without a fence.
+  std::map<uint32_t, std::map<uint64_t, FlushedLine>> pending_;  // Thread, offset.
+  uint64_t flushes_ = 0;
   std::vector<Undo> undo_;
   uint64_t hash_ = 0;
+  Ranges outside_of_;  // Of hash_outside_.
+  uint64_t hash_outside_ = 0;
 };
 
 }  // namespace daxkv::crash

@@ -1,15 +1,15 @@
-// Power cuts at every fence of short scripts, over the whole pool. A script is a few lines: what is
-// new in the store brings its own.
+// Power cuts at every fence of short scripts, over the whole pool.
 //
-//   crash_test [--images=N] [--seed=N] [--gtest_filter=...]
+//   crash_test [--images=N] [--seed=N] [--gtest_filter=...] [--trace=PATH --only=POINT.VARIANT]
 //
 // --images: how many to judge for each script, about; the time taken grows with it.
-#include <algorithm>
+// --trace, --only: judges one image of a kept trace again.
 #include <cinttypes>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <string>
-#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/crash/campaign.h"
@@ -17,96 +17,49 @@
 namespace daxkv::crash {
 namespace {
 
-using Kind = Operation::Kind;
-
 uint64_t images_per_script = 300;
-uint64_t seed = 1;
+Plan plan_of_all;
 
-std::vector<Script> Scripts() {
-  const Platform lines = Platform::kCacheLines, pages = Platform::kPages;
-  const std::vector<Operation> some = Puts(Keys(0, 20), 100);
-  const std::vector<Operation> one_leaf = {PutGroup(Keys(0, 100, 10), 40)};
-  const std::vector<Operation> close_and_open = {Do(Kind::kClose), Do(Kind::kOpen)};
-  const std::vector<Operation> crash_and_open = {Do(Kind::kCrash), Do(Kind::kOpen)};
-  std::vector<Script> scripts = {
-      {"Create", lines, {}, std::vector{Do(Kind::kOpen)} + Puts(Keys(0, 3), 50)},
-      {"Put", lines, some, Puts(Keys(100, 40), 100)},
-      {"Overwrite", lines, some, Puts(Keys(0, 20), 100) + Puts(Keys(0, 20), 300)},
-      {"Delete", lines, Puts(Keys(0, 40), 100),
-       Deletes(Keys(0, 20)) + Puts(Keys(0, 10), 60) + Deletes(Keys(20, 20))},
-      {"LeafSplit", lines, one_leaf, Puts(Keys(1, 60, 10), 40)},
-      {"PutGroup",
-       lines,
-       one_leaf,
-       {PutGroup(Keys(3, 30, 10), 80), PutGroup(Keys(0, 200, 4), 20), PutGroup(Keys(0, 50), 0)}},
-      {"DeleteGroup",
-       lines,
-       {PutGroup(Keys(0, 400), 40)},
-       {DeleteGroup(Keys(0, 50)), DeleteGroup(Keys(100, 100, 3)), PutGroup(Keys(0, 120), 40),
-        DeleteGroup(Keys(0, 400))}},
-      {"InnerSplit",
-       lines,
-       {PutGroup(Keys(0, 13000), 8)},
-       {PutGroup(Keys(13000, 1500), 8), PutGroup(Keys(14500, 1500), 8),
-        PutGroup(Keys(16000, 1500), 8)},
-       0.1},
-      {"LargeValues", lines, some,
-       Puts(Keys(100, 3), 50000) + Puts(Keys(100, 3), 300000) + Puts(Keys(100, 1), 10) +
-           Deletes(Keys(101, 2)) + Puts(Keys(0, 2), 70000)},
-      {"Growth", lines, some, Puts(Keys(100, 6), 2000000)},
-      {"Compact", lines, Puts(Keys(0, 6), 200000) + std::vector{PutGroup(Keys(10, 1500), 400)},
-       Deletes(Keys(0, 3)) +
-           std::vector{Do(Kind::kCompact), DeleteGroup(Keys(10, 1400)), Do(Kind::kCompact)} +
-           Puts(Keys(0, 3), 30000)},
-      {"CloseAndOpen", lines, some,
-       Puts(Keys(0, 3), 100) + close_and_open + Puts(Keys(0, 3), 200) + Deletes(Keys(4, 3)) +
-           close_and_open + close_and_open + Puts(Keys(7, 3), 100)},
-      {"CrashAndOpen", lines, some,
-       Puts(Keys(0, 3), 100) + crash_and_open + Puts(Keys(0, 3), 100) + crash_and_open +
-           Deletes(Keys(4, 3)) + crash_and_open + Puts(Keys(4, 3), 100)},
-  };
-  // The same on an ordinary file.
-  for (const char* name : {"Create", "Overwrite", "Delete", "LeafSplit", "PutGroup", "LargeValues",
-                           "Compact", "CloseAndOpen"}) {
-    const auto script = std::find_if(scripts.begin(), scripts.end(),
-                                     [&](const Script& s) { return s.name == name; });
-    Script on_pages = *script;
-    on_pages.name += "OnPages";
-    on_pages.platform = pages;
-    scripts.push_back(on_pages);
+// Where failing images are kept.
+std::string KeepIn() {
+  for (const char* name : {"DAXKV_CRASH_KEEP", "TEST_UNDECLARED_OUTPUTS_DIR"}) {
+    if (const char* path = getenv(name)) return path;
   }
-  return scripts;
+  return "/tmp/daxkv_crash_images";
+}
+
+void Print(const std::string& name, const OperationCounts& counts) {
+  const FlushCounts& sum = counts.flushes;
+  const auto each = [&](uint64_t count) {
+    return static_cast<double>(count) / static_cast<double>(counts.operations);
+  };
+  printf("  %-20s %4" PRIu64
+         " times; each %.2f flushes, %.2f lines (%.2f clean, %.2f repeated), %.2f fences"
+         " (%.2f empty)\n",
+         name.c_str(), counts.operations, each(sum.flushes), each(sum.lines), each(sum.clean_lines),
+         each(sum.repeated_lines), each(sum.fences), each(sum.empty_fences));
 }
 
 class CrashTest : public testing::TestWithParam<Script> {};
 
 TEST_P(CrashTest, EveryImageRecovers) {
-  Plan plan;
+  Plan plan = plan_of_all;
   plan.images = static_cast<uint64_t>(static_cast<double>(images_per_script) * GetParam().share);
-  plan.seed = seed;
+  plan.keep_in = KeepIn();
   const Outcome outcome = RunCampaign(GetParam(), plan);
-  printf("%-14s %6" PRIu64 " points %8" PRIu64 " images, %" PRIu64 " distinct, %" PRIu64
-         " of recoveries; %.1f s\n",
+  printf("%-18s %5" PRIu64 " points %7" PRIu64 " images, %7" PRIu64 " distinct, %6" PRIu64
+         " of recoveries, %6" PRIu64 " real opens; %.1f s, %.2f ms CPU each\n",
          GetParam().name.c_str(), outcome.points, outcome.images, outcome.distinct_images,
-         outcome.recovery_images, outcome.seconds);
-  for (const auto& [kind, counts] : outcome.counts) {
-    const FlushCounts& sum = counts.flushes;
-    const auto each = [&](uint64_t count) {
-      return static_cast<double>(count) / static_cast<double>(counts.operations);
-    };
-    printf("  %-12s %4" PRIu64
-           " times; each %.2f flushes, %.2f lines (%.2f clean, %.2f repeated)"
-           ", %.2f fences (%.2f empty)\n",
-           kind.c_str(), counts.operations, each(sum.flushes), each(sum.lines),
-           each(sum.clean_lines), each(sum.repeated_lines), each(sum.fences),
-           each(sum.empty_fences));
-  }
+         outcome.recovery_images, outcome.real_opens, outcome.seconds,
+         outcome.cpu_seconds * 1e3 / static_cast<double>(outcome.images));
+  for (const auto& [name, counts] : outcome.counts) Print(name, counts);
   fflush(stdout);
+  RecordProperty("distinct_images", std::to_string(outcome.distinct_images));
   EXPECT_GT(outcome.distinct_images, 0u);
   for (const std::string& fault : outcome.faults) ADD_FAILURE() << fault;
 }
 
-INSTANTIATE_TEST_SUITE_P(Scripts, CrashTest, testing::ValuesIn(Scripts()),
+INSTANTIATE_TEST_SUITE_P(Scripts, CrashTest, testing::ValuesIn(AllScripts()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace
@@ -114,9 +67,12 @@ INSTANTIATE_TEST_SUITE_P(Scripts, CrashTest, testing::ValuesIn(Scripts()),
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
+  daxkv::crash::Plan& plan = daxkv::crash::plan_of_all;
   for (int i = 1; i < argc; ++i) {
     sscanf(argv[i], "--images=%" SCNu64, &daxkv::crash::images_per_script);
-    sscanf(argv[i], "--seed=%" SCNu64, &daxkv::crash::seed);
+    sscanf(argv[i], "--seed=%" SCNu64, &plan.seed);
+    sscanf(argv[i], "--only=%" SCNu64 ".%" SCNu64, &plan.only_point, &plan.only_variant);
+    if (strncmp(argv[i], "--trace=", 8) == 0) plan.trace = argv[i] + 8;
   }
   return RUN_ALL_TESTS();
 }

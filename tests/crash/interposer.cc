@@ -18,85 +18,119 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/crash/pool_cache.h"
+
+extern "C" {
+// Given by the linker: the program's code lies between them.
+extern const char __executable_start, etext;
+}
 
 namespace daxkv::crash {
 namespace {
 
-constexpr int kMaxFrames = 16;
+constexpr int kMaxFrames = 24;
 constexpr uint32_t kExt4 = 0xef53;
 
 std::atomic<Observer*> observer{nullptr};
 std::atomic<Platform> platform{Platform::kCacheLines};
 std::atomic<bool> keep_files{false};
 std::atomic<bool> count_sites{false};
-std::atomic<bool> drop_one{false};
+std::atomic<bool> mutate_one{false};
 
 std::mutex sites_mutex;
 std::map<std::pair<CallKind, const void*>, CallSite> sites;  // Guarded by sites_mutex.
-CallSite dropped;                                            // Guarded by sites_mutex.
-std::map<const void*, std::string> function_names;           // Guarded by sites_mutex.
+CallSite mutated;                                            // Guarded by sites_mutex.
+Mutation mutated_how = Mutation::kDropped;                   // Guarded by sites_mutex.
 
-// The function at `address` when it is daxkv's, else empty.
-const std::string& FunctionName(const void* address) {
-  const auto [it, fresh] = function_names.try_emplace(address);
+struct Frame {
+  std::string function;  // When it is daxkv's, else empty.
+  bool of_libpmemobj = false;
+  bool is_persist_call = false;  // Of libpmemobj's public function that hands a flush down.
+};
+std::map<const void*, Frame> known_frames;  // Guarded by sites_mutex.
+
+const Frame& FrameAt(const void* address) {
+  const auto [it, fresh] = known_frames.try_emplace(address);
+  Frame& frame = it->second;
   Dl_info info;
-  if (!fresh || dladdr(address, &info) == 0 || info.dli_sname == nullptr) return it->second;
+  if (!fresh || dladdr(address, &info) == 0) return frame;
+  frame.of_libpmemobj =
+      info.dli_fname != nullptr && absl::StrContains(info.dli_fname, "libpmemobj");
+  if (info.dli_sname == nullptr) return frame;
+  frame.is_persist_call = frame.of_libpmemobj && strcmp(info.dli_sname, "pmemobj_persist") == 0;
   int status = 0;
   char* name = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
   if (name != nullptr && absl::StartsWith(name, "daxkv::")) {
     const std::string whole = name;
-    it->second = absl::StrCat(
+    frame.function = absl::StrCat(
         whole.substr(0, whole.find('(')), "+0x",
         absl::Hex(static_cast<const char*>(address) - static_cast<const char*>(info.dli_saddr)));
   }
   free(name);
-  return it->second;
+  return frame;
 }
 
 // Whether a function only hands flushes and fences down.
 bool HandsDown(const std::string& name) {
-  for (const char* prefix : {"daxkv::crash::", "daxkv::dax::Persister::", "daxkv::dax::Pool::",
-                             "daxkv::kv::Space::Flush", "daxkv::kv::Space::Drain",
-                             "daxkv::kv::Space::CopyAndFlush", "daxkv::kv::Index::Impl::Drain"}) {
+  for (const char* prefix :
+       {"daxkv::crash::", "daxkv::dax::Persister::", "daxkv::dax::Pool::Flush",
+        "daxkv::dax::Pool::Drain", "daxkv::dax::Pool::Persist", "daxkv::dax::Pool::CopyAndFlush",
+        "daxkv::dax::ObjectHeap::StoreDurably", "daxkv::kv::Space::Flush",
+        "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
+        "daxkv::kv::Index::Impl::Drain"}) {
     if (absl::StartsWith(name, prefix)) return true;
   }
   return false;
 }
 
-// Whether the call that is under way counts: true unless its site is dropped.
-bool Passes(CallKind kind) {
-  if (!count_sites.load(std::memory_order_relaxed) && !drop_one.load(std::memory_order_relaxed)) {
-    return true;
+// Whether code at `address` is this program's and no library's.
+bool IsOfProgram(const void* address) {
+  const auto* at = static_cast<const char*>(address);
+  return at >= &__executable_start && at < &etext;
+}
+
+struct Range {
+  const void* address;
+  size_t size_bytes;
+};
+thread_local std::vector<Range> late_flushes;
+
+enum class Passage { kPasses, kDropped, kLate };
+
+// What becomes of the call that is under way.
+Passage PassageOf(CallKind kind) {
+  if (!count_sites.load(std::memory_order_relaxed) && !mutate_one.load(std::memory_order_relaxed)) {
+    return Passage::kPasses;
   }
   void* frames[kMaxFrames];
   const int count = backtrace(frames, kMaxFrames);
   const std::lock_guard<std::mutex> lock(sites_mutex);
-  bool seen_daxkv = false;
+  bool of_libpmemobj = false, is_persist_call = false;
   for (int i = 1; i < count; ++i) {
-    const std::string& name = FunctionName(frames[i]);
-    if (name.empty()) {
-      // Our own C functions come first; then a call by libpmemobj is not daxkv's own.
-      if (seen_daxkv || i > 3) return true;
-      continue;
+    const Frame& frame = FrameAt(frames[i]);
+    if (frame.of_libpmemobj) {
+      of_libpmemobj = true;
+      is_persist_call = frame.is_persist_call;
     }
-    if (absl::StartsWith(name, "daxkv::dax::ObjectHeap") ||
-        absl::StartsWith(name, "daxkv::crash::")) {
-      continue;
-    }
-    seen_daxkv = true;
-    if (HandsDown(name)) continue;
+    if (frame.function.empty() || HandsDown(frame.function)) continue;
+    // What libpmemobj does by itself is not daxkv's.
+    if (of_libpmemobj && !is_persist_call) return Passage::kPasses;
     CallSite& site = sites[{kind, frames[i]}];
     site.kind = kind;
     site.return_address = frames[i];
-    site.name = name;
+    site.name = frame.function;
     ++site.calls;
-    return dropped.return_address != frames[i] || dropped.kind != kind;
+    if (mutated.return_address != frames[i] || mutated.kind != kind) return Passage::kPasses;
+    return mutated_how == Mutation::kLate ? Passage::kLate : Passage::kDropped;
   }
-  return true;
+  return Passage::kPasses;
 }
 
 void Flush(const void* address, size_t size_bytes) {
-  if (!Passes(CallKind::kFlush)) return;
+  NoteFlushOfImage(static_cast<const char*>(address), size_bytes);
+  const Passage passage = PassageOf(CallKind::kFlush);
+  if (passage == Passage::kLate) late_flushes.push_back({address, size_bytes});
+  if (passage != Passage::kPasses) return;
   if (Observer* seen_by = observer.load(std::memory_order_acquire)) {
     seen_by->OnFlush(static_cast<const char*>(address), size_bytes);
   }
@@ -104,8 +138,14 @@ void Flush(const void* address, size_t size_bytes) {
 
 void Fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (!Passes(CallKind::kFence)) return;
-  if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnFence();
+  if (PassageOf(CallKind::kFence) != Passage::kPasses) return;
+  Observer* seen_by = observer.load(std::memory_order_acquire);
+  if (seen_by == nullptr) return;
+  seen_by->OnFence();
+  for (const Range& late : late_flushes) {
+    seen_by->OnFlush(static_cast<const char*>(late.address), late.size_bytes);
+  }
+  late_flushes.clear();
 }
 
 void* FinishCopy(void* to, size_t size_bytes, unsigned flags) {
@@ -143,16 +183,16 @@ std::vector<CallSite> CallSites() {
   return all;
 }
 
-void DropCallSite(const CallSite& site) {
+void Mutate(const CallSite& site, Mutation mutation) {
   const std::lock_guard<std::mutex> lock(sites_mutex);
-  dropped = site;
-  drop_one.store(site.return_address != nullptr, std::memory_order_relaxed);
+  mutated = site;
+  mutated_how = mutation;
+  mutate_one.store(site.return_address != nullptr, std::memory_order_relaxed);
 }
 
 }  // namespace daxkv::crash
 
-// ---- What takes the place of libpmem's and libc's own
-// ----------------------------------------------
+// ---- What takes the place of libpmem's and libc's own ----
 
 using daxkv::crash::Fence;
 using daxkv::crash::FinishCopy;
@@ -182,7 +222,13 @@ int pmem_deep_persist(const void* address, size_t size_bytes) {
   return 0;
 }
 int pmem_msync(const void* address, size_t size_bytes) {
-  if (!daxkv::crash::Passes(daxkv::crash::CallKind::kFence)) return 0;
+  // daxkv's own are of its pages, and of what lies between them.
+  if (!daxkv::crash::IsOfProgram(__builtin_return_address(0))) {
+    daxkv::crash::NoteFlushOfImage(static_cast<const char*>(address), size_bytes);
+  }
+  if (daxkv::crash::PassageOf(daxkv::crash::CallKind::kFence) != daxkv::crash::Passage::kPasses) {
+    return 0;
+  }
   if (auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire)) {
     seen_by->OnMsync(static_cast<const char*>(address), size_bytes);
   }

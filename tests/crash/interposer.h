@@ -42,8 +42,7 @@ void SetObserver(Observer* observer);
 // While set, holes are neither punched nor filled: for stores that are opened copy-on-write.
 void KeepFilesUntouched(bool on);
 
-// ---- Mutations: a flush or fence of daxkv that is not done
-// ----------------------------------------
+// ---- Mutations: a flush or fence of daxkv that is not done, or late ----
 
 enum class CallKind { kFlush, kFence };
 
@@ -58,8 +57,12 @@ struct CallSite {
 // Counts calls by site from here on; forgets what was counted before.
 void CountCallSites();
 std::vector<CallSite> CallSites();
-// The calls of this site are left out from here on. Null return address: none.
-void DropCallSite(const CallSite& site);
+enum class Mutation {
+  kDropped,  // The site's calls are left out.
+  kLate,     // Its flushes come after the thread's next fence: what was to be ordered is not.
+};
+// Mutates the calls of this site from here on. Null return address: none.
+void Mutate(const CallSite& site, Mutation mutation);
 
 }  // namespace daxkv::crash
 

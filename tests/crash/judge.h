@@ -5,24 +5,17 @@
 #define DAXKV_TESTS_CRASH_JUDGE_H_
 
 #include <string>
+#include <vector>
 
+#include "tests/crash/expectation.h"
 #include "tests/crash/script.h"
 
 namespace daxkv::crash {
 
-// Makes every store opened from here on copy-on-write, so that an image stays as it is; or not.
-void OpenCopyOnWrite(bool on);
-
-// What may be in an image.
-struct Expectation {
-  Model acknowledged;
-  const Operation* in_flight = nullptr;  // Null: none.
-};
-
 // Empty when all is well; then *found is what the store holds.
 std::string CompareStore(kv::Db& db, const Expectation& expected, Model* found);
-// Opens the store at `path`, compares, writes to it, and compares again.
-std::string JudgeImage(const std::string& path, const Expectation& expected);
+// Opens the store, compares, writes to it, and compares again.
+std::string JudgeImage(const StoreFiles& files, const Expectation& expected);
 
 // A few writes that any recovered store has to take.
 std::vector<Operation> WritesAfterRecovery(const Model& found);

@@ -11,8 +11,8 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <utility>
 
-#include "absl/strings/str_format.h"
 #include "tests/crash/arena.h"
 
 namespace daxkv::crash {
@@ -31,12 +31,8 @@ void CopyLine(void* to, const char* from) {
 
 }  // namespace
 
-Recorder::Recorder(const std::string& path)
-    : set_path_(path + "/daxkv.set"),
-      parts_path_(path + "/parts"),
-      live_(MapArena()),
-      seen_(MapArena()),
-      durable_(MapArena()) {}
+Recorder::Recorder(StoreFiles files)
+    : files_(std::move(files)), live_(MapArena()), seen_(MapArena()), durable_(MapArena()) {}
 
 Recorder::~Recorder() {
   SetObserver(nullptr);
@@ -81,8 +77,9 @@ Event Recorder::LineEvent(EventKind kind, uint64_t offset) const {
 // A part's bytes at its arrival are durable: it came whole, with its name.
 void Recorder::AddNewParts() {
   while (true) {
-    const std::string path = absl::StrFormat("%s/%06d.pmem", parts_path_, parts_.size());
-    const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (!files_.grows() && !parts_.empty()) return;
+    int file = open(files_.PartPath(parts_.size()).c_str(), O_RDWR | O_CLOEXEC);
+    if (file < 0) file = open(files_.UnfinishedPath().c_str(), O_RDWR | O_CLOEXEC);
     struct stat info;
     if (file < 0) return;
     if (fstat(file, &info) != 0 || info.st_size == 0) {
@@ -122,7 +119,7 @@ void Recorder::ReadMappings() {
     }
     if (first >= arena && first < arena + kArenaSizeBytes) continue;
     for (const Part& part : parts_) {
-      if (part.inode == inode && line.find(parts_path_) != line.npos) {
+      if (part.inode == inode && line.find(files_.path()) != line.npos) {
         mapped_.push_back({first, last, part.offset + file_offset});
       }
     }
@@ -168,18 +165,18 @@ void Recorder::NoteStores() {
 void Recorder::AddPoint() {
   AddNewParts();
   NoteStores();
-  openable_ = openable_ || access(set_path_.c_str(), F_OK) == 0;
-  if (openable_) Add(EventKind::kPoint, 0, acknowledged_, begun_);
+  openable_ = openable_ || access(files_.CommitPath().c_str(), F_OK) == 0;
+  if (openable_) Add(EventKind::kPoint, 0);
 }
 
 void Recorder::Begin(uint64_t operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  begun_ = operation + 1;
+  Add(EventKind::kBegin, 0, operation);
 }
 
-void Recorder::Acknowledge(uint64_t operation) {
+void Recorder::End(uint64_t operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  acknowledged_ = operation + 1;
+  Add(EventKind::kEnd, 0, operation);
   AddPoint();
 }
 
@@ -197,7 +194,8 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
   const Event event = LineEvent(EventKind::kFlush, offset);
   Lines& lines = pending_[thread];
   const auto pending = lines.find(offset);
-  if (pending != lines.end() && memcmp(pending->second.bytes, event.bytes, kLineSizeBytes) == 0) {
+  if (pending != lines.end() &&
+      memcmp(pending->second.event.bytes, event.bytes, kLineSizeBytes) == 0) {
     ++counts_.repeated_lines;
     return;
   }
@@ -205,7 +203,7 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
     ++counts_.clean_lines;
     return;
   }
-  lines[offset] = event;
+  lines[offset] = {++flushes_, event};
   memcpy(seen_ + offset, event.bytes, kLineSizeBytes);
   trace_.push_back(event);
 }
@@ -230,8 +228,14 @@ void Recorder::OnFence() {
     return;
   }
   AddPoint();
-  for (const auto& [offset, event] : lines) {
-    memcpy(durable_ + offset, event.bytes, kLineSizeBytes);
+  for (const auto& [offset, flushed] : lines) {
+    memcpy(durable_ + offset, flushed.event.bytes, kLineSizeBytes);
+    // What others flushed before is older than what is durable now.
+    for (auto& [thread, others] : pending_) {
+      const auto other = others.find(offset);
+      if (&others == &lines || other == others.end()) continue;
+      if (other->second.number < flushed.number) others.erase(other);
+    }
   }
   lines.clear();
   Add(EventKind::kFence, 0);

@@ -1,10 +1,16 @@
-// Records the trace of a directory pool while a store works on it.
+// Records the trace of a pool while a store works on it.
 //
-// What a thread has flushed is durable at its next fence, with the bytes that it had at the flush.
+// What a thread has flushed is durable at its next fence, with the bytes that it had at the flush,
+// or newer ones that another thread's fence has made durable meanwhile: a line never goes back.
 // A line that was stored to and not flushed may be durable or not. Changes of files and their names
 // count as durable at once.
 //
-// Thread safety: Start, Stop and NoteMapping while no store is open; everything else any thread.
+// Threads of the store may run freely. Events come one by one, in the order in which they take the
+// recorder's mutex; a line is read word by word, as the threads store to it, and each word that the
+// flushing thread has stored is in what is read. Stores that another thread makes at the same time
+// are in it or not: both are states that the machine could have written back.
+//
+// Thread safety: Start and Stop while the store is idle; everything else any thread.
 #ifndef DAXKV_TESTS_CRASH_RECORDER_H_
 #define DAXKV_TESTS_CRASH_RECORDER_H_
 
@@ -16,6 +22,7 @@
 #include <vector>
 
 #include "tests/crash/interposer.h"
+#include "tests/crash/store_files.h"
 #include "tests/crash/trace.h"
 
 namespace daxkv::crash {
@@ -32,8 +39,7 @@ struct FlushCounts {
 
 class Recorder : public Observer {
  public:
-  // `path`: of the store, whose parts lie in path/parts.
-  explicit Recorder(const std::string& path);
+  explicit Recorder(StoreFiles files);
   ~Recorder() override;
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -46,7 +52,7 @@ class Recorder : public Observer {
 
   // The operation of that number begins; has returned.
   void Begin(uint64_t operation);
-  void Acknowledge(uint64_t operation);
+  void End(uint64_t operation);
   // The counters since the last call.
   FlushCounts TakeCounts();
 
@@ -66,7 +72,11 @@ class Recorder : public Observer {
     uint64_t first = 0, last = 0;  // Addresses.
     uint64_t offset = 0;           // In the pool.
   };
-  using Lines = std::map<uint64_t, Event>;  // By pool offset.
+  struct Flushed {
+    uint64_t number;  // Later flushes have higher ones.
+    Event event;
+  };
+  using Lines = std::map<uint64_t, Flushed>;  // By pool offset.
 
   void AddNewParts();
   void ReadMappings();
@@ -79,8 +89,7 @@ class Recorder : public Observer {
   Event LineEvent(EventKind kind, uint64_t offset) const;
   uint32_t ThreadNumber() const;
 
-  const std::string set_path_;  // Of the file that makes the directory a store.
-  const std::string parts_path_;
+  const StoreFiles files_;
   std::mutex mutex_;
   std::vector<Part> parts_;
   std::vector<Mapped> mapped_;
@@ -92,7 +101,7 @@ class Recorder : public Observer {
   char* durable_ = nullptr;  // What the trace says is durable.
   uint64_t size_bytes_ = 0;
   std::unordered_map<uint32_t, Lines> pending_;  // By thread.
-  uint64_t begun_ = 0, acknowledged_ = 0;
+  uint64_t flushes_ = 0;
   FlushCounts counts_;
   Trace trace_;
 };

@@ -1,72 +1,24 @@
 #include "tests/crash/script.h"
 
+#include <algorithm>
 #include <random>
 #include <string_view>
-#include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 
 namespace daxkv::crash {
-
-const char* KindName(Operation::Kind kind) {
-  static constexpr const char* kNames[] = {"put",     "delete", "put group", "delete group",
-                                           "compact", "open",   "close",     "crash"};
-  return kNames[static_cast<int>(kind)];
-}
-
-void Change(const Operation& operation, Model* model) {
-  for (const Operation::Change& change : operation.changes) {
-    if (change.value.has_value()) {
-      (*model)[change.key] = *change.value;
-    } else {
-      model->erase(change.key);
-    }
-  }
-}
-
-absl::Status Store::Open() {
-  kv::Options options;
-  options.max_size_bytes = uint64_t{64} << 20;
-  absl::StatusOr<std::unique_ptr<kv::Db>> opened = kv::Db::Open(path_, options);
-  if (!opened.ok()) return opened.status();
-  db_ = *std::move(opened);
-  return absl::OkStatus();
-}
-
-absl::Status Store::Do(const Operation& operation) {
-  const std::vector<Operation::Change>& changes = operation.changes;
-  switch (operation.kind) {
-    case Operation::Kind::kPut:
-      return db_->Put(changes[0].key, *changes[0].value);
-    case Operation::Kind::kDelete:
-      return db_->Delete(changes[0].key);
-    case Operation::Kind::kPutGroup: {
-      std::vector<kv::KeyValue> records;
-      for (const auto& change : changes) records.push_back({change.key, *change.value});
-      return db_->PutGroup(records).status();
-    }
-    case Operation::Kind::kDeleteGroup: {
-      std::vector<std::string_view> keys;
-      for (const auto& change : changes) keys.push_back(change.key);
-      return db_->DeleteGroup(keys).status();
-    }
-    case Operation::Kind::kCompact:
-      return db_->Compact(absl::Now() + absl::Seconds(1)).status();
-    case Operation::Kind::kOpen:
-      return Open();
-    case Operation::Kind::kClose: {
-      const absl::Status closed = db_->Close();
-      db_.reset();
-      return closed;
-    }
-    case Operation::Kind::kCrash:
-      db_.reset();
-      return absl::OkStatus();
-  }
-  return absl::InternalError("no such operation");
-}
-
 namespace {
+
+constexpr uint64_t kMostSizeBytes = uint64_t{64} << 20;
+constexpr uint64_t kFixedSizeBytes = uint64_t{24} << 20;
+
+using Changes = std::vector<Operation::Change>;
+
+std::vector<std::vector<Script> (*)()>& Makers() {
+  static auto* const makers = new std::vector<std::vector<Script> (*)()>;
+  return *makers;
+}
 
 std::string NewValue(size_t size_bytes) {
   static uint64_t number = 0;
@@ -78,23 +30,109 @@ std::string NewValue(size_t size_bytes) {
 
 }  // namespace
 
+absl::Status Store::Open() {
+  kv::Options options;
+  options.shape = files_.shape();
+  if (files_.grows()) {
+    options.max_size_bytes = kMostSizeBytes;
+  } else {
+    options.fixed_size_bytes = kFixedSizeBytes;
+  }
+  absl::StatusOr<std::unique_ptr<kv::Db>> opened = kv::Db::Open(files_.path(), options);
+  if (!opened.ok()) return opened.status();
+  db_ = *std::move(opened);
+  return absl::OkStatus();
+}
+
+absl::Status Store::Close() {
+  const absl::Status closed = db_->Close();
+  db_.reset();
+  return closed;
+}
+
+std::vector<const Operation*> Script::Recorded() const {
+  std::vector<const Operation*> all;
+  for (const Operation& operation : operations) all.push_back(&operation);
+  for (const auto& thread : threads) {
+    for (const Operation& operation : thread) all.push_back(&operation);
+  }
+  return all;
+}
+
+bool AddScripts(std::vector<Script> (*make)()) {
+  Makers().push_back(make);
+  return true;
+}
+
+std::vector<Script> AllScripts() {
+  std::vector<Script> all;
+  for (const auto make : Makers()) {
+    for (Script& script : make()) all.push_back(std::move(script));
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Script& a, const Script& b) { return a.name < b.name; });
+  return all;
+}
+
+Script OnPages(Script script) {
+  script.name += "OnPages";
+  script.platform = Platform::kPages;
+  return script;
+}
+
 Operation Put(const std::string& key, size_t size_bytes) {
-  return {Operation::Kind::kPut, {{key, NewValue(size_bytes)}}};
+  return {"put", {{key, NewValue(size_bytes)}}, [](Store& store, const Changes& changes) {
+            return store.db().Put(changes[0].key, *changes[0].value);
+          }};
 }
+
 Operation Delete(const std::string& key) {
-  return {Operation::Kind::kDelete, {{key, std::nullopt}}};
+  return {"delete", {{key, std::nullopt}}, [](Store& store, const Changes& changes) {
+            return store.db().Delete(changes[0].key);
+          }};
 }
+
 Operation PutGroup(const std::vector<std::string>& keys, size_t size_bytes) {
-  Operation group{Operation::Kind::kPutGroup, {}};
+  Operation group{absl::StrFormat("put group of %d", keys.size()), {}, nullptr};
   for (const std::string& key : keys) group.changes.push_back({key, NewValue(size_bytes)});
+  group.run = [](Store& store, const Changes& changes) {
+    std::vector<kv::KeyValue> records;
+    for (const auto& change : changes) records.push_back({change.key, *change.value});
+    return store.db().PutGroup(records).status();
+  };
   return group;
 }
+
 Operation DeleteGroup(const std::vector<std::string>& keys) {
-  Operation group{Operation::Kind::kDeleteGroup, {}};
+  Operation group{absl::StrFormat("delete group of %d", keys.size()), {}, nullptr};
   for (const std::string& key : keys) group.changes.push_back({key, std::nullopt});
+  group.run = [](Store& store, const Changes& changes) {
+    std::vector<std::string_view> keys;
+    for (const auto& change : changes) keys.push_back(change.key);
+    return store.db().DeleteGroup(keys).status();
+  };
   return group;
 }
-Operation Do(Operation::Kind kind) { return {kind, {}}; }
+
+Operation Compact() {
+  return {"compact", {}, [](Store& store, const Changes&) {
+            return store.db().Compact(absl::Now() + absl::Seconds(1)).status();
+          }};
+}
+Operation Open() {
+  return {"open", {}, [](Store& store, const Changes&) { return store.Open(); }};
+}
+Operation Close() {
+  return {"close", {}, [](Store& store, const Changes&) { return store.Close(); }};
+}
+Operation Crash() {
+  return {"crash", {}, [](Store& store, const Changes&) {
+            store.Abandon();
+            return absl::OkStatus();
+          }};
+}
+std::vector<Operation> CloseAndOpen() { return {Close(), Open()}; }
+std::vector<Operation> CrashAndOpen() { return {Crash(), Open()}; }
 
 std::vector<std::string> Keys(int first, int count, int step) {
   std::vector<std::string> keys;
@@ -104,6 +142,10 @@ std::vector<std::string> Keys(int first, int count, int step) {
 
 std::vector<Operation> operator+(std::vector<Operation> a, const std::vector<Operation>& b) {
   a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+std::vector<Operation> operator+(std::vector<Operation> a, Operation b) {
+  a.push_back(std::move(b));
   return a;
 }
 std::vector<Operation> Puts(const std::vector<std::string>& keys, size_t size_bytes) {

@@ -1,70 +1,99 @@
-// Scripts: what is done to a store while its trace is recorded, and what it must hold at any time.
+// Scripts: what is done to a store while its trace is recorded. What the store must hold at any
+// time follows from what each operation says it changes (expectation.h).
+//
+// A feature brings its script in a file of its own in tests/crash/scripts, by a few lines:
+//
+//   const bool added = AddScripts([] {
+//     return std::vector<Script>{
+//         {"Rename", /*setup=*/Puts(Keys(0, 20), 100), /*operations=*/{Rename("key000003")}}};
+//   });
+//
+// where Rename returns an Operation: a name, what it changes, and how it is done.
 #ifndef DAXKV_TESTS_CRASH_SCRIPT_H_
 #define DAXKV_TESTS_CRASH_SCRIPT_H_
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kv/db.h"
 #include "tests/crash/interposer.h"
+#include "tests/crash/store_files.h"
 
 namespace daxkv::crash {
-
-using Model = std::map<std::string, std::string>;
-
-struct Operation {
-  enum class Kind { kPut, kDelete, kPutGroup, kDeleteGroup, kCompact, kOpen, kClose, kCrash };
-  struct Change {
-    std::string key;
-    std::optional<std::string> value;  // Nullopt: deleted.
-  };
-  Kind kind = Kind::kPut;
-  std::vector<Change> changes;
-};
-
-const char* KindName(Operation::Kind kind);
-
-// `changes` done to `model`.
-void Change(const Operation& operation, Model* model);
-
-struct Script {
-  std::string name;
-  Platform platform = Platform::kCacheLines;
-  std::vector<Operation> setup;  // Not recorded. Empty: neither is there a store at first.
-  std::vector<Operation> operations;
-  // Of the images that other scripts get: big stores take long to check.
-  double share = 1;
-};
 
 // A store that operations are done to.
 class Store {
  public:
-  explicit Store(std::string path) : path_(std::move(path)) {}
-  absl::Status Do(const Operation& operation);
+  explicit Store(StoreFiles files) : files_(std::move(files)) {}
   absl::Status Open();
+  absl::Status Close();
+  // What a crash leaves of the process.
+  void Abandon() { db_.reset(); }
   kv::Db& db() { return *db_; }
 
  private:
-  const std::string path_;
+  const StoreFiles files_;
   std::unique_ptr<kv::Db> db_;
 };
 
-// ---- To write scripts with: every value is unlike all others ----
+struct Operation {
+  struct Change {
+    std::string key;
+    std::optional<std::string> value;  // Nullopt: deleted. Unlike all other values of the script.
+  };
+  std::string name;  // Of its kind; figures are summed up by it.
+  std::vector<Change> changes;
+  // Does it; called once in each recording. An error ends the script.
+  std::function<absl::Status(Store&, const std::vector<Change>&)> run;
+  // Whether all changes come or none. Else each comes or not by itself.
+  bool atomic = false;
+};
+
+struct Script {
+  std::string name;
+  std::vector<Operation> setup;  // Not recorded. Empty: neither is there a store at first.
+  std::vector<Operation> operations = {};
+  // Lists of operations that threads do at the same time, after `operations`.
+  std::vector<std::vector<Operation>> threads = {};
+  Platform platform = Platform::kCacheLines;
+  dax::PoolShape shape = dax::PoolShape::kDirectory;
+  // Of the images that other scripts get: big stores take long to check.
+  double share = 1;
+
+  // All that is recorded, as the trace numbers them.
+  std::vector<const Operation*> Recorded() const;
+};
+
+// Called before main, and returns true. Scripts are made when all are.
+bool AddScripts(std::vector<Script> (*make)());
+// All that were added, in the order of their names.
+std::vector<Script> AllScripts();
+// The script on an ordinary file. Its name ends so.
+Script OnPages(Script script);
+
+// ---- To write scripts with ----
 
 Operation Put(const std::string& key, size_t size_bytes);
 Operation Delete(const std::string& key);
 Operation PutGroup(const std::vector<std::string>& keys, size_t size_bytes);
 Operation DeleteGroup(const std::vector<std::string>& keys);
-Operation Do(Operation::Kind kind);  // kCompact, kOpen, kClose, kCrash.
+Operation Compact();
+Operation Open();
+Operation Close();
+Operation Crash();  // Of the process: what it stored stays in the caches, and may be lost later.
+std::vector<Operation> CloseAndOpen();
+std::vector<Operation> CrashAndOpen();
 // "key" and the numbers, in this order.
 std::vector<std::string> Keys(int first, int count, int step = 1);
 // One after another.
 std::vector<Operation> operator+(std::vector<Operation> a, const std::vector<Operation>& b);
+std::vector<Operation> operator+(std::vector<Operation> a, Operation b);
 std::vector<Operation> Puts(const std::vector<std::string>& keys, size_t size_bytes);
 std::vector<Operation> Deletes(const std::vector<std::string>& keys);
 

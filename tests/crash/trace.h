@@ -18,7 +18,9 @@ enum class EventKind : uint32_t {
   kFlush,    // A thread began to write a line back while it had these bytes.
   kFence,    // What the thread flushed is durable now.
   kPunch,    // `a` bytes from `offset` on are a hole, at once durable.
-  kPoint,    // The power may fail here: operations below `a` have returned, those below `b` begun.
+  kBegin,    // Operation number `a` begins.
+  kEnd,      // Operation number `a` has returned.
+  kPoint,    // The power may fail here.
 };
 
 struct Event {

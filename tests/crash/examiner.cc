@@ -1,0 +1,189 @@
+#include "tests/crash/examiner.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tests/crash/judge.h"
+#include "tests/crash/pool_cache.h"
+#include "tests/crash/recorder.h"
+#include "tests/crash/recording.h"
+
+namespace daxkv::crash {
+namespace {
+
+constexpr unsigned kPatienceSeconds = 60;  // With one image.
+// Points get at least so many; with few images, some points are passed over.
+constexpr uint64_t kLeastVariants = 6;
+// Points differ in how many images they have. One is done when so many builds brought nothing new...
+constexpr uint64_t kMostMisses = 20;
+// ...and those that have many may have so many times their share.
+constexpr uint64_t kMostShare = 4;
+
+uint64_t CountPoints(const Trace& trace) {
+  return static_cast<uint64_t>(std::count_if(
+      trace.begin(), trace.end(), [](const Event& e) { return e.kind == EventKind::kPoint; }));
+}
+
+// The plain images come first.
+Survivors SurvivorsOf(uint64_t variant) {
+  static constexpr Survivors kPlain[] = {Survivors::kNone, Survivors::kFlushed,
+                                         Survivors::kEverything};
+  return variant < std::size(kPlain) ? kPlain[variant] : Survivors::kRandom;
+}
+
+Model ModelAfter(const std::vector<Operation>& setup) {
+  Model model;
+  for (const Operation& operation : setup) Apply(operation.changes, &model);
+  return model;
+}
+
+}  // namespace
+
+Examiner::Examiner(const Script& script, const Plan& plan, std::string directory, unsigned worker,
+                   Progress* progress, std::atomic<bool>* stop)
+    : script_(script),
+      plan_(plan),
+      directory_(std::move(directory)),
+      worker_(worker),
+      progress_(*progress),
+      stop_(*stop),
+      operations_(script.Recorded()) {}
+
+void Examiner::Examine(const Trace& trace) {
+  const uint64_t points = CountPoints(trace);
+  if (points == 0) return;
+  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / plan_.images);
+  variants_ = std::max(kLeastVariants, plan_.images * stride * kMostShare / points);
+  CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
+  Expectation expected(ModelAfter(script_.setup));
+  uint64_t point = 0;
+  for (const Event& event : trace) {
+    if (stop_.load(std::memory_order_relaxed)) break;
+    image.Apply(event);
+    if (event.kind == EventKind::kBegin) expected.Begin(operations_[event.a]);
+    if (event.kind == EventKind::kEnd) expected.End(operations_[event.a]);
+    if (event.kind != EventKind::kPoint) continue;
+    ++point;
+    const bool wanted = plan_.only_point != 0
+                            ? point == plan_.only_point
+                            : point % stride == 0 && point / stride % plan_.workers == worker_;
+    if (wanted) ExaminePoint(image, expected, point);
+  }
+  OpenCopiesOf(nullptr);
+  progress_.real_opens = RealOpens();
+}
+
+void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint64_t point) {
+  absl::flat_hash_set<uint64_t> here;  // Equal images at one point need one judgement.
+  const bool all = plan_.only_point == 0;
+  const uint64_t first = all ? 0 : plan_.only_variant;
+  const uint64_t end = all ? ~uint64_t{0} : first + 1;
+  uint64_t misses = 0;
+  for (uint64_t variant = first; variant < end && here.size() < variants_ && misses < kMostMisses;
+       ++variant) {
+    if (stop_.load(std::memory_order_relaxed)) return;
+    progress_.point = point;
+    progress_.variant = variant;
+    const uint64_t seed = ((plan_.seed << 32) + point) * 1000003 + variant;
+    image.Patch(SurvivorsOf(variant), seed);
+    ++misses;
+    if (here.insert(image.Hash()).second) {
+      misses = 0;
+      const std::string where =
+          absl::StrCat(script_.name, ", seed ", plan_.seed, ", point ", point, ", variant ",
+                       variant, " (in flight: ", expected.InFlight(), ")");
+      JudgeOne(image, expected, where);
+      ++judged_;
+      const bool recover = plan_.recoveries_every != 0 &&
+                           (!all || (judged_ + worker_) % plan_.recoveries_every == 0);
+      if (recover && faults_ == 0) JudgeRecovery(image, expected, seed, where);
+    }
+    image.Unpatch();
+  }
+}
+
+void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where) {
+  hashes_.insert(image.Hash());
+  progress_.images.fetch_add(1, std::memory_order_relaxed);
+  OpenCopiesOf(&image);
+  alarm(kPatienceSeconds);
+  const std::string fault = JudgeImage(image.files(), expected);
+  alarm(0);
+  image.RemoveAddedParts();
+  if (fault.empty()) return;
+  on_fault(absl::StrCat(where, ": ", fault, Keep(image)));
+  if (++faults_ >= plan_.most_faults) stop_ = true;
+}
+
+std::string Examiner::Keep(const CrashImage& image) {
+  if (plan_.keep_in.empty()) return "";
+  std::string path =
+      absl::StrCat(plan_.keep_in, "/point", progress_.point.load(), ".", progress_.variant.load());
+  if (progress_.recovery_point != 0) {
+    absl::StrAppend(&path, ".recovery", progress_.recovery_point.load());
+  }
+  image.CopyTo({path, script_.shape});
+  return absl::StrCat("; the image: ", path);
+}
+
+// Records how the store recovers from this image and takes new writes, and judges images of that.
+void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uint64_t seed,
+                             const std::string& where) {
+  const StoreFiles files(directory_ + "/recovery", script_.shape);
+  OpenCopiesOf(nullptr);
+  image.CopyTo(files);
+  Model found;
+  std::vector<Operation> operations;
+  Trace trace;
+  {
+    Recorder recorder(files);
+    Store store(files);
+    recorder.Start();
+    const absl::Status opened = store.Open();
+    std::string fault = opened.ok() ? CompareStore(store.db(), expected, &found)
+                                    : absl::StrCat("open: ", opened.ToString());
+    CountsByName unused;
+    if (fault.empty()) {
+      operations = WritesAfterRecovery(found);
+      fault = RecordOperations(operations, 0, store, recorder, &unused);
+    }
+    recorder.Stop();
+    if (!fault.empty()) on_fault(absl::StrCat(where, ", recovery: ", fault));
+    trace = std::move(recorder.trace());
+  }
+  JudgeImagesOfRecovery(trace, operations, Expectation(std::move(found)), seed, where);
+}
+
+void Examiner::JudgeImagesOfRecovery(const Trace& trace, const std::vector<Operation>& operations,
+                                     Expectation expected, uint64_t seed,
+                                     const std::string& where) {
+  const uint64_t points = CountPoints(trace);
+  if (points == 0) return;
+  const uint64_t each = std::max<uint64_t>(2, plan_.images_of_recovery / points);
+  const uint64_t stride = std::max<uint64_t>(1, points * each / plan_.images_of_recovery);
+  CrashImage second({directory_ + "/second", script_.shape}, script_.platform);
+  uint64_t point = 0;
+  for (const Event& event : trace) {
+    second.Apply(event);
+    if (event.kind == EventKind::kBegin) expected.Begin(&operations[event.a]);
+    if (event.kind == EventKind::kEnd) expected.End(&operations[event.a]);
+    if (event.kind != EventKind::kPoint || (++point + seed) % stride != 0) continue;
+    progress_.recovery_point = point;
+    absl::flat_hash_set<uint64_t> here;
+    for (uint64_t i = 0; i < each; ++i) {
+      second.Patch(i == 0 ? Survivors::kNone : Survivors::kRandom, seed * 31 + point * 1009 + i);
+      if (here.insert(second.Hash()).second) {
+        progress_.recovery_images.fetch_add(1, std::memory_order_relaxed);
+        JudgeOne(second, expected, absl::StrCat(where, ", point ", point, " of its recovery"));
+      }
+      second.Unpatch();
+    }
+  }
+  OpenCopiesOf(nullptr);
+  progress_.recovery_point = 0;
+}
+
+}  // namespace daxkv::crash

@@ -1,0 +1,41 @@
+// Space that comes and goes: large values, growth, truncated extents and punched holes.
+#include <vector>
+
+#include "tests/crash/script.h"
+
+namespace daxkv::crash {
+namespace {
+
+std::vector<Script> Scripts() {
+  const std::vector<Operation> some = Puts(Keys(0, 20), 100);
+  Script large{"LargeValues", some,
+               Puts(Keys(100, 3), 50000) + Puts(Keys(100, 3), 300000) + Puts(Keys(100, 1), 10) +
+                   Deletes(Keys(101, 2)) + Puts(Keys(0, 2), 70000)};
+  large.share = 0.5;
+  Script growth{"Growth", some, Puts(Keys(100, 6), 2000000)};
+  growth.share = 0.3;
+  Script compact{"Compact", Puts(Keys(0, 6), 200000) + PutGroup(Keys(10, 1500), 400),
+                 Deletes(Keys(0, 3)) + Compact() + DeleteGroup(Keys(10, 1400)) + Compact() +
+                     Puts(Keys(0, 3), 30000)};
+  compact.share = 0.3;
+  // Runs that deletes have freed are truncated by a close, too.
+  Script truncate{"TruncateAndClose", Puts(Keys(0, 4), 100000) + Puts(Keys(10, 10), 100),
+                  Deletes(Keys(0, 4)) + CloseAndOpen() + Puts(Keys(0, 2), 60000) +
+                      Deletes(Keys(0, 2)) + Compact() + Puts(Keys(20, 5), 100)};
+  truncate.share = 0.5;
+  Script fixed{"FixedPool", some,
+               Puts(Keys(100, 5), 100) + Puts(Keys(0, 5), 300) + Deletes(Keys(5, 5)) +
+                   Puts(Keys(200, 2), 200000) + Deletes(Keys(200, 1)) + Compact() + CloseAndOpen() +
+                   Puts(Keys(5, 3), 100) + CrashAndOpen() + Puts(Keys(8, 3), 100)};
+  fixed.shape = dax::PoolShape::kFixed;
+  Script create_fixed{"CreateFixedPool", {}, std::vector{Open()} + Puts(Keys(0, 3), 50)};
+  create_fixed.shape = dax::PoolShape::kFixed;
+  create_fixed.share = 0.3;
+  return {large,    OnPages(large), growth,         compact,     OnPages(compact),
+          truncate, fixed,          OnPages(fixed), create_fixed};
+}
+
+const bool added = AddScripts(Scripts);
+
+}  // namespace
+}  // namespace daxkv::crash

@@ -1,0 +1,41 @@
+// Writers at the same time: on the same leaves, the same extents, the same keys.
+#include <vector>
+
+#include "tests/crash/script.h"
+
+namespace daxkv::crash {
+namespace {
+
+std::vector<Script> Scripts() {
+  const std::vector<Operation> some = Puts(Keys(0, 40), 100);
+  const Script neighbours{
+      "ThreadsNeighbours",
+      some,
+      {},
+      {Puts(Keys(0, 10, 2), 100) + Deletes(Keys(20, 5, 2)) + Puts(Keys(100, 10, 2), 60),
+       Puts(Keys(1, 10, 2), 100) + Deletes(Keys(21, 5, 2)) + Puts(Keys(101, 10, 2), 60)}};
+  const Script same_keys{
+      "ThreadsSameKeys",
+      some,
+      {},
+      {Puts(Keys(0, 5), 100) + Puts(Keys(0, 5), 150), Puts(Keys(0, 5), 120) + Puts(Keys(0, 5), 90),
+       std::vector{PutGroup(Keys(0, 8), 70), PutGroup(Keys(2, 8), 70)}}};
+  const Script splits{"ThreadsSplits",
+                      {PutGroup(Keys(0, 100, 10), 40)},
+                      {},
+                      {Puts(Keys(1, 30, 20), 40), Puts(Keys(2, 30, 20), 40),
+                       std::vector{PutGroup(Keys(3, 40, 20), 40), DeleteGroup(Keys(3, 20, 40))}}};
+  Script space{"ThreadsSpace",
+               Puts(Keys(0, 4), 100000) + PutGroup(Keys(10, 300), 400),
+               {},
+               {Deletes(Keys(0, 4)) + Puts(Keys(400, 5), 40000),
+                std::vector{DeleteGroup(Keys(10, 250))} + Puts(Keys(500, 10), 300),
+                Puts(Keys(600, 10), 200) + Compact() + Puts(Keys(610, 5), 200)}};
+  space.share = 0.3;
+  return {neighbours, OnPages(neighbours), same_keys, splits, space};
+}
+
+const bool added = AddScripts(Scripts);
+
+}  // namespace
+}  // namespace daxkv::crash
