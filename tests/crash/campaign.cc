@@ -135,6 +135,7 @@ class Campaign {
 void Campaign::Record() {
   SetPlatform(script_.platform);
   const StoreFiles files(In("store"), script_.shape);
+  Recorder recorder(files);
   Store store(files);
   absl::Status status;
   if (!script_.setup.empty()) status = store.Open();
@@ -142,7 +143,6 @@ void Campaign::Record() {
     if (status.ok()) status = operation.run(store, operation.changes);
   }
   if (!status.ok()) return AddLine(In("faults"), absl::StrCat("setup: ", status.ToString()));
-  Recorder recorder(files);
   if (plan_.count_sites) CountCallSites();
   Mutate(plan_.mutated, plan_.mutation);
   CountsByName counts;

@@ -47,7 +47,11 @@ void Recorder::Start() {
   SetObserver(this);
 }
 
-void Recorder::Stop() { SetObserver(nullptr); }
+void Recorder::Stop() {
+  SetObserver(nullptr);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stopped_ = true;
+}
 
 uint32_t Recorder::ThreadNumber() const {
   static std::atomic<uint32_t> next{0};
@@ -211,7 +215,7 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
 void Recorder::OnFlush(const char* address, size_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   uint64_t offset;
-  if (size_bytes == 0 || !Translate(address, &offset)) return;
+  if (stopped_ || size_bytes == 0 || !Translate(address, &offset)) return;
   ++counts_.flushes;
   const uint64_t last = std::min(offset + size_bytes, size_bytes_) - 1;
   for (uint64_t line = offset / kLineSizeBytes; line <= last / kLineSizeBytes; ++line) {
@@ -221,6 +225,7 @@ void Recorder::OnFlush(const char* address, size_t size_bytes) {
 
 void Recorder::OnFence() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_) return;
   ++counts_.fences;
   Lines& lines = pending_[ThreadNumber()];
   if (lines.empty()) {
@@ -244,7 +249,7 @@ void Recorder::OnFence() {
 void Recorder::OnMsync(const char* address, size_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   uint64_t offset;
-  if (!Translate(address, &offset)) return;
+  if (stopped_ || !Translate(address, &offset)) return;
   ++counts_.fences;
   AddPoint();
   const uint64_t begin = offset / kPageSizeBytes * kPageSizeBytes;
@@ -269,7 +274,7 @@ void Recorder::OnMsync(const char* address, size_t size_bytes) {
 void Recorder::OnPunch(int file, uint64_t offset, uint64_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   struct stat info;
-  if (fstat(file, &info) != 0) return;
+  if (stopped_ || fstat(file, &info) != 0) return;
   for (const Part& part : parts_) {
     if (part.inode != info.st_ino || offset >= part.size_bytes) continue;
     const uint64_t begin = part.offset + offset;

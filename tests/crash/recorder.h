@@ -10,7 +10,8 @@
 // flushing thread has stored is in what is read. Stores that another thread makes at the same time
 // are in it or not: both are states that the machine could have written back.
 //
-// Thread safety: Start and Stop while the store is idle; everything else any thread.
+// Thread safety: all of it from any thread. Outlives the store: its threads may still be on their
+// way through here when Stop returns.
 #ifndef DAXKV_TESTS_CRASH_RECORDER_H_
 #define DAXKV_TESTS_CRASH_RECORDER_H_
 
@@ -46,7 +47,7 @@ class Recorder : public Observer {
 
   // Takes what the files hold for durable, and begins to observe.
   void Start();
-  // Ends it. The trace is whole.
+  // Ends it. The trace is whole, and nothing is added any more.
   void Stop();
   Trace& trace() { return trace_; }
 
@@ -95,6 +96,7 @@ class Recorder : public Observer {
   std::vector<Mapped> mapped_;
   bool mappings_stale_ = true;
   bool openable_ = false;
+  bool stopped_ = false;
   // All three by pool offset.
   char* live_ = nullptr;     // The files themselves.
   char* seen_ = nullptr;     // What the trace says is in memory.

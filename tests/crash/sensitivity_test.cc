@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -54,10 +55,10 @@ const char* WhyHarmless(const Mutant& mutant) {
   return nullptr;
 }
 
-// Each site with the scripts that come by, those that do it most often first.
+// Each site with the scripts that come by.
 struct SiteUse {
   CallSite site;
-  std::vector<std::pair<uint64_t, const Script*>> scripts;
+  std::vector<std::pair<uint64_t, const Script*>> scripts;  // With the calls.
 };
 
 std::map<std::string, SiteUse> FindSites(const std::vector<Script>& scripts) {
@@ -76,7 +77,11 @@ std::map<std::string, SiteUse> FindSites(const std::vector<Script>& scripts) {
       use.scripts.emplace_back(site.calls, &script);
     }
   }
-  for (auto& [name, use] : uses) std::sort(use.scripts.rbegin(), use.scripts.rend());
+  // Small stores first, and those that come by most often.
+  const auto before = [](const auto& a, const auto& b) {
+    return std::make_pair(a.second->share, a.first) > std::make_pair(b.second->share, b.first);
+  };
+  for (auto& [name, use] : uses) std::sort(use.scripts.begin(), use.scripts.end(), before);
   return uses;
 }
 
