@@ -221,48 +221,47 @@ absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes
   }
   const uint64_t least_chunks =
       std::max<uint64_t>((least_bytes + kChunkBytes - 1) / kChunkBytes, 1);
-  uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
-  while (true) {
-    // A page below whole chunks: room for libpmemobj's own header.
-    const absl::StatusOr<bool> appended =
-        TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes, reserve);
-    if (!appended.ok()) return appended.status();
-    if (*appended) return absl::OkStatus();
-    if (chunks == least_chunks) break;
-    // Ever smaller, and the least that will do in the end.
-    chunks = std::max(chunks - std::max<uint64_t>(chunks / 64, 1), least_chunks);
-  }
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the pool's heap has no object of ", least_bytes, " bytes"));
-}
-
-absl::StatusOr<bool> ObjectHeap::TryAppendSegment(uint64_t size_bytes, const Reserve& reserve) {
   bool appended = false;
   absl::Status reserved;
+  // One transaction for all attempts: each costs two fences.
   const absl::Status status = Translate("add a segment", [&] {
     pmem::obj::transaction::run(pool_, [&] {
-      // No flush by libpmemobj: it would write back every page of the segment.
-      const PMEMoid object = pmemobj_tx_xalloc(size_bytes, kSegmentTypeNumber,
-                                               POBJ_XALLOC_NO_FLUSH | POBJ_XALLOC_NO_ABORT);
-      if (OID_IS_NULL(object)) return;
-      reserved = reserve(object.off, Segment::FormatBytes(object.off, size_bytes));
-      const uint64_t used_bytes =
-          reserved.ok() ? Segment::Format(base(), object.off, size_bytes) : 0;
-      if (used_bytes == 0) {
-        pmemobj_tx_free(object);
-        return;
+      uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
+      while (true) {
+        // A page below whole chunks: room for libpmemobj's own header.
+        appended = TryAppendSegment(chunks * kChunkBytes - kPageSizeBytes, reserve, &reserved);
+        if (appended || !reserved.ok() || chunks == least_chunks) break;
+        // Ever smaller, and the least that will do in the end.
+        chunks = std::max(chunks - std::max<uint64_t>(chunks / 64, 1), least_chunks);
       }
-      pool_.persist(base() + object.off, used_bytes);
-      const uint64_t count = root_->segment_count;
-      root_->segments[count].object_offset = object.off;
-      root_->segments[count].object_size_bytes = size_bytes;
-      root_->segment_count = count + 1;
-      appended = true;
     });
   });
   if (!status.ok()) return status;
   if (!reserved.ok()) return reserved;
-  return appended;
+  if (appended) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the pool's heap has no object of ", least_bytes, " bytes"));
+}
+
+// In a transaction. *reserved tells why blocks could not be had.
+bool ObjectHeap::TryAppendSegment(uint64_t size_bytes, const Reserve& reserve,
+                                  absl::Status* reserved) {
+  // No flush by libpmemobj: it would write back every page of the segment.
+  const PMEMoid object = pmemobj_tx_xalloc(size_bytes, kSegmentTypeNumber,
+                                           POBJ_XALLOC_NO_FLUSH | POBJ_XALLOC_NO_ABORT);
+  if (OID_IS_NULL(object)) return false;
+  *reserved = reserve(object.off, Segment::FormatBytes(object.off, size_bytes));
+  const uint64_t used_bytes = reserved->ok() ? Segment::Format(base(), object.off, size_bytes) : 0;
+  if (used_bytes == 0) {
+    pmemobj_tx_free(object);
+    return false;
+  }
+  pool_.persist(base() + object.off, used_bytes);
+  const uint64_t count = root_->segment_count;
+  root_->segments[count].object_offset = object.off;
+  root_->segments[count].object_size_bytes = size_bytes;
+  root_->segment_count = count + 1;
+  return true;
 }
 
 absl::Status ObjectHeap::RemoveSegment(uint64_t number) {

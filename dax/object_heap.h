@@ -78,7 +78,7 @@ class ObjectHeap {
   void WriteRoot();
   absl::Status Protect(const Protection& protection);
   absl::Status FindRoot(const std::string& path);
-  absl::StatusOr<bool> TryAppendSegment(uint64_t size_bytes, const Reserve& reserve);
+  bool TryAppendSegment(uint64_t size_bytes, const Reserve& reserve, absl::Status* reserved);
 
   pmem::obj::pool<RootObject> pool_;
   char* base_ = nullptr;

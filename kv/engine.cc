@@ -103,14 +103,12 @@ absl::Status Engine::OpenParts(const dax::MappingOptions& mapping_options) {
   if (!space.ok()) return space.status();
   space_ = *std::move(space);
 
-  absl::Status status = *has_store ? absl::OkStatus() : PrepareSuperblock(*pool_);
-  if (!status.ok()) return status;
   uint64_t* root = &SuperblockOf(*pool_)->root;
   absl::StatusOr<std::unique_ptr<Index>> index =
       *has_store ? Index::Open(space_.get(), root) : Index::Create(space_.get(), root);
   if (!index.ok()) return index.status();
   index_ = *std::move(index);
-  if (!*has_store) status = CommitSuperblock(*pool_);
+  absl::Status status = *has_store ? absl::OkStatus() : CommitSuperblock(*pool_);
   if (!status.ok()) return status;
   oracle_ = std::make_unique<IndexOracle>(*space_, *index_, /*redo=*/nullptr);
   batch_table_ = std::make_unique<BatchTable>(

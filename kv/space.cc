@@ -134,9 +134,8 @@ absl::Status Space::Close() {
   return impl_->SaveMaps();
 }
 
-// Until the last step no map counts, whether we crash or fail: the first step sees to that.
+// If we crash or fail, the pool is not marked clean, and no map counts at the next open.
 absl::Status Space::Impl::SaveMaps() {
-  const uint64_t valid_since = MapsValidSince();
   std::vector<ExtentFrame*> changed;
   for (ExtentFrame* frame : Frames()) {
     // What a pin still held back is free: no pin outlives the mapping.
@@ -147,8 +146,6 @@ absl::Status Space::Impl::SaveMaps() {
   }
   held_frames.clear();
   if (changed.empty()) return absl::OkStatus();
-  absl::Status status = SetMapsValidSince(pool->open_epoch() + 1);
-  if (!status.ok()) return status;
   for (ExtentFrame* frame : changed) {
     // A large extent whose record is dead loses its state: the next session derives, and frees, it.
     if (frame->is_large() && frame->used_count() == 0) {
@@ -167,10 +164,10 @@ absl::Status Space::Impl::SaveMaps() {
     }
     SealMap(*pool, frame->address(), frame->layout(), pool->open_epoch());
   }
-  status = pool->Drain();
+  const absl::Status status = pool->Drain();
   if (!status.ok()) return status;
   for (ExtentFrame* frame : changed) frame->changed.store(false, std::memory_order_relaxed);
-  return SetMapsValidSince(valid_since);
+  return absl::OkStatus();
 }
 
 void Space::SetLivenessOracle(LivenessOracle* oracle) {

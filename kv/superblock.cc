@@ -61,12 +61,6 @@ absl::StatusOr<bool> HasStore(const dax::Pool& pool) {
   return true;
 }
 
-absl::Status PrepareSuperblock(dax::Pool& pool) {
-  Superblock* superblock = SuperblockOf(pool);
-  superblock->root = 0;
-  return pool.Persist(&superblock->root, sizeof(superblock->root));
-}
-
 absl::Status CommitSuperblock(dax::Pool& pool) {
   Superblock* superblock = SuperblockOf(pool);
   Superblock complete = {};

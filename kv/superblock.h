@@ -19,9 +19,6 @@ Superblock* SuperblockOf(const dax::Pool& pool);
 //   kDataLoss            a damaged superblock, also one that is blank above a pool full of runs
 absl::StatusOr<bool> HasStore(const dax::Pool& pool);
 
-// Makes the root word null, durably: what Index::Create starts from.
-absl::Status PrepareSuperblock(dax::Pool& pool);
-
 // Completes the superblock after Index::Create. Commit point: the 8-byte store of the magic. A
 // crash before it leaves a pool without a store; what the index had allocated is free again, as
 // nothing refers to it. kInternal when the medium fails.

@@ -15,6 +15,7 @@ namespace daxkv::crash {
 namespace {
 
 constexpr unsigned kPatienceSeconds = 60;  // With one image.
+constexpr uint64_t kLeastImages = 20;
 // Points get at least so many; with few images, some points are passed over.
 constexpr uint64_t kLeastVariants = 6;
 // Points differ in how many images they have. One is done when so many builds brought nothing new...
@@ -55,8 +56,9 @@ Examiner::Examiner(const Script& script, const Plan& plan, std::string directory
 void Examiner::Examine(const Trace& trace) {
   const uint64_t points = CountPoints(trace);
   if (points == 0) return;
-  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / plan_.images);
-  variants_ = std::max(kLeastVariants, plan_.images * stride * kMostShare / points);
+  const uint64_t images = std::max(kLeastImages, plan_.images);
+  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / images);
+  variants_ = std::max(kLeastVariants, images * stride * kMostShare / points);
   CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
   Expectation expected(ModelAfter(script_.setup));
   uint64_t point = 0;

@@ -83,17 +83,31 @@ bool HandsDown(const std::string& name) {
   return false;
 }
 
+struct Range {
+  const void* address;
+  size_t size_bytes;
+};
+thread_local std::vector<Range> late_flushes;
+
 // Whether code at `address` is this program's and no library's.
 bool IsOfProgram(const void* address) {
   const auto* at = static_cast<const char*>(address);
   return at >= &__executable_start && at < &etext;
 }
 
-struct Range {
-  const void* address;
-  size_t size_bytes;
-};
-thread_local std::vector<Range> late_flushes;
+constexpr unsigned kNever = ~0u;
+thread_local unsigned fences_to_live = kNever;
+thread_local bool dead = false;
+thread_local unsigned fence_delay_ms = 0;
+
+// What is done to this thread at a fence that `caller` makes, before it takes effect.
+void MeetFate(const void* caller) {
+  if (fence_delay_ms != 0) usleep(fence_delay_ms * 1000);
+  if (dead || fences_to_live == kNever || !IsOfProgram(caller)) return;
+  if (fences_to_live-- > 0) return;
+  dead = true;
+  throw ProcessDied();
+}
 
 enum class Passage { kPasses, kDropped, kLate };
 
@@ -127,6 +141,7 @@ Passage PassageOf(CallKind kind) {
 }
 
 void Flush(const void* address, size_t size_bytes) {
+  if (dead) return;
   NoteFlushOfImage(static_cast<const char*>(address), size_bytes);
   const Passage passage = PassageOf(CallKind::kFlush);
   if (passage == Passage::kLate) late_flushes.push_back({address, size_bytes});
@@ -138,6 +153,7 @@ void Flush(const void* address, size_t size_bytes) {
 
 void Fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (dead) return;
   if (PassageOf(CallKind::kFence) != Passage::kPasses) return;
   Observer* seen_by = observer.load(std::memory_order_acquire);
   if (seen_by == nullptr) return;
@@ -183,6 +199,13 @@ std::vector<CallSite> CallSites() {
   return all;
 }
 
+void DieAtFence(unsigned fences) { fences_to_live = fences; }
+void EndDying() {
+  fences_to_live = kNever;
+  dead = false;
+}
+void DelayFences(unsigned wait_ms) { fence_delay_ms = wait_ms; }
+
 void Mutate(const CallSite& site, Mutation mutation) {
   const std::lock_guard<std::mutex> lock(sites_mutex);
   mutated = site;
@@ -207,7 +230,10 @@ int pmem_has_auto_flush() { return 0; }
 int pmem_has_hw_drain() { return 0; }
 
 void pmem_flush(const void* address, size_t size_bytes) { Flush(address, size_bytes); }
-void pmem_drain() { Fence(); }
+void pmem_drain() {
+  daxkv::crash::MeetFate(__builtin_return_address(0));
+  Fence();
+}
 void pmem_persist(const void* address, size_t size_bytes) {
   Flush(address, size_bytes);
   Fence();
@@ -222,6 +248,8 @@ int pmem_deep_persist(const void* address, size_t size_bytes) {
   return 0;
 }
 int pmem_msync(const void* address, size_t size_bytes) {
+  daxkv::crash::MeetFate(__builtin_return_address(0));
+  if (daxkv::crash::dead) return 0;
   // daxkv's own are of its pages, and of what lies between them.
   if (!daxkv::crash::IsOfProgram(__builtin_return_address(0))) {
     daxkv::crash::NoteFlushOfImage(static_cast<const char*>(address), size_bytes);

@@ -64,6 +64,17 @@ enum class Mutation {
 // Mutates the calls of this site from here on. Null return address: none.
 void Mutate(const CallSite& site, Mutation mutation);
 
+// ---- What may happen to one thread ----
+
+// The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
+// before it takes effect. ProcessDied is thrown there, and no flush or fence of the thread counts
+// from then on, until EndDying.
+struct ProcessDied {};
+void DieAtFence(unsigned fences);
+void EndDying();
+// Each fence of this thread waits so long before it takes effect.
+void DelayFences(unsigned wait_ms);
+
 }  // namespace daxkv::crash
 
 #endif  // DAXKV_TESTS_CRASH_INTERPOSER_H_

@@ -184,6 +184,11 @@ void Recorder::End(uint64_t operation) {
   AddPoint();
 }
 
+void Recorder::Point() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  AddPoint();
+}
+
 FlushCounts Recorder::TakeCounts() {
   const std::lock_guard<std::mutex> lock(mutex_);
   const FlushCounts taken = counts_;

@@ -54,6 +54,8 @@ class Recorder : public Observer {
   // The operation of that number begins; has returned.
   void Begin(uint64_t operation);
   void End(uint64_t operation);
+  // The power may fail here.
+  void Point();
   // The counters since the last call.
   FlushCounts TakeCounts();
 

@@ -13,7 +13,11 @@ std::string RecordOne(const Operation& operation, size_t number, Store& store, R
   if (!done.ok()) {
     return absl::StrCat("operation ", number, ", ", operation.name, ": ", done.ToString());
   }
-  recorder.End(number);
+  if (operation.unfinished) {
+    recorder.Point();
+  } else {
+    recorder.End(number);
+  }
   return "";
 }
 

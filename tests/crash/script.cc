@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -130,6 +131,30 @@ Operation Crash() {
             store.Abandon();
             return absl::OkStatus();
           }};
+}
+Operation Killed(Operation operation, unsigned fence) {
+  operation.name += " killed";
+  operation.unfinished = true;
+  operation.run = [run = std::move(operation.run), fence](Store& store, const Changes& changes) {
+    DieAtFence(fence);
+    try {
+      run(store, changes).IgnoreError();
+    } catch (const ProcessDied&) {
+    }
+    store.Abandon();
+    EndDying();
+    return absl::OkStatus();
+  };
+  return operation;
+}
+Operation Slowed(Operation operation, unsigned wait_ms) {
+  operation.run = [run = std::move(operation.run), wait_ms](Store& store, const Changes& changes) {
+    DelayFences(wait_ms);
+    const absl::Status done = run(store, changes);
+    DelayFences(0);
+    return done;
+  };
+  return operation;
 }
 std::vector<Operation> CloseAndOpen() { return {Close(), Open()}; }
 std::vector<Operation> CrashAndOpen() { return {Crash(), Open()}; }

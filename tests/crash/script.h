@@ -53,6 +53,8 @@ struct Operation {
   std::function<absl::Status(Store&, const std::vector<Change>&)> run;
   // Whether all changes come or none. Else each comes or not by itself.
   bool atomic = false;
+  // Whether it never returns to its caller: each change comes or not, for ever.
+  bool unfinished = false;
 };
 
 struct Script {
@@ -87,6 +89,12 @@ Operation Compact();
 Operation Open();
 Operation Close();
 Operation Crash();  // Of the process: what it stored stays in the caches, and may be lost later.
+// The operation, during which the process dies: at its fence of that number, from 0. (Of a group's
+// fences the first makes records durable, the second what refers to them.) Open comes next.
+Operation Killed(Operation operation, unsigned fence);
+// The operation, whose fences wait so long before they take effect: for what other threads do
+// meanwhile.
+Operation Slowed(Operation operation, unsigned wait_ms);
 std::vector<Operation> CloseAndOpen();
 std::vector<Operation> CrashAndOpen();
 // "key" and the numbers, in this order.

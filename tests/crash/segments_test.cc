@@ -16,8 +16,6 @@
 namespace daxkv::crash {
 namespace {
 
-using Kind = Operation::Kind;
-
 constexpr size_t kLargeBytes = 3'000'000;
 
 // A store of several segments, all but the first of which become empty.
@@ -27,10 +25,10 @@ const std::vector<Operation>& FullStore() {
   return *setup;
 }
 const std::vector<Operation>& EmptyAndRefill() {
-  static const auto* operations = new std::vector<Operation>(
-      Deletes(Keys(100, 10)) + std::vector{Do(Kind::kCompact)} + Puts(Keys(200, 2), 60) +
-      Puts(Keys(300, 5), kLargeBytes) + Deletes(Keys(300, 5)) + std::vector{Do(Kind::kCompact)} +
-      std::vector{Do(Kind::kCrash), Do(Kind::kOpen)} + Puts(Keys(400, 5), kLargeBytes));
+  static const auto* operations =
+      new std::vector<Operation>(Deletes(Keys(100, 10)) + Compact() + Puts(Keys(200, 2), 60) +
+                                 Puts(Keys(300, 5), kLargeBytes) + Deletes(Keys(300, 5)) +
+                                 Compact() + CrashAndOpen() + Puts(Keys(400, 5), kLargeBytes));
   return *operations;
 }
 
@@ -45,18 +43,20 @@ TEST(SegmentsTest, TheScriptGivesSegmentsBackAndTakesThemAgain) {
   std::string folder = "/dev/shm/segments_test_XXXXXX";
   ASSERT_NE(mkdtemp(folder.data()), nullptr);
   {
-    Store store(folder + "/store");
+    Store store({folder + "/store", dax::PoolShape::kDirectory});
     ASSERT_TRUE(store.Open().ok());
-    for (const Operation& operation : FullStore()) ASSERT_TRUE(store.Do(operation).ok());
+    for (const Operation& operation : FullStore()) {
+      ASSERT_TRUE(operation.run(store, operation.changes).ok());
+    }
     EXPECT_GT(SegmentsOf(store), 2u);
     std::vector<uint64_t> after_compaction;
     for (const Operation& operation : EmptyAndRefill()) {
-      ASSERT_TRUE(store.Do(operation).ok()) << KindName(operation.kind);
-      if (operation.kind == Kind::kCompact) after_compaction.push_back(SegmentsOf(store));
+      ASSERT_TRUE(operation.run(store, operation.changes).ok()) << operation.name;
+      if (operation.name == "compact") after_compaction.push_back(SegmentsOf(store));
     }
     EXPECT_EQ(after_compaction, (std::vector<uint64_t>{1, 1}));
     EXPECT_GT(SegmentsOf(store), 1u);
-    EXPECT_TRUE(store.Do(Do(Kind::kClose)).ok());
+    EXPECT_TRUE(store.Close().ok());
   }
   std::filesystem::remove_all(folder);
 }
@@ -68,7 +68,8 @@ TEST_P(SegmentsCrashTest, EveryImageRecovers) {
   plan.images = 100;
   plan.recoveries_every = 5;
   plan.images_of_recovery = 4;
-  const Script script = {"Segments", GetParam(), FullStore(), EmptyAndRefill()};
+  Script script = {"Segments", FullStore(), EmptyAndRefill()};
+  script.platform = GetParam();
   const Outcome outcome = RunCampaign(script, plan);
   printf("%" PRIu64 " points, %" PRIu64 " images, %" PRIu64 " distinct, %" PRIu64
          " of recoveries; %.1f s\n",

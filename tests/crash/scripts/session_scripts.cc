@@ -19,7 +19,34 @@ std::vector<Script> Scripts() {
                      Puts(Keys(0, 3), 100) + CrashAndOpen() + Puts(Keys(0, 3), 100) +
                          CrashAndOpen() + Deletes(Keys(4, 3)) + CrashAndOpen() +
                          Puts(Keys(4, 3), 100)};
-  return {create, OnPages(create), close, OnPages(close), crash, OnPages(crash)};
+  // Maps that a close has saved are replaced by the next.
+  const Script maps{
+      "SavedMaps", some + CloseAndOpen() + Deletes(Keys(0, 4)) + CloseAndOpen(),
+      Puts(Keys(100, 3), 100) + Deletes(Keys(5, 2)) + CloseAndOpen() + Puts(Keys(110, 2), 100)};
+  // After a crash the maps of old must not count again, whatever comes later.
+  const Script old_maps{"MapsBeforeCrash", some + CloseAndOpen(),
+                        CrashAndOpen() + Puts(Keys(100, 3), 100) + Deletes(Keys(5, 2)) +
+                            CloseAndOpen() + Puts(Keys(110, 2), 100)};
+  // A tree that has grown by a level, closed at once.
+  const Script grown{"SplitAndClose", Puts(Keys(0, 30, 10), 40),
+                     std::vector{PutGroup(Keys(1, 60, 10), 40)} + CloseAndOpen() +
+                         Puts(Keys(2, 2), 40) + CloseAndOpen()};
+  // A process that dies in the middle leaves stores that nobody ever flushed.
+  const Script killed{"Killed", Puts(Keys(0, 40), 100),
+                      std::vector{Killed(Delete("key000003"), 0), Open()} + Deletes(Keys(10, 3)) +
+                          Compact() + Puts(Keys(100, 6), 100) + Killed(Put("key000004", 100), 1) +
+                          Open() + Puts(Keys(110, 6), 100) + Killed(DeleteGroup(Keys(20, 10)), 0) +
+                          Open() + Deletes(Keys(5, 1)) + Compact() + Puts(Keys(120, 8), 100)};
+  const Script killed_split{
+      "KilledSplits",
+      {PutGroup(Keys(0, 100, 10), 40)},
+      std::vector{Killed(PutGroup(Keys(1, 40, 10), 40), 1), Open()} + Puts(Keys(2, 4, 200), 40) +
+          Killed(PutGroup(Keys(401, 40, 10), 40), 2) + Open() + Puts(Keys(3, 4, 200), 40) +
+          Compact() + CloseAndOpen() + Puts(Keys(4, 4, 200), 40)};
+  return {maps,   old_maps,        grown,        OnPages(grown),
+          killed, OnPages(killed), killed_split, OnPages(killed_split),
+          create, OnPages(create), close,        OnPages(close),
+          crash,  OnPages(crash)};
 }
 
 const bool added = AddScripts(Scripts);

@@ -1,4 +1,5 @@
 // Writers at the same time: on the same leaves, the same extents, the same keys.
+#include <utility>
 #include <vector>
 
 #include "tests/crash/script.h"
@@ -32,7 +33,17 @@ std::vector<Script> Scripts() {
                 std::vector{DeleteGroup(Keys(10, 250))} + Puts(Keys(500, 10), 300),
                 Puts(Keys(600, 10), 200) + Compact() + Puts(Keys(610, 5), 200)}};
   space.share = 0.3;
-  return {neighbours, OnPages(neighbours), same_keys, splits, space};
+  // While a delete waits for the medium, its slot comes free, and another record into it.
+  std::vector<Operation> slow_deletes, slow_puts;
+  for (Operation& operation : Deletes(Keys(0, 8))) {
+    slow_deletes.push_back(Slowed(std::move(operation), 30));
+  }
+  for (Operation& operation : Puts(Keys(380, 20), 40)) {
+    slow_puts.push_back(Slowed(std::move(operation), 5));
+  }
+  const Script slow{
+      "ThreadsSlowDeletes", {PutGroup(Keys(0, 400), 40)}, {}, {slow_deletes, slow_puts}};
+  return {neighbours, OnPages(neighbours), same_keys, splits, space, slow, OnPages(slow)};
 }
 
 const bool added = AddScripts(Scripts);
