@@ -27,6 +27,14 @@ struct PutArgs {
   std::string key;
   std::optional<std::string> value;
   std::string value_file;  // "-" is stdin.
+  bool if_absent = false;  // Only where the key has no value.
+};
+
+struct CasArgs {
+  std::string key;
+  std::optional<std::string> expected;  // Nullopt: no value.
+  std::optional<std::string> desired;   // Nullopt: delete.
+  bool expect_absent = false, deletes = false;  // As given; said twice or not at all is an error.
 };
 
 struct RangeArgs {
@@ -54,6 +62,11 @@ struct LoadArgs {
 absl::Status Create(const StoreArgs& store, const CreateArgs& args);
 absl::Status Put(const StoreArgs& store, const PutArgs& args);
 absl::Status Get(const StoreArgs& store, const std::string& key);
+absl::Status Cas(const StoreArgs& store, const CasArgs& args);
+// Does all lines of a file (put KEY VALUE, del KEY; tabs between) or none. "-" is stdin.
+absl::Status Batch(const StoreArgs& store, const std::string& file);
+// About how much lies in a range.
+absl::Status Estimate(const StoreArgs& store, const RangeArgs& range);
 absl::Status Del(const StoreArgs& store, const DelArgs& args);
 absl::Status Scan(const StoreArgs& store, const ScanArgs& args);
 absl::Status Count(const StoreArgs& store);

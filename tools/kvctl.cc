@@ -19,7 +19,7 @@ namespace {
 
 enum ExitCode {
   kDone = 0,
-  kNotFound = 1,
+  kNotFound = 1,  // Or a condition that does not hold.
   kUsage = 2,
   kResource = 3,
   kCorrupt = 4,
@@ -31,6 +31,7 @@ int ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kOk:
       return kDone;
     case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAborted:
       return kNotFound;
     case absl::StatusCode::kInvalidArgument:
       return kUsage;
@@ -60,6 +61,9 @@ struct CommandLine {
   CreateArgs create;
   PutArgs put;
   std::string get_key;
+  CasArgs cas;
+  std::string batch_file;
+  RangeArgs estimate;
   DelArgs del;
   ScanArgs scan;
   LoadArgs load;
@@ -98,6 +102,7 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
   CLI::Option* file =
       put->add_option("--value-file", line.put.value_file, "Take the value from FILE; - is stdin");
   file->type_name("FILE")->excludes(value);
+  put->add_flag("--if-absent", line.put.if_absent, "Only if the key has no value (else exit 1)");
   put->callback([&line, value, file] {
     if (value->count() + file->count() != 1) throw CLI::RequiredError("VALUE or --value-file");
     line.run = [&line] { return Put(line.store, line.put); };
@@ -106,6 +111,19 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
   CLI::App* get = AddCommand(app, line, "get", "Print a value: its exact bytes",
                              [&line] { return Get(line.store, line.get_key); });
   get->add_option("KEY", line.get_key, "The key")->required();
+
+  CLI::App* cas = AddCommand(app, line, "cas", "Replace or delete a value if it is what you expect",
+                             [&line] { return Cas(line.store, line.cas); });
+  cas->add_option("KEY", line.cas.key, "The key")->required();
+  cas->add_option("--expect", line.cas.expected, "Only if this is its value")->type_name("VALUE");
+  cas->add_flag("--expect-absent", line.cas.expect_absent, "Only if it has none");
+  cas->add_option("--set", line.cas.desired, "The value to store")->type_name("VALUE");
+  cas->add_flag("--delete", line.cas.deletes, "Delete it");
+
+  CLI::App* batch = AddCommand(app, line, "batch", "Do all changes of a file, or none",
+                               [&line] { return Batch(line.store, line.batch_file); });
+  batch->add_option("FILE", line.batch_file, "Lines: put KEY VALUE, del KEY, with tabs; - is stdin")
+      ->required();
 
   CLI::App* del = AddCommand(app, line, "del", "Delete keys, or a half-open range of them",
                              [&line] { return Del(line.store, line.del); });
@@ -120,6 +138,11 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
       ->type_name("N")
       ->check(CLI::NonNegativeNumber);
   scan->add_flag("--keys-only", line.scan.keys_only, "Print keys alone");
+
+  CLI::App* estimate =
+      AddCommand(app, line, "estimate", "Print about how much lies in a half-open range",
+                 [&line] { return Estimate(line.store, line.estimate); });
+  AddRange(estimate, line.estimate);
 
   AddCommand(app, line, "count", "Print the number of records",
              [&line] { return Count(line.store); });
@@ -160,7 +183,9 @@ int Main(int argc, char** argv) {
   app.add_flag("--escaped", line.store.escaped,
                "Keys and values given as arguments have C escapes");
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 1 no such key, 2 usage, 3 I/O or resource, 4 corrupt data.");
+  app.footer(
+      "Exit codes: 0 done, 1 no such key or a condition not met, 2 usage, 3 I/O or resource, 4 "
+      "corrupt data.");
   AddRecordCommands(app, line);
   AddStoreCommands(app, line);
   try {

@@ -17,8 +17,13 @@
 namespace daxkv::tools {
 namespace {
 
-// Deletes go in groups, so that an ordinary file's msyncs are shared.
-constexpr size_t kKeysPerGroup = 4096;
+// Of a batch's file: as much as one value may have.
+constexpr uint64_t kMaxBatchFileSizeBytes = kv::kMaxValueSizeBytes;
+
+absl::Status WriteLine(std::string_view line) {
+  absl::Status status = WriteTo(stdout, std::string(line) + "\n");
+  return status.ok() ? FlushTo(stdout) : status;
+}
 
 // The smallest string above every string that begins with `prefix`; empty: there is none.
 std::string PrefixEnd(std::string prefix) {
@@ -65,34 +70,39 @@ absl::Status DeleteKeys(kv::Db& db, const std::vector<std::string>& keys) {
   return absl::NotFoundError(absl::StrCat("no such key: ", missing));
 }
 
-absl::Status DeleteRange(kv::Db& db, kv::IteratorOptions bounds) {
-  bounds.keys_only = true;
-  const std::unique_ptr<kv::Iterator> it = db.NewIterator(std::move(bounds));
-  uint64_t deleted = 0;
-  std::vector<std::string> keys;
-  const auto delete_group = [&]() -> absl::Status {
-    const std::vector<std::string_view> views(keys.begin(), keys.end());
-    absl::StatusOr<kv::GroupResult> result = db.DeleteGroup(views);
-    if (!result.ok())
-      return absl::Status(result.status().code(),
-                          absl::StrCat("after ", deleted, " records: ", result.status().message()));
-    deleted += result->replaced;
-    keys.clear();
-    return absl::OkStatus();
-  };
-  for (it->SeekToFirst(); it->Valid() && !Interrupted(); it->Next()) {
-    keys.emplace_back(it->key());
-    if (keys.size() < kKeysPerGroup) continue;
-    if (absl::Status status = delete_group(); !status.ok()) return status;
+absl::Status DeleteRange(kv::Db& db, const kv::IteratorOptions& bounds) {
+  // An empty range may also be said the wrong way round.
+  if (!bounds.upper_bound.empty() && bounds.upper_bound <= bounds.lower_bound) {
+    return WriteLine("deleted 0 records");
   }
-  if (!it->status().ok()) return it->status();
-  if (absl::Status status = delete_group(); !status.ok()) return status;
-  if (absl::Status status = WriteTo(stdout, absl::StrCat("deleted ", deleted, " records\n"));
-      !status.ok())
-    return status;
-  if (Interrupted())
-    return absl::CancelledError("interrupted; the rest of the range is still there");
-  return FlushTo(stdout);
+  absl::StatusOr<uint64_t> deleted = db.DeleteRange(bounds.lower_bound, bounds.upper_bound);
+  if (!deleted.ok()) return deleted.status();
+  return WriteLine(absl::StrCat("deleted ", *deleted, " records"));
+}
+
+// The bytes of an optional argument.
+absl::StatusOr<std::optional<std::string>> OptionalBytes(
+    const StoreArgs& store, const std::optional<std::string>& argument) {
+  if (!argument.has_value()) return std::optional<std::string>();
+  absl::StatusOr<std::string> bytes = ArgumentBytes(store, *argument);
+  if (!bytes.ok()) return bytes.status();
+  return std::optional<std::string>(*std::move(bytes));
+}
+
+// Adds one line of a batch file.
+absl::Status AddToBatch(std::string_view line, kv::WriteBatch* batch) {
+  std::vector<std::string> fields;
+  for (;;) {
+    const size_t tab = line.find('\t');
+    absl::StatusOr<std::string> field = Unescaped(line.substr(0, tab));
+    if (!field.ok()) return field.status();
+    fields.push_back(*std::move(field));
+    if (tab == line.npos) break;
+    line.remove_prefix(tab + 1);
+  }
+  if (fields[0] == "put" && fields.size() == 3) return batch->Put(fields[1], fields[2]);
+  if (fields[0] == "del" && fields.size() == 2) return batch->Delete(fields[1]);
+  return absl::InvalidArgumentError("neither put, key, value nor del, key (tabs between)");
 }
 
 }  // namespace
@@ -123,7 +133,61 @@ absl::Status Put(const StoreArgs& store, const PutArgs& args) {
                                           ? ArgumentBytes(store, *args.value)
                                           : ReadWholeFile(args.value_file, kv::kMaxValueSizeBytes);
   if (!value.ok()) return value.status();
-  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) { return db.Put(*key, *value); });
+  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) {
+    if (!args.if_absent) return db.Put(*key, *value);
+    absl::Status inserted = db.Insert(*key, *value);
+    if (!absl::IsAlreadyExists(inserted)) return inserted;
+    return absl::AbortedError(absl::StrCat("the key has a value: ", Escaped(*key)));
+  });
+}
+
+absl::Status Cas(const StoreArgs& store, const CasArgs& args) {
+  if (args.expected.has_value() == args.expect_absent)
+    return absl::InvalidArgumentError("cas takes --expect or --expect-absent: one of the two");
+  if (args.desired.has_value() == args.deletes)
+    return absl::InvalidArgumentError("cas takes --set or --delete: one of the two");
+  absl::StatusOr<std::string> key = ArgumentBytes(store, args.key);
+  if (!key.ok()) return key.status();
+  const absl::StatusOr<std::optional<std::string>> expected = OptionalBytes(store, args.expected);
+  if (!expected.ok()) return expected.status();
+  const absl::StatusOr<std::optional<std::string>> desired = OptionalBytes(store, args.desired);
+  if (!desired.ok()) return desired.status();
+  return WithStore(store, IfMissing::kCreate,
+                   [&](kv::Db& db) { return db.CompareAndSwap(*key, *expected, *desired); });
+}
+
+absl::Status Batch(const StoreArgs& store, const std::string& file) {
+  const absl::StatusOr<std::string> text = ReadWholeFile(file, kMaxBatchFileSizeBytes);
+  if (!text.ok()) return text.status();
+  kv::WriteBatch batch;
+  uint64_t number = 0;
+  for (std::string_view rest = *text; !rest.empty();) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    const absl::Status added = AddToBatch(rest.substr(0, end), &batch);
+    ++number;
+    if (!added.ok())
+      return absl::Status(added.code(), absl::StrCat(file, ", line ", number, ": ", added.message(),
+                                                     "; nothing was changed"));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) -> absl::Status {
+    if (absl::Status written = db.Write(batch); !written.ok()) return written;
+    return WriteLine(absl::StrCat("did ", batch.Count(), " operations"));
+  });
+}
+
+absl::Status Estimate(const StoreArgs& store, const RangeArgs& range) {
+  const absl::StatusOr<kv::IteratorOptions> bounds = Bounds(store, range, std::nullopt);
+  if (!bounds.ok()) return bounds.status();
+  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) -> absl::Status {
+    const absl::StatusOr<kv::RangeEstimate> estimate =
+        db.ApproximateRange(bounds->lower_bound, bounds->upper_bound);
+    if (!estimate.ok()) return estimate.status();
+    return WriteLine(absl::StrCat(estimate->records, " records, give or take ",
+                                  estimate->records_error, "; ", estimate->size_bytes,
+                                  " bytes of keys and values, give or take ",
+                                  estimate->size_bytes_error));
+  });
 }
 
 absl::Status Get(const StoreArgs& store, const std::string& key_argument) {
@@ -156,9 +220,8 @@ absl::Status Del(const StoreArgs& store, const DelArgs& args) {
     if (!key.ok()) return key.status();
     keys.push_back(*std::move(key));
   }
-  CatchInterrupts();
   return WithStore(store, IfMissing::kFail, [&](kv::Db& db) {
-    return has_range ? DeleteRange(db, *std::move(bounds)) : DeleteKeys(db, keys);
+    return has_range ? DeleteRange(db, *bounds) : DeleteKeys(db, keys);
   });
 }
 

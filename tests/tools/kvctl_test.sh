@@ -74,6 +74,33 @@ same out bytes "a value from stdin came back different"
 expect 3 "no such file" put key --value-file missing
 expect 0 "6" count
 
+# ---- Conditions and batches
+expect 0 "" --db cond put lock held --if-absent
+expect 1 "the key has a value: lock" --db cond put lock again --if-absent
+expect 2 "--expect or --expect-absent" --db cond cas lock --set x
+expect 2 "--set or --delete" --db cond cas lock --expect held
+expect 2 "one of the two" --db cond cas lock --expect held --expect-absent --set x
+expect 1 "another value" --db cond cas lock --expect free --set mine
+expect 0 "" --db cond cas lock --expect held --set mine
+expect 0 "mine" --db cond get lock
+expect 0 "" --db cond cas lock --expect mine --delete
+expect 1 "has no value" --db cond cas lock --expect mine --delete
+expect 0 "" --db cond cas lock --expect-absent --set ''
+printf 'put\ta\t1\nput\tb\\x00\tline\\n\ndel\tlock\ndel\tnone' >changes
+expect 0 "did 4 operations" --db cond batch changes
+expect 1 "no such key" --db cond get lock
+expect 0 "1" --db cond get a
+expect 0 "" --db cond --escaped get 'b\x00'
+printf 'put\ta\t2\nput\tmissing value\n' >changes
+expect 2 "changes, line 2: neither put" --db cond batch changes
+printf 'del\ta\nput\t\tempty key\n' >changes
+expect 2 "line 2: the key has 0 bytes" --db cond batch changes
+expect 0 "1" --db cond get a
+expect 3 "no such file" --db cond batch missing
+expect 0 "2 records, give or take 0" --db cond estimate
+expect 0 "1 records" --db cond estimate --from a --to b
+expect 0 "clean" --db cond check
+
 # ---- Scans
 expect 0 "" scan --limit 2 --keys-only
 printf 'a\\x00b\nblob\n' >wanted
