@@ -116,6 +116,8 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
 // segment, which always stays, tells where chunks start.
 absl::Status PageSpace::ReserveChunkStarts() {
   constexpr uint64_t kChunk = ObjectHeap::kChunkBytes;
+  // A crash in the creation of a fixed pool leaves it without; then nothing was ever punched either.
+  if (segments_.empty()) return absl::OkStatus();
   const uint64_t phase = segments_.front()->object_offset() % kChunk;
   absl::Status status;
   const auto reserve_between = [&](uint64_t first, uint64_t end) {
