@@ -42,6 +42,13 @@ class Checker {
     report_.record_size_bytes += record->key.size() + record->value.size();
   }
 
+  // A slot that only snapshots refer to.
+  void AddKept(Address address) {
+    if (!reachable_.insert(address).second) {
+      AddFault(absl::StrCat("offset ", address, ": kept for a snapshot and referred to again"));
+    }
+  }
+
   // Every run of the pool has to be an extent of the store.
   void AddRun(const dax::Run& run) {
     ++report_.extents;
@@ -95,6 +102,7 @@ absl::StatusOr<CheckReport> Engine::Check() const {
     checker.AddLostPage(page, pool_->FindRun(page));
   }
 
+  index_->snapshots().ForEachKept([&](Address address) { checker.AddKept(address); });
   space_->Quiesce();
   absl::StatusOr<uint64_t> audited =
       space_->Audit([&](Address address) { return checker.Reachable(address); },
@@ -126,6 +134,12 @@ absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
   info.inner_nodes = index.inner_nodes;
   info.index_height = index.height;
   info.index_view_size_bytes = index.view_size_bytes;
+
+  const SnapshotStats snapshots = index_->snapshots().Stats();
+  info.snapshots = snapshots.snapshots;
+  info.oldest_snapshot_age = absl::FromChrono(snapshots.oldest_age);
+  info.snapshot_versions = snapshots.versions;
+  info.snapshot_version_size_bytes = snapshots.size_bytes;
 
   absl::StatusOr<SpaceStats> space = space_->stats();
   if (!space.ok()) return space.status();

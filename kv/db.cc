@@ -21,6 +21,17 @@ auto OnOpenStore(Engine* engine, Function&& function) -> decltype(function(*engi
 }  // namespace
 
 struct PinnedValue::Pins {
+  static absl::StatusOr<PinnedValue> ValueOf(const Engine& engine,
+                                             absl::StatusOr<PinnedRecord> pinned) {
+    if (!pinned.ok()) return pinned.status();
+    PinnedValue result;
+    result.pins_ = std::make_unique<Pins>();
+    result.pins_->engine = &engine;
+    result.pins_->pins = std::move(pinned->pins);
+    result.value_ = pinned->record.value;
+    return result;
+  }
+
   const Engine* engine;
   kv::Pins pins;
 };
@@ -91,20 +102,58 @@ absl::Status Db::Get(std::string_view key, std::string* value) const {
 
 absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
   return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
-    absl::StatusOr<PinnedRecord> pinned = engine.Reading([&] { return engine.Pin(key); });
-    if (!pinned.ok()) return pinned.status();
-    PinnedValue result;
-    result.pins_ = std::make_unique<PinnedValue::Pins>();
-    result.pins_->engine = &engine;
-    result.pins_->pins = std::move(pinned->pins);
-    result.value_ = pinned->record.value;
-    return result;
+    return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] { return engine.Pin(key); }));
   });
 }
 
 absl::Status Db::Contains(std::string_view key) const {
   return OnOpenStore(engine_.get(), [&](Engine& engine) {
     return engine.Reading([&] { return engine.Contains(key); });
+  });
+}
+
+Snapshot::Snapshot(Snapshot&& other) noexcept
+    : engine_(other.engine_), entry_(std::exchange(other.entry_, nullptr)) {}
+Snapshot& Snapshot::operator=(Snapshot&& other) noexcept {
+  if (this == &other) return *this;
+  if (entry_ != nullptr) engine_->ReleaseSnapshot(entry_);
+  engine_ = other.engine_;
+  entry_ = std::exchange(other.entry_, nullptr);
+  return *this;
+}
+Snapshot::~Snapshot() {
+  if (entry_ != nullptr) engine_->ReleaseSnapshot(entry_);
+}
+
+absl::StatusOr<Snapshot> Db::GetSnapshot() const {
+  return OnOpenStore(engine_.get(), [](Engine& engine) -> absl::StatusOr<Snapshot> {
+    return Snapshot(&engine, engine.AcquireSnapshot());
+  });
+}
+
+absl::StatusOr<std::string> Db::Get(std::string_view key, const Snapshot& snapshot) const {
+  std::string value;
+  absl::Status got = Get(key, snapshot, &value);
+  if (!got.ok()) return got;
+  return value;
+}
+
+absl::Status Db::Get(std::string_view key, const Snapshot& snapshot, std::string* value) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.GetAt(*snapshot.entry_, key, value); });
+  });
+}
+
+absl::StatusOr<PinnedValue> Db::Pin(std::string_view key, const Snapshot& snapshot) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+    return PinnedValue::Pins::ValueOf(
+        engine, engine.Reading([&] { return engine.PinAt(*snapshot.entry_, key); }));
+  });
+}
+
+absl::Status Db::Contains(std::string_view key, const Snapshot& snapshot) const {
+  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+    return engine.Reading([&] { return engine.ContainsAt(*snapshot.entry_, key); });
   });
 }
 

@@ -7,12 +7,15 @@
 //   absl::StatusOr<PinnedValue> pinned = (*db)->Pin("planet");        // The bytes in the pool.
 //   std::unique_ptr<Iterator> it = (*db)->NewIterator();
 //   for (it->Seek("p"); it->Valid(); it->Next()) Use(it->key(), it->value());
+//   absl::StatusOr<Snapshot> before = (*db)->GetSnapshot();
+//   value = (*db)->Get("planet", *before);                            // Whatever came since.
 //   absl::Status closed = (*db)->Close();
 //
 // Keys are 1..65536 arbitrary bytes, ordered as unsigned bytes; values are 0 bytes..1 GiB.
 //
 // Thread safety: every method of Db from any thread at the same time, except Open, Close and the
-// destructor. An Iterator or PinnedValue belongs to one thread at a time. Readers take no lock and
+// destructor. An Iterator or PinnedValue belongs to one thread at a time, a
+// Snapshot to any. Readers take no lock and
 // never block writers; writers of different leaves do not block each other. One process at a time
 // may have a store open.
 //
@@ -57,6 +60,7 @@
 namespace daxkv::kv {
 
 class Engine;
+class SnapshotEntry;
 
 struct Options {
   bool create_if_missing = true;
@@ -107,25 +111,57 @@ class PinnedValue {
   std::string_view value_;
 };
 
+// The store at a moment: reads with it see every change that was complete before it was taken, and
+// none that began after; one that ran meanwhile it sees or not, but always alike. It keeps values
+// that are overwritten and deleted meanwhile, and their space, until it is released; Info tells how
+// many. Writers are not slowed down. It is gone when the process ends, however that ends. Any number
+// of threads may read with one; move-only; must not outlive the Db.
+class Snapshot {
+ public:
+  Snapshot(Snapshot&& other) noexcept;
+  Snapshot& operator=(Snapshot&& other) noexcept;
+  ~Snapshot();
+
+ private:
+  friend class Db;
+  Snapshot(Engine* engine, SnapshotEntry* entry) : engine_(engine), entry_(entry) {}
+  Engine* engine_;
+  SnapshotEntry* entry_;  // Null when moved from.
+};
+
 struct IteratorOptions {
   std::string lower_bound;  // Inclusive; empty: none.
   std::string upper_bound;  // Exclusive; empty: none.
   bool keys_only = false;   // value() stays empty; values are neither read nor verified.
+  // What to look at; null: a snapshot of its own, taken now. Not used after NewIterator.
+  const Snapshot* snapshot = nullptr;
 };
 
-// Walks forwards in key order. Sees every key that is there throughout, never one twice; a key
-// written or deleted meanwhile is seen or not, and each value seen was current at some moment since
-// the last Seek. key() and value() are good until the next move. Holds copies of at most about
-// 256 KiB of records, or a pin of one larger value; must not outlive the Db.
+// Walks the store in key order, both ways, as it was when the iterator was made (or as
+// IteratorOptions::snapshot saw it), whatever is written meanwhile. Nothing is copied: key() and
+// value() are the bytes in the pool, and stay good until the iterator is refreshed or destroyed,
+// also after it has moved on. Like a Snapshot it keeps what is overwritten and deleted meanwhile
+// from being reused, so it should not live for long without need. Must not outlive the Db.
+//
+// Costs: making one about as much as a Get of a cached key, and it waits for the slot stores under
+// way; a Seek reads and sorts one leaf (up to 120 keys) unless the iterator is in that leaf already.
 class Iterator {
  public:
   ~Iterator();
   void SeekToFirst();
+  void SeekToLast();
   // To the first key >= `key` (and >= lower_bound).
   void Seek(std::string_view key);
+  // To the last key <= `key` (and < upper_bound).
+  void SeekForPrev(std::string_view key);
   void Next();  // Requires Valid().
-  // False at the end and after an error; status() tells which.
+  void Prev();  // Requires Valid().
+  // Looks at the store as it is now, also if it began with a snapshot. Not Valid() until a Seek.
+  void Refresh();
+  // False at either end and after an error; status() tells which.
   bool Valid() const;
+  // kDataLoss naming key or offset, kResourceExhausted without memory, kFailedPrecondition of a
+  // closed store.
   const absl::Status& status() const;
   std::string_view key() const;    // Requires Valid().
   std::string_view value() const;  // Requires Valid().
@@ -134,6 +170,8 @@ class Iterator {
   friend class Db;
   struct Impl;
   explicit Iterator(std::unique_ptr<Impl> impl);
+  template <typename Move>
+  void Do(Move move);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -171,6 +209,10 @@ struct Info {
   unsigned index_height = 0;
   uint64_t index_view_size_bytes = 0;  // DRAM.
   uint64_t slab_size_bytes = 0, large_size_bytes = 0;
+  uint64_t snapshots = 0;  // Different ones, those of iterators included.
+  absl::Duration oldest_snapshot_age;
+  uint64_t snapshot_versions = 0;            // Superseded records that are kept for them,
+  uint64_t snapshot_version_size_bytes = 0;  // and their size.
   // Extents by the order of their run; a run of n * 2 MiB counts n times at the last.
   uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
   dax::DaxStats dax;
@@ -225,8 +267,8 @@ class Db {
   static absl::StatusOr<std::unique_ptr<Db>> Open(const std::string& path, const Options& options);
   // As a crash would, if Close was not called.
   ~Db();
-  // Saves what makes the next open's first writes quick, and closes. Iterators and pins must be
-  // gone. Every later call returns kFailedPrecondition.
+  // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
+  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns kFailedPrecondition.
   absl::Status Close();
 
   // Stores `value` under `key`, in place of what was there. Durable on return.
@@ -248,8 +290,14 @@ class Db {
   absl::StatusOr<PinnedValue> Pin(std::string_view key) const;
   // OK or kNotFound; kInvalidArgument, kDataLoss. The value is neither read nor verified.
   absl::Status Contains(std::string_view key) const;
-  // Durable on return, never needs space. kNotFound when there is none; kInvalidArgument,
-  // kDataLoss, kInternal as of Put.
+  // As these, of the store as the snapshot sees it.
+  absl::StatusOr<std::string> Get(std::string_view key, const Snapshot& snapshot) const;
+  absl::Status Get(std::string_view key, const Snapshot& snapshot, std::string* value) const;
+  absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot) const;
+  absl::Status Contains(std::string_view key, const Snapshot& snapshot) const;
+  // Durable on return, never needs space in the pool. kNotFound when there is none;
+  // kInvalidArgument, kDataLoss, kInternal as of Put; kResourceExhausted when there are snapshots
+  // and no memory.
   absl::Status Delete(std::string_view key);
 
   // Get for many keys at once, into values[i], whose capacity is reused, and statuses[i]: the
@@ -297,6 +345,9 @@ class Db {
   //   kInvalidArgument: nothing changed. kDataLoss, kInternal: any of them may be deleted.
   absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
 
+  // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a
+  // round of a PutGroup that is being published. kResourceExhausted without memory.
+  absl::StatusOr<Snapshot> GetSnapshot() const;
   std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const;
 
   // Everything acknowledged so far becomes as durable as the medium can make it.

@@ -11,7 +11,6 @@
 namespace daxkv::kv {
 namespace {
 
-constexpr unsigned kSequenceCounterBits = 40;
 constexpr size_t kMaxKeyInMessageSizeBytes = 64;
 
 }  // namespace
@@ -64,9 +63,7 @@ absl::Status WithKey(absl::Status status, std::string_view key) {
 }
 
 Engine::Engine(std::unique_ptr<dax::Pool> pool, const Options& options)
-    : verify_checksums_(options.verify_checksums),
-      pool_(std::move(pool)),
-      last_sequence_(pool_->open_epoch() << kSequenceCounterBits) {}
+    : verify_checksums_(options.verify_checksums), pool_(std::move(pool)) {}
 
 Engine::~Engine() {
   // Its worker may be asking the index.
@@ -141,6 +138,12 @@ absl::Status Engine::Close() {
   if (writers != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat(writers, " ValueWriters are still there; commit or destroy them first"));
+  }
+  const SnapshotStats snapshots = index_->snapshots().Stats();
+  if (snapshots.snapshots != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(snapshots.snapshots,
+                     " snapshots are still held; release every Snapshot and iterator first"));
   }
   absl::Status closed = space_->Close();
   index_.reset();

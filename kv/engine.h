@@ -4,8 +4,9 @@
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
 //
 // engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
-// key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange; value_writer.cc values
-// filled in place; group.cc PutGroup; iterator.cc the cursor; check.cc Check and GetInfo.
+// key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
+// value_writer.cc values filled in place; group.cc PutGroup; engine_snapshot.cc reads at a snapshot;
+// iterator.cc the cursor; check.cc Check and GetInfo.
 //
 // Thread safety: as Db.
 //
@@ -17,8 +18,9 @@
 //       put takes a new one. A delete leaves no version, so a put that overlaps a delete may end
 //       up with a lower number than the version that was deleted.
 //   K3  A slot is abandoned only if the index never referred to it; who unlinks one retires it.
-//   K4  Bytes of a record are read either inside the index's ReadGuard or under pins of all its
-//       extents that were taken, or confirmed by a second look-up, while the index referred to it.
+//   K4  Bytes of a record are read either inside the index's ReadGuard; or under pins of all its
+//       extents that were taken, or confirmed by a second look-up, while the index referred to it;
+//       or while a snapshot is held that sees it.
 #ifndef DAXKV_KV_ENGINE_H_
 #define DAXKV_KV_ENGINE_H_
 
@@ -79,6 +81,9 @@ class Engine {
   absl::Status Get(std::string_view key, std::string* value) const;
   absl::StatusOr<PinnedRecord> Pin(std::string_view key) const;
   absl::Status Contains(std::string_view key) const;
+  absl::Status GetAt(const SnapshotEntry& snapshot, std::string_view key, std::string* value) const;
+  absl::StatusOr<PinnedRecord> PinAt(const SnapshotEntry& snapshot, std::string_view key) const;
+  absl::Status ContainsAt(const SnapshotEntry& snapshot, std::string_view key) const;
   absl::Status Delete(std::string_view key);
   void MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
                 absl::Span<absl::Status> statuses) const;
@@ -100,6 +105,8 @@ class Engine {
   char* ReservedBytes(Address address, uint64_t key_size_bytes) const;
   absl::Status CommitValue(Address address, std::string_view key, uint64_t size_bytes);
   void AbandonValue(Address address);
+  SnapshotEntry* AcquireSnapshot() const { return index_->snapshots().Acquire(); }
+  void ReleaseSnapshot(SnapshotEntry* snapshot) const { index_->snapshots().Release(snapshot); }
 
   // For the iterator.
   const Index& index() const { return *index_; }
@@ -130,6 +137,7 @@ class Engine {
   }
   // kDataLoss when some of the bytes, which lie in the pool, are lost to a media error.
   absl::Status CheckLost(std::string_view bytes) const;
+  const Memory& memory() const { return *space_; }
   // VerifyRecord, if the options ask for it.
   absl::Status Verify(const RecordView& record) const;
 
@@ -144,10 +152,7 @@ class Engine {
   absl::Status OpenParts(const dax::MappingOptions& mapping_options);
   // Completes the atomic batches that a crash cut short, before anything else is changed.
   absl::Status RedoBatches();
-  uint64_t NextSequence() {
-    // Relaxed: numbers given out one after the other are ordered by the counter itself.
-    return last_sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
-  }
+  uint64_t NextSequence() { return index_->snapshots().NextNumber(); }
   // Keys and values of all records; reads their headers.
   absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
   // Allocates a record's slot, making room if there seems to be none.
@@ -175,8 +180,6 @@ class Engine {
   std::unique_ptr<Index> index_;
   std::unique_ptr<BatchTable> batch_table_;
   std::unique_ptr<IndexOracle> oracle_;
-  // Open epoch in the upper 24 bits: numbers of a later open are higher without any being saved.
-  std::atomic<uint64_t> last_sequence_;
   std::atomic<uint64_t> reserved_values_{0};  // By ValueWriters that are still there.
 };
 

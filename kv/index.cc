@@ -11,6 +11,9 @@ namespace {
 
 constexpr unsigned kRootLevelShift = 48;
 constexpr unsigned kMaxLevel = 16;
+// Sequence numbers have the open epoch in the upper 24 bits: those of a later open are higher
+// without any being saved.
+constexpr unsigned kSequenceCounterBits = 40;
 
 // X6. Never 0, which unwritten nodes have.
 uint64_t MakeStamp(uint64_t open_epoch) {
@@ -22,7 +25,10 @@ uint64_t MakeStamp(uint64_t open_epoch) {
 }  // namespace
 
 Index::Impl::Impl(Memory* memory_in, uint64_t* root_word_in)
-    : memory(memory_in), root_word(root_word_in), stamp(MakeStamp(memory_in->open_epoch())) {}
+    : memory(memory_in),
+      root_word(root_word_in),
+      stamp(MakeStamp(memory_in->open_epoch())),
+      snapshots(memory_in, memory_in->open_epoch() << kSequenceCounterBits) {}
 
 Index::Index(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Index::~Index() = default;
@@ -100,11 +106,42 @@ bool Index::Impl::IsNewer(const RecordView& held, Address address) const {
   return held.sequence >= record->sequence && VerifyRecord(*memory, held).ok();
 }
 
-void Index::Impl::StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record) {
+uint64_t Index::Impl::NumberOf(uint64_t slot) const {
+  return reinterpret_cast<const RecordHeader*>(memory->At(SlotAddress(slot)))->sequence;
+}
+
+void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafNode& leaf,
+                            unsigned place, uint64_t slot, const RecordView* old) noexcept {
   rcu::ReadGuard guard;
+  const Address self = leaf.header.self;
+  bool kept = false;
+  if (window.sees_snapshot()) {
+    const uint64_t until =
+        slot == 0 ? window.End() : window.Begin(reserve, self, SlotAddress(slot), NumberOf(slot));
+    kept = old != nullptr && window.Supersede(reserve, self, *old, &leaf.slots[place], until);
+  }
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
-  if (old_record != kNullAddress) memory->Retire(old_record, &leaf.slots[place]);
+  if (old != nullptr && !kept) memory->Retire(old->address, &leaf.slots[place]);
+}
+
+absl::Status Index::Impl::CommitSlot(LeafNode& leaf, unsigned place, uint64_t slot,
+                                     const RecordView* old) {
+  HistoryReserve reserve;
+  for (;;) {
+    CommitWindow window(&snapshots);
+    const bool keeps =
+        window.sees_snapshot() && ((slot != 0 && window.MustKeep(NumberOf(slot))) ||
+                                   (old != nullptr && window.MustKeep(old->sequence)));
+    if (!keeps || !reserve.empty()) {
+      StoreSlot(window, &reserve, leaf, place, slot, old);
+      return absl::OkStatus();
+    }
+    window.Close();
+    // One for the old record, one for the new.
+    absl::Status status = reserve.Add(&snapshots, leaf.header.self, 2);
+    if (!status.ok()) return status;
+  }
 }
 
 absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
@@ -130,7 +167,11 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
   }
   if (hit.place >= 0) {
     // Commits. After a crash before this line is durable, the old record is the key's.
-    StoreSlot(leaf, static_cast<unsigned>(hit.place), slot, hit.record.address);
+    absl::Status status = CommitSlot(leaf, static_cast<unsigned>(hit.place), slot, &hit.record);
+    if (!status.ok()) {
+      UnlockLeaf(leaf);
+      return status;
+    }
   } else {
     LeafImage image = LeafImage::Of(leaf);
     const int place = image.Place(slot);
@@ -145,7 +186,11 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
     }
     StoreWord(leaf.header.volatile_overflow, image.overflow);
     // Commits. After a crash before this line is durable, the key is not there.
-    StoreSlot(leaf, static_cast<unsigned>(place), slot, kNullAddress);
+    absl::Status status = CommitSlot(leaf, static_cast<unsigned>(place), slot, nullptr);
+    if (!status.ok()) {
+      UnlockLeaf(leaf);
+      return status;
+    }
   }
   // Unlocked before the drain: a later change of this line, by any thread, flushes it again.
   UnlockLeaf(leaf);
@@ -165,7 +210,7 @@ absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* ex
   }
   if (status.ok() && !Meets(hit, expected)) status = absl::Status(absl::StatusCode::kAborted, "");
   // Commits. After a crash before this line is durable, the key is still there.
-  if (status.ok()) StoreSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, hit.record.address);
+  if (status.ok()) status = CommitSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, &hit.record);
   UnlockLeaf(*at.leaf);
   return status.ok() ? Drain() : status;
 }
@@ -183,6 +228,15 @@ absl::StatusOr<Index::RangeSample> Index::SampleRange(std::string_view from, std
                                                       size_t most_leaves) const {
   return impl_->SampleRange(from, to, most_leaves);
 }
+absl::Status Index::FindAt(const SnapshotEntry& snapshot, std::string_view key,
+                           absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
+  return impl_->FindAt(snapshot.number(), key, visit);
+}
+absl::Status Index::ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& target,
+                               LeafContents* contents) const {
+  return impl_->ReadLeafAt(snapshot.number(), target, contents);
+}
+Snapshots& Index::snapshots() const { return impl_->snapshots; }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
                                    const ExpectedVersion* expected) {
   return impl_->Upsert(key, address, expected);

@@ -27,6 +27,8 @@
 //       random so that no file can claim to be set up); the first toucher sets them up and finishes
 //       a split that a crash left unfinished.
 //   X7  A slot is replaced only by a record of a higher sequence.
+//   X8  Slots are stored in commit windows, and what a snapshot still needs of an overwritten or
+//       removed slot is in the leaf's history before that (snapshots.h, N2; leaf_history.h, H2).
 #ifndef DAXKV_KV_INDEX_H_
 #define DAXKV_KV_INDEX_H_
 
@@ -45,8 +47,50 @@
 #include "kv/format.h"
 #include "kv/memory.h"
 #include "kv/record.h"
+#include "kv/snapshots.h"
 
 namespace daxkv::kv {
+
+// Which leaf is meant.
+struct LeafTarget {
+  LeafTarget(std::string_view covered_key) : key(covered_key) {}  // NOLINT: a key means its leaf
+  static LeafTarget Before(std::string_view key) { return {Kind::kBefore, key}; }
+  static LeafTarget Last() { return {Kind::kLast, {}}; }
+
+  enum class Kind {
+    kCovering,  // The one that covers `key`.
+    kBefore,    // The last one that may hold a key below `key`.
+    kLast,      // The rightmost.
+  };
+  // Whether the leaf whose low fence is `fence`, or one right of it, is meant.
+  bool IsRightOf(std::string_view fence) const {
+    if (kind == Kind::kLast) return true;
+    const int order = key.compare(fence);
+    return kind == Kind::kCovering ? order >= 0 : order > 0;
+  }
+
+  Kind kind = Kind::kCovering;
+  std::string_view key;
+
+ private:
+  LeafTarget(Kind kind_in, std::string_view key_in) : kind(kind_in), key(key_in) {}
+};
+
+// A leaf as a snapshot sees it. All of it stays good, in place in the pool, as long as the snapshot
+// does: what is visible at a snapshot is neither changed nor reused, and fences are never freed.
+struct LeafContents {
+  struct Entry {
+    uint64_t head;   // Bytes of the key behind the prefix, as a big-endian number.
+    Address record;  // See RecordAt.
+  };
+  // Every record of the leaf, in no order.
+  std::vector<Entry> entries;
+  // The leaf holds keys >= low and, if there is a leaf to its right, < upper.
+  std::string_view low, upper;
+  bool has_upper = false;
+  // Bytes that all these keys have in common; heads are of what follows.
+  size_t prefix_size_bytes = 0;
+};
 
 struct IndexStats {
   uint64_t leaves = 0;           // Those that views know: built ones, so far as touched since open.
@@ -104,6 +148,15 @@ class Index {
   void FindMany(absl::Span<const std::string_view> keys,
                 absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
                 absl::Span<absl::Status> statuses) const;
+  // The same at a snapshot, which the caller holds. `visit` gets the key's record at it; the bytes
+  // stay good as long as the snapshot.
+  absl::Status FindAt(const SnapshotEntry& snapshot, std::string_view key,
+                      absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
+  // What a snapshot, which the caller holds, sees of a leaf. kDataLoss, kResourceExhausted.
+  absl::Status ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& target,
+                          LeafContents* contents) const;
+  // The counter of sequence numbers, and the snapshots; made and released there.
+  Snapshots& snapshots() const;
 
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
   // retires the one it replaces. Durable on return. Returns whether a record was replaced.
@@ -164,8 +217,8 @@ class Index {
   absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
                                           size_t most_leaves) const;
 
-  // For recovery of extents: whether the index refers to this very slot now. The bytes in it may be
-  // anything. Waits for no leaf lock.
+  // For recovery of extents: whether the index, or a snapshot, refers to this very slot now. The
+  // bytes in it may be anything. Waits for no leaf lock.
   absl::StatusOr<bool> RefersToRecord(const RecordView& record) const;
   absl::StatusOr<bool> RefersToNode(Address node) const;
 

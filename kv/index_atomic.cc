@@ -30,17 +30,11 @@ absl::Status Index::Impl::ApplyAtomically(absl::Span<const GroupEntry> entries,
   std::vector<LeafPlan> plans;
   const absl::Status planned = PlanAll(entries, &plans);
   if (!planned.ok()) {
-    for (LeafPlan& plan : plans) {
-      for (const NewLeaf& right : plan.rights) {
-        memory->Abandon(right.address);
-        memory->Abandon(right.fence);
-      }
-      UnlockLeaf(*plan.at.leaf);
-    }
+    DropPlans(plans);
     return planned;
   }
   commit.Prepare();
-  return CommitPlans(plans, &commit);
+  return CommitRound(plans, &commit);
 }
 
 }  // namespace daxkv::kv

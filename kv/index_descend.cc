@@ -1,4 +1,6 @@
 // From the root to the leaf that covers a key.
+#include <sched.h>
+
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
 
@@ -16,23 +18,44 @@ absl::Status Index::Impl::Overcome(const Obstacle& obstacle, Address* gone) {
       return SetUp(obstacle.address, obstacle.level);
     case Obstacle::Kind::kNoView:
       return BuildView(obstacle.frame);
+    case Obstacle::Kind::kSplitUnderWay:
+      sched_yield();
+      return absl::OkStatus();
     case Obstacle::Kind::kNone:
       break;
   }
   return absl::InternalError("an attempt was given up without a reason");
 }
 
-absl::Status Index::Impl::DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
-                                         const InnerView** view, Obstacle& obstacle) const {
+namespace {
+
+// The child of an inner node on the way to `target`, which its right neighbour does not hold.
+unsigned SearchIn(const InnerView& view, const LeafTarget& target) {
+  switch (target.kind) {
+    case LeafTarget::Kind::kCovering:
+      break;
+    case LeafTarget::Kind::kBefore:
+      return view.SearchBefore(target.key);
+    case LeafTarget::Kind::kLast:
+      return view.size() - 1;
+  }
+  return view.Search(target.key);
+}
+
+}  // namespace
+
+absl::Status Index::Impl::DescendToFrame(const LeafTarget& target, unsigned level,
+                                         InnerFrame** frame, const InnerView** view,
+                                         Obstacle& obstacle) const {
   InnerFrame* at = root_frame.load(std::memory_order_acquire);
   for (;;) {
     const InnerView* seen = at->view.load(std::memory_order_acquire);
     if (seen == nullptr) return obstacle.NoView(at);
-    if (!seen->Covers(key)) {
+    if (seen->right() != nullptr && target.IsRightOf(seen->right_fence())) {
       // BuildView and SplitInner make sure that fences ascend along `right`, so this ends.
       at = seen->right();
     } else if (at->level > level) {
-      at = seen->frame(seen->Search(key));
+      at = seen->frame(SearchIn(*seen, target));
     } else {
       *frame = at;
       *view = seen;
@@ -41,22 +64,22 @@ absl::Status Index::Impl::DescendToFrame(std::string_view key, unsigned level, I
   }
 }
 
-absl::Status Index::Impl::DescendToLeaf(std::string_view key, LeafPosition* at,
+absl::Status Index::Impl::DescendToLeaf(const LeafTarget& target, LeafPosition* at,
                                         Obstacle& obstacle) const {
   LeafGuess guess;
-  absl::Status status = GuessLeaf(key, &guess, obstacle);
-  return status.ok() ? GoToCoveringLeaf(key, guess, at, obstacle) : status;
+  absl::Status status = GuessLeaf(target, &guess, obstacle);
+  return status.ok() ? GoToCoveringLeaf(target, guess, at, obstacle) : status;
 }
 
-absl::Status Index::Impl::GuessLeaf(std::string_view key, LeafGuess* guess,
+absl::Status Index::Impl::GuessLeaf(const LeafTarget& target, LeafGuess* guess,
                                     Obstacle& obstacle) const {
   *guess = {root_leaf, InnerView::kUnknownSplitCount};
   if (root_frame.load(std::memory_order_acquire) == nullptr) return absl::OkStatus();
   InnerFrame* frame;
   const InnerView* view;
-  absl::Status status = DescendToFrame(key, 1, &frame, &view, obstacle);
+  absl::Status status = DescendToFrame(target, 1, &frame, &view, obstacle);
   if (!status.ok()) return status;
-  const unsigned child = view->Search(key);
+  const unsigned child = SearchIn(*view, target);
   // Set up when the view was built; nodes are never freed.
   *guess = {view->leaf(child), view->split_count(child)};
   return absl::OkStatus();
@@ -65,7 +88,7 @@ absl::Status Index::Impl::GuessLeaf(std::string_view key, LeafGuess* guess,
 // The way from a parent's view to the covering leaf. If the leaf's split count is the one that the
 // view noted, the view's separators bound it and no other line is read. Otherwise the right
 // neighbour's low fence tells.
-absl::Status Index::Impl::GoToCoveringLeaf(std::string_view key, const LeafGuess& guess,
+absl::Status Index::Impl::GoToCoveringLeaf(const LeafTarget& target, const LeafGuess& guess,
                                            LeafPosition* at, Obstacle& obstacle) const {
   Address address = guess.address;
   uint32_t expected = guess.split_count;
@@ -88,7 +111,7 @@ absl::Status Index::Impl::GoToCoveringLeaf(std::string_view key, const LeafGuess
       return absl::DataLossError(absl::StrCat("index node at pool offset ", next,
                                               ": its low fence is not above its left neighbour's"));
     }
-    if (key.compare(fence->key) < 0) return absl::OkStatus();
+    if (!target.IsRightOf(fence->key)) return absl::OkStatus();
     last_fence = fence->key;
     went_right = true;
     address = next;

@@ -9,6 +9,8 @@
 // makes its first toucher do the clearing.
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "kv/index_impl.h"
 
@@ -69,7 +71,7 @@ absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPla
     }
     ++plan->existed;
     plan->image.slots[hit.place] = slot;
-    plan->replacements.push_back({static_cast<unsigned>(hit.place), slot, hit.record.address});
+    plan->replacements.push_back({static_cast<unsigned>(hit.place), slot, hit.record});
   }
   const LeafImage without_insertions = plan->image;
   const bool fits = std::all_of(
@@ -104,7 +106,8 @@ absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, siz
       }
     }
     if (!plans.empty()) {
-      absl::Status status = CommitPlans(plans, /*atomic=*/nullptr);
+      absl::Status status = CommitRound(plans, /*atomic=*/nullptr);
+      if (absl::IsResourceExhausted(status)) return status;
       *done = planned;
       for (const LeafPlan& plan : plans) {
         if (replaced != nullptr) *replaced += plan.existed;
@@ -132,11 +135,61 @@ void Index::Impl::WriteNewLeaves(const LeafPlan& plan) {
   }
 }
 
+// Updates go in place even where their slots move: the old record must be unlinked when it is
+// retired.
+void Index::Impl::StoreReplacements(const LeafPlan& plan, CommitWindow& window,
+                                    HistoryReserve* reserve) {
+  for (const Replacement& replacement : plan.replacements) {
+    StoreSlot(window, reserve, *plan.at.leaf, replacement.place, replacement.slot,
+              &replacement.old);
+  }
+}
+
+namespace {
+
+// The leaf that covers `key` once the plan's split is done.
+Address HomeOf(const LeafPlan& plan, std::string_view key) {
+  Address home = plan.at.address;
+  for (const NewLeaf& right : plan.rights) {
+    if (key < right.separator) break;
+    home = right.address;
+  }
+  return home;
+}
+
+// The leaf whose slots will lead to `record`.
+Address HolderOf(const LeafPlan& plan, Address record) {
+  for (const NewLeaf& right : plan.rights) {
+    const auto leads_there = [record](uint64_t slot) { return SlotAddress(slot) == record; };
+    if (std::any_of(std::begin(right.image.slots), std::end(right.image.slots), leads_there)) {
+      return right.address;
+    }
+  }
+  return plan.at.address;
+}
+
+}  // namespace
+
 // Commits a split: with this store the right leaves exist and hold what is at or above their
 // fences. The count is odd around it (X4), so that nobody takes the old bounds for the new ones.
-void Index::Impl::LinkNewLeaves(const LeafPlan& plan) {
+// Versions follow their keys before that (leaf_history.h, H1).
+void Index::Impl::LinkNewLeaves(const LeafPlan& plan, CommitWindow& window,
+                                HistoryReserve* reserve) {
   LeafNode& leaf = *plan.at.leaf;
   StepSplitCount(leaf);
+  if (window.sees_snapshot()) {
+    for (const Insertion& insertion : plan.insertions) {
+      const Address home = HomeOf(plan, insertion.key);
+      if (home == plan.at.address) continue;  // StoreImage stores it.
+      window.Begin(reserve, home, SlotAddress(insertion.slot), NumberOf(insertion.slot));
+    }
+  }
+  window.MoveVersions(plan.at.address, [&](const Version& version) {
+    // A late version follows the slot that it tells of, and no longer matters without one.
+    if (version.kind == Version::Kind::kLate) return HolderOf(plan, version.record);
+    const absl::StatusOr<RecordView> record = ViewRecord(*memory, version.record);
+    return record.ok() ? HomeOf(plan, record->key) : plan.at.address;
+  });
   StoreWord(leaf.header.next, plan.rights.front().address | kSplitUnfinished);
   StepSplitCount(leaf);
   memory->Flush(&leaf.header, sizeof(leaf.header));
@@ -144,7 +197,7 @@ void Index::Impl::LinkNewLeaves(const LeafPlan& plan) {
 
 // Brings the leaf's slots to the plan's image. Each store commits an insertion, or clears a slot
 // that moved.
-void Index::Impl::StoreImage(const LeafPlan& plan) {
+void Index::Impl::StoreImage(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve) {
   LeafNode& leaf = *plan.at.leaf;
   // While slots change, lookups go as far as either overflow word says.
   const uint64_t before = LoadWord(leaf.header.volatile_overflow);
@@ -152,8 +205,12 @@ void Index::Impl::StoreImage(const LeafPlan& plan) {
   for (unsigned line = 0; line < kLeafLines; ++line) {
     bool changed = false;
     for (unsigned i = line * kSlotsPerLine; i < (line + 1) * kSlotsPerLine; ++i) {
-      if (LoadWord(leaf.slots[i]) == plan.image.slots[i]) continue;
-      StoreWord(leaf.slots[i], plan.image.slots[i]);
+      const uint64_t slot = plan.image.slots[i];
+      if (LoadWord(leaf.slots[i]) == slot) continue;
+      if (slot != 0 && window.sees_snapshot()) {
+        window.Begin(reserve, plan.at.address, SlotAddress(slot), NumberOf(slot));
+      }
+      StoreWord(leaf.slots[i], slot);
       changed = true;
     }
     if (changed) {
@@ -170,7 +227,57 @@ void Index::Impl::FinishSplit(const LeafPlan& plan) {
   memory->Flush(&header, sizeof(header));
 }
 
-absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic) {
+absl::Status Index::Impl::ReserveHistory(const std::vector<LeafPlan>& plans, bool snapshots_seen,
+                                         HistoryReserve* reserve) {
+  for (const LeafPlan& plan : plans) {
+    for (const NewLeaf& right : plan.rights) {
+      absl::Status status = reserve->Add(&snapshots, right.address, 0);
+      if (!status.ok()) return status;
+    }
+    if (!snapshots_seen) continue;
+    absl::Status status = reserve->Add(&snapshots, plan.at.address,
+                                       2 * plan.replacements.size() + plan.insertions.size());
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void Index::Impl::DropPlans(const std::vector<LeafPlan>& plans) {
+  for (const LeafPlan& plan : plans) {
+    for (const NewLeaf& right : plan.rights) {
+      memory->Abandon(right.address);
+      memory->Abandon(right.fence);
+    }
+    UnlockLeaf(*plan.at.leaf);
+  }
+}
+
+// Without snapshots the whole round has one window: whoever takes the first one waits for it. With
+// snapshots each leaf has its own, except that an atomic change is seen by later ones whole.
+absl::Status Index::Impl::CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic) {
+  HistoryReserve reserve;
+  std::optional<CommitWindow> round(std::in_place, &snapshots);
+  const bool snapshots_seen = round->sees_snapshot();
+  if (snapshots_seen) round.reset();
+  absl::Status status = ReserveHistory(plans, snapshots_seen, &reserve);
+  if (!status.ok()) {
+    DropPlans(plans);
+    return status;
+  }
+  if (snapshots_seen && atomic != nullptr) round.emplace(&snapshots);
+  return CommitPlans(plans, atomic, round.has_value() ? &*round : nullptr, &reserve);
+}
+
+absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic,
+                                      CommitWindow* round, HistoryReserve* reserve) {
+  const auto in_window = [&](auto store) {
+    if (round != nullptr) {
+      store(*round);
+    } else {
+      CommitWindow window(&snapshots);
+      store(window);
+    }
+  };
   bool splits = false;
   for (const LeafPlan& plan : plans) {
     WriteNewLeaves(plan);
@@ -180,22 +287,21 @@ absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit
   if (status.ok() && atomic != nullptr) status = AfterDrain(atomic->Commit());
   if (status.ok()) {
     for (const LeafPlan& plan : plans) {
-      // Updates go in place even where their slots move: the old record must be unlinked when it
-      // is retired.
-      for (const Replacement& replacement : plan.replacements) {
-        StoreSlot(*plan.at.leaf, replacement.place, replacement.slot, replacement.old_record);
-      }
-      if (plan.rights.empty()) {
-        StoreImage(plan);
-      } else {
-        LinkNewLeaves(plan);
-      }
+      in_window([&](CommitWindow& window) {
+        StoreReplacements(plan, window, reserve);
+        if (plan.rights.empty()) {
+          StoreImage(plan, window, reserve);
+        } else {
+          LinkNewLeaves(plan, window, reserve);
+        }
+      });
     }
     status = Drain();
   }
   if (status.ok() && splits) {
     for (const LeafPlan& plan : plans) {
-      if (!plan.rights.empty()) StoreImage(plan);
+      if (plan.rights.empty()) continue;
+      in_window([&](CommitWindow& window) { StoreImage(plan, window, reserve); });
     }
     status = Drain();
   }

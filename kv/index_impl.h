@@ -10,6 +10,7 @@
 //   index_find_many.cc  many look-ups whose cache misses overlap
 //   index_sample.cc  how much lies in a range, about
 //   index_scan.cc    scans, counts, what refers to a slot
+//   index_snapshot.cc  look-ups and leaves at a snapshot
 //   index_verify.cc  the walk over everything
 //
 // How operations run: an *attempt* runs inside a ReadGuard and does not sleep. If it meets
@@ -41,7 +42,7 @@ namespace daxkv::kv {
 
 // Why an attempt returned kUnavailable.
 struct Obstacle {
-  enum class Kind { kNone, kAbsentExtent, kNodeNotReady, kNoView };
+  enum class Kind { kNone, kAbsentExtent, kNodeNotReady, kNoView, kSplitUnderWay };
   Kind kind = Kind::kNone;
   Address address = kNullAddress;  // Of the extent or the node.
   unsigned level = 0;              // Of the node.
@@ -50,6 +51,7 @@ struct Obstacle {
   absl::Status Absent(Address where);
   absl::Status NotReady(Address node, unsigned node_level);
   absl::Status NoView(InnerFrame* which);
+  absl::Status SplitUnderWay();
 };
 
 // A leaf that covers a key as long as its split count is this.
@@ -78,7 +80,7 @@ struct Hit {
 struct Replacement {
   unsigned place;
   uint64_t slot;  // 0: removed.
-  Address old_record;
+  RecordView old;
 };
 
 // A key that the leaf does not hold yet.
@@ -150,13 +152,13 @@ struct Index::Impl {
   // An extent that can't be faulted in may have been freed since, with all that led to it: that is
   // no error until it is met again. `gone` remembers it between attempts.
   absl::Status Overcome(const Obstacle& obstacle, Address* gone);
-  absl::Status DescendToFrame(std::string_view key, unsigned level, InnerFrame** frame,
+  absl::Status DescendToFrame(const LeafTarget& target, unsigned level, InnerFrame** frame,
                               const InnerView** view, Obstacle& obstacle) const;
-  absl::Status DescendToLeaf(std::string_view key, LeafPosition* at, Obstacle& obstacle) const;
+  absl::Status DescendToLeaf(const LeafTarget& target, LeafPosition* at, Obstacle& obstacle) const;
   // Its two halves: which leaf to look at first (touches no leaf), and from there to the covering
   // one.
-  absl::Status GuessLeaf(std::string_view key, LeafGuess* guess, Obstacle& obstacle) const;
-  absl::Status GoToCoveringLeaf(std::string_view key, const LeafGuess& guess, LeafPosition* at,
+  absl::Status GuessLeaf(const LeafTarget& target, LeafGuess* guess, Obstacle& obstacle) const;
+  absl::Status GoToCoveringLeaf(const LeafTarget& target, const LeafGuess& guess, LeafPosition* at,
                                 Obstacle& obstacle) const;
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
@@ -176,9 +178,14 @@ struct Index::Impl {
   // Whether X7 keeps `held`, in a locked leaf, from being replaced by the record at `address`. What
   // a damaged record says its sequence is does not count: puts of its key might never get above it.
   bool IsNewer(const RecordView& held, Address address) const;
-  // Commits an insertion, update or removal in a locked leaf and starts flushing it. `old_record`,
-  // if any, is retired.
-  void StoreSlot(LeafNode& leaf, unsigned place, uint64_t slot, Address old_record);
+  // The sequence number of a slot's record, which is complete.
+  uint64_t NumberOf(uint64_t slot) const;
+  // Commits an insertion, update or removal in a locked leaf and starts flushing it. `old`, if any,
+  // is kept for snapshots, or retired. The reserve is used if the window sees a snapshot.
+  void StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafNode& leaf, unsigned place,
+                 uint64_t slot, const RecordView* old) noexcept;
+  // The same in a window of its own. kResourceExhausted (nothing changed): no memory to keep `old`.
+  absl::Status CommitSlot(LeafNode& leaf, unsigned place, uint64_t slot, const RecordView* old);
 
   // ---- index_find_many.cc
   void FindMany(absl::Span<const std::string_view> keys,
@@ -223,11 +230,21 @@ struct Index::Impl {
   absl::Status PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan);
   absl::StatusOr<size_t> EntriesWithin(absl::Span<const GroupEntry> entries,
                                        const LeafPosition& at);
-  // `atomic` may be null.
-  absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
+  // What the round needs for histories: where leaves split always, so that versions can follow
+  // their keys; elsewhere only if there are snapshots.
+  absl::Status ReserveHistory(const std::vector<LeafPlan>& plans, bool snapshots_seen,
+                              HistoryReserve* reserve);
+  // Unlocks the leaves of plans that nothing was done of, and gives back what was allocated.
+  void DropPlans(const std::vector<LeafPlan>& plans);
+  // Makes the changes. On kResourceExhausted nothing was changed. `atomic` may be null.
+  absl::Status CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
+  // `round` is the window to store in; null: each leaf has its own.
+  absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic, CommitWindow* round,
+                           HistoryReserve* reserve);
   void WriteNewLeaves(const LeafPlan& plan);
-  void LinkNewLeaves(const LeafPlan& plan);
-  void StoreImage(const LeafPlan& plan);
+  void StoreReplacements(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
+  void LinkNewLeaves(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
+  void StoreImage(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
   void FinishSplit(const LeafPlan& plan);
 
   // ---- index_split.cc
@@ -248,6 +265,14 @@ struct Index::Impl {
   absl::StatusOr<bool> RefersToRecord(const RecordView& record);
   absl::StatusOr<bool> RefersToNode(Address node);
   IndexStats Stats();
+
+  // ---- index_snapshot.cc
+  absl::Status FindAt(uint64_t number, std::string_view key,
+                      absl::FunctionRef<absl::Status(const RecordView&)> visit);
+  absl::Status ReadLeafAt(uint64_t number, const LeafTarget& target, LeafContents* contents);
+  struct LeafReader;
+  // For the holder of a leaf's lock, or with the checks of H1: whether a snapshot keeps the record.
+  absl::StatusOr<bool> SnapshotHolds(std::string_view key, Address record);
 
   // ---- index_verify.cc
   struct Verifier;
@@ -283,6 +308,8 @@ struct Index::Impl {
   absl::flat_hash_map<Address, std::unique_ptr<InnerFrame>> frames;
 
   std::atomic<bool> medium_failed{false};
+
+  Snapshots snapshots;
 };
 
 }  // namespace daxkv::kv

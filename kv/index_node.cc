@@ -39,6 +39,11 @@ absl::Status Obstacle::NoView(InnerFrame* which) {
   return absl::Status(absl::StatusCode::kUnavailable, "");
 }
 
+absl::Status Obstacle::SplitUnderWay() {
+  kind = Kind::kSplitUnderWay;
+  return absl::Status(absl::StatusCode::kUnavailable, "");
+}
+
 LeafNode& Index::Impl::Leaf(Address address) const {
   return *reinterpret_cast<LeafNode*>(memory->At(address));
 }

@@ -25,7 +25,8 @@ absl::Status Index::Impl::LeavesBetween(std::string_view from, std::string_view 
     range.from = next;
     absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
       const InnerView* view;
-      absl::Status descended = DescendToFrame(range.from, 1, &range.frame, &view, obstacle);
+      absl::Status descended =
+          DescendToFrame(std::string_view(range.from), 1, &range.frame, &view, obstacle);
       if (!descended.ok()) return descended;
       const bool last = view->right() == nullptr || (!to.empty() && view->Covers(to));
       range.first = view->Search(range.from);

@@ -153,8 +153,10 @@ absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
       refers = found.address == record.address;
       return absl::OkStatus();
     });
-    if (status.ok() || absl::IsNotFound(status)) return refers;
-    return status;
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+    if (refers) return true;
+    // Who unlinks a record that a snapshot needs puts it there first.
+    return SnapshotHolds(record.key, record.address);
   }
   if (record.kind != kFenceRecord) return false;  // Of a batch: the index never leads there.
   // A fence: its leaf knows it.

@@ -64,6 +64,11 @@ class InnerView : public rcu::Head {
 
   // The child for `key`: the last one with separator <= key, or the first.
   unsigned Search(std::string_view key) const;
+  // The last child with separator < key, or the first.
+  unsigned SearchBefore(std::string_view key) const {
+    const unsigned i = Search(key);
+    return i > 0 && separator(i) == key ? i - 1 : i;
+  }
 
   unsigned size() const { return count_; }
   // Of a level-1 node.

@@ -1,191 +1,276 @@
-// The iterator: copies the records of a leaf, or a part of them, into a buffer and walks that.
+// The iterator: one leaf at a time as its snapshot sees it, sorted once, walked in place.
 #include <algorithm>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "kv/engine.h"
 #include "kv/exceptions.h"
+#include "xarray/rcu.h"
 
 namespace daxkv::kv {
 namespace {
 
-// What a refill copies inside one ReadGuard stays near this.
-constexpr size_t kMaxRefillSizeBytes = 256 << 10;
-// A longer value is not copied, but pinned when the walk comes to it.
-constexpr size_t kMaxBufferedValueSizeBytes = 64 << 10;
-// The first refill after a Seek is this short, each later one twice as long: a short scan does not
-// pay for records that it never looks at.
-constexpr size_t kFirstRefillRecords = 16;
-constexpr size_t kMaxRefillRecords = 1024;  // More than a leaf holds.
+// How many records ahead of the walk the processor is asked for, and how much of each.
+constexpr size_t kPrefetchRecords = 2;
+constexpr size_t kPrefetchSizeBytes = 1024;
+constexpr size_t kLineSizeBytes = 64;
 
 }  // namespace
 
 struct Iterator::Impl {
-  // A record of the buffer: its key, and right behind it its value if that is buffered.
-  struct Entry {
-    size_t key_offset = 0;
-    uint32_t key_size_bytes = 0;
-    uint32_t value_size_bytes = 0;
-    bool value_pending = false;  // To be pinned when the walk comes to it.
-  };
+  Impl(Engine* engine, IteratorOptions options) : engine(engine), options(std::move(options)) {}
+  ~Impl() { Release(); }
 
-  Impl(const Engine* engine, IteratorOptions options)
-      : engine(engine), options(std::move(options)) {}
+  void Release() {
+    if (snapshot != nullptr) engine->index().snapshots().Release(std::exchange(snapshot, nullptr));
+  }
+  absl::Status Refresh();
 
-  absl::Status Seek(std::string_view key);
+  // Each move ends by Arrive.
+  absl::Status SeekAtOrAfter(std::string_view key);
+  // To the last key below `key`, or not above it.
+  absl::Status SeekBelow(std::string_view key, bool or_at);
+  absl::Status SeekToLast();
   absl::Status Next();
-  // Makes `position` stand on a record with its value at hand, or ends the walk.
-  absl::Status Settle();
-  absl::Status Refill();
-  absl::Status Buffer(const RecordView& record);
-  void DropBuffer() {
-    pinned = PinnedRecord();
-    entries.clear();
-    bytes.clear();
-    position = 0;
+  absl::Status Prev();
+
+  // Reads the leaf meant by `target` and sorts it.
+  absl::Status ReadLeaf(const LeafTarget& target);
+  absl::Status ReadSorted(const LeafTarget& target, LeafContents* contents) const;
+  // Takes the leaf that covers `key`, which may be the one at hand.
+  absl::Status ReadLeafCovering(std::string_view key);
+  // Goes on to the next leaf that has a record while `position` is behind the last.
+  absl::Status SettleForwards();
+  // Goes on to the leaves to the left until one has a record below position, and stands on that.
+  absl::Status SettleBackwards();
+  absl::Status Arrive();
+  absl::Status Look();
+  void Prefetch(size_t from_position) const;
+
+  // The position of the first record of the leaf whose key is not below `key`, or above it.
+  size_t LowerBound(std::string_view key) const;
+  size_t UpperBound(std::string_view key) const;
+  std::string_view KeyAt(size_t i) const {
+    return RecordAt(engine->memory(), leaf.entries[i].record).key;
   }
   void Stop(absl::Status reason) {
     status = std::move(reason);
-    DropBuffer();
-    end = true;
-  }
-  std::string_view KeyOf(const Entry& entry) const {
-    return {bytes.data() + entry.key_offset, entry.key_size_bytes};
+    valid = false;
   }
 
-  const Engine* const engine;  // Null when the store was closed before.
-  const IteratorOptions options;
+  Engine* const engine;  // Null when the store was closed before.
+  IteratorOptions options;
+  SnapshotEntry* snapshot = nullptr;
   absl::Status status;
 
-  std::vector<Entry> entries;
-  std::string bytes;
-  size_t position = 0;
-  PinnedRecord pinned;  // The value at `position`, if it is too long for the buffer.
-
-  // Where the next refill begins, and what it must not repeat. After `end` there is none.
-  std::string from;
-  std::string last_key;
-  size_t refill_records = 0;
-  bool end = true;
-  absl::Status damage;  // Met by the last refill, behind its records.
+  bool has_leaf = false;
+  LeafContents leaf;    // Sorted.
+  size_t position = 0;  // In it.
+  bool valid = false;
+  RecordView record;  // At the position, if valid.
 };
 
-absl::Status Iterator::Impl::Seek(std::string_view key) {
-  DropBuffer();
-  status = absl::OkStatus();
-  damage = absl::OkStatus();
-  from.assign(std::max<std::string_view>(key, options.lower_bound));
-  last_key.clear();
-  refill_records = kFirstRefillRecords;
-  end = false;
-  return Settle();
+absl::Status Iterator::Impl::Refresh() {
+  Release();
+  valid = has_leaf = false;
+  Snapshots& snapshots = engine->index().snapshots();
+  snapshot = snapshots.Acquire();
+  return absl::OkStatus();
+}
+
+absl::Status Iterator::Impl::ReadLeaf(const LeafTarget& target) {
+  has_leaf = false;
+  LeafContents next;
+  next.entries.swap(leaf.entries);  // Its memory is used again; `target` may be a fence of `leaf`.
+  absl::Status read = engine->Reading([&] { return ReadSorted(target, &next); });
+  if (!read.ok()) return read;
+  leaf = std::move(next);
+  has_leaf = true;
+  return absl::OkStatus();
+}
+
+absl::Status Iterator::Impl::ReadSorted(const LeafTarget& target, LeafContents* contents) const {
+  absl::Status read = engine->index().ReadLeafAt(*snapshot, target, contents);
+  if (!read.ok()) return read;
+  const Memory& memory = engine->memory();
+  std::sort(contents->entries.begin(), contents->entries.end(),
+            [&memory](const LeafContents::Entry& a, const LeafContents::Entry& b) {
+              if (a.head != b.head) return a.head < b.head;
+              return RecordAt(memory, a.record).key < RecordAt(memory, b.record).key;
+            });
+  return absl::OkStatus();
+}
+
+absl::Status Iterator::Impl::ReadLeafCovering(std::string_view key) {
+  // What the snapshot sees does not change.
+  if (has_leaf && key >= leaf.low && (!leaf.has_upper || key < leaf.upper)) return absl::OkStatus();
+  return ReadLeaf(key);
+}
+
+size_t Iterator::Impl::LowerBound(std::string_view key) const {
+  size_t low = 0, high = leaf.entries.size();
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (KeyAt(middle) < key) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+size_t Iterator::Impl::UpperBound(std::string_view key) const {
+  const size_t at = LowerBound(key);
+  return at < leaf.entries.size() && KeyAt(at) == key ? at + 1 : at;
+}
+
+absl::Status Iterator::Impl::SeekAtOrAfter(std::string_view key) {
+  key = std::max<std::string_view>(key, options.lower_bound);
+  absl::Status read = ReadLeafCovering(key);
+  if (!read.ok()) return read;
+  position = LowerBound(key);
+  return SettleForwards();
+}
+
+absl::Status Iterator::Impl::SeekBelow(std::string_view key, bool or_at) {
+  if (!options.upper_bound.empty() && key >= options.upper_bound) {
+    key = options.upper_bound;
+    or_at = false;
+  }
+  absl::Status read = ReadLeafCovering(key);
+  if (!read.ok()) return read;
+  position = or_at ? UpperBound(key) : LowerBound(key);
+  return SettleBackwards();
+}
+
+absl::Status Iterator::Impl::SeekToLast() {
+  if (!options.upper_bound.empty()) return SeekBelow(options.upper_bound, /*or_at=*/false);
+  absl::Status read = ReadLeaf(LeafTarget::Last());
+  if (!read.ok()) return read;
+  position = leaf.entries.size();
+  return SettleBackwards();
 }
 
 absl::Status Iterator::Impl::Next() {
   ++position;
-  return Settle();
+  return SettleForwards();
 }
 
-absl::Status Iterator::Impl::Settle() {
-  pinned = PinnedRecord();
-  for (;;) {
-    if (position == entries.size()) {
-      if (!damage.ok()) return std::move(damage);
-      if (end) return absl::OkStatus();
-      absl::Status refilled = Refill();
-      if (!refilled.ok()) return refilled;
-      continue;
-    }
-    if (!entries[position].value_pending) return absl::OkStatus();
-    absl::StatusOr<PinnedRecord> value =
-        engine->Reading([&] { return engine->Pin(KeyOf(entries[position])); });
-    if (value.ok()) {
-      pinned = *std::move(value);
+absl::Status Iterator::Impl::Prev() { return SettleBackwards(); }
+
+absl::Status Iterator::Impl::SettleForwards() {
+  while (position == leaf.entries.size()) {
+    if (!leaf.has_upper || (!options.upper_bound.empty() && leaf.upper >= options.upper_bound)) {
+      valid = false;
       return absl::OkStatus();
     }
-    if (!absl::IsNotFound(value.status())) return value.status();
-    ++position;  // Deleted since it was buffered.
+    absl::Status read = ReadLeaf(leaf.upper);
+    if (!read.ok()) return read;
+    position = 0;
+  }
+  return Arrive();
+}
+
+absl::Status Iterator::Impl::SettleBackwards() {
+  while (position == 0) {
+    if (leaf.low.empty() || leaf.low <= options.lower_bound) {
+      valid = false;
+      return absl::OkStatus();
+    }
+    absl::Status read = ReadLeaf(LeafTarget::Before(leaf.low));
+    if (!read.ok()) return read;
+    position = leaf.entries.size();
+  }
+  --position;
+  return Arrive();
+}
+
+void Iterator::Impl::Prefetch(size_t from_position) const {
+  if (options.keys_only || from_position >= leaf.entries.size()) return;
+  const char* bytes = engine->memory().At(leaf.entries[from_position].record);
+  for (size_t offset = 0; offset < kPrefetchSizeBytes; offset += kLineSizeBytes) {
+    __builtin_prefetch(bytes + offset);
   }
 }
 
-absl::Status Iterator::Impl::Refill() {
-  if (!entries.empty()) last_key.assign(KeyOf(entries.back()));
-  bool past_upper_bound = false;
-  std::string next_from;
-  absl::Status scanned = engine->Reading([&] {
-    DropBuffer();
-    damage = absl::OkStatus();
-    past_upper_bound = false;
-    return engine->index().ScanLeaf(
-        from,
-        [&](const RecordView& record) {
-          past_upper_bound = !options.upper_bound.empty() && record.key >= options.upper_bound;
-          if (past_upper_bound) return false;
-          if (record.key <= (entries.empty() ? last_key : KeyOf(entries.back()))) return true;
-          damage = Buffer(record);
-          return damage.ok() && entries.size() < refill_records &&
-                 bytes.size() < kMaxRefillSizeBytes;
-        },
-        &next_from, &end);
-  });
-  if (!scanned.ok()) return scanned;
-  from = std::move(next_from);
-  end = end || past_upper_bound;
-  refill_records = std::min(refill_records * 2, kMaxRefillRecords);
-  return absl::OkStatus();
+absl::Status Iterator::Impl::Arrive() {
+  Prefetch(position + kPrefetchRecords);
+  return engine->Reading([this] { return Look(); });
 }
 
-absl::Status Iterator::Impl::Buffer(const RecordView& record) {
-  Entry entry;
-  entry.key_offset = bytes.size();
-  entry.key_size_bytes = static_cast<uint32_t>(record.key.size());
-  const bool long_value = record.value.size() > kMaxBufferedValueSizeBytes;
-  entry.value_pending = long_value && !options.keys_only;
-  const bool copies_value = !long_value && !options.keys_only;
-  if (copies_value) {
-    absl::Status intact = engine->Verify(record);
-    if (!intact.ok()) return WithKey(std::move(intact), record.key);
-    entry.value_size_bytes = static_cast<uint32_t>(record.value.size());
+absl::Status Iterator::Impl::Look() {
+  {
+    rcu::ReadGuard guard;
+    absl::StatusOr<RecordView> viewed = ViewRecord(engine->memory(), leaf.entries[position].record);
+    if (!viewed.ok()) return viewed.status();
+    record = *viewed;
   }
-  bytes.append(record.key);
-  if (copies_value) bytes.append(record.value);
-  entries.push_back(entry);
-  return absl::OkStatus();
+  valid = (options.upper_bound.empty() || record.key < options.upper_bound) &&
+          record.key >= options.lower_bound;
+  if (!valid || options.keys_only) return absl::OkStatus();
+  return WithKey(engine->Verify(record), record.key);
 }
 
 Iterator::Iterator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Iterator::~Iterator() = default;
 
 std::unique_ptr<Iterator> Db::NewIterator(IteratorOptions options) const {
-  return std::unique_ptr<Iterator>(
-      new Iterator(std::make_unique<Iterator::Impl>(engine_.get(), std::move(options))));
+  auto impl = std::make_unique<Iterator::Impl>(engine_.get(), std::move(options));
+  if (engine_ == nullptr) {
+    impl->status = absl::FailedPreconditionError("the store is closed");
+  } else if (impl->options.snapshot != nullptr) {
+    impl->snapshot = engine_->index().snapshots().Share(impl->options.snapshot->entry_);
+  } else {
+    impl->status = WithoutExceptions([&] { return impl->Refresh(); });
+  }
+  return std::unique_ptr<Iterator>(new Iterator(std::move(impl)));
+}
+
+template <typename Move>
+void Iterator::Do(Move move) {
+  // Without a snapshot there was an error that stays.
+  if (impl_->snapshot == nullptr) return;
+  impl_->status = absl::OkStatus();
+  absl::Status moved = WithoutExceptions([&] { return move(*impl_); });
+  if (!moved.ok()) impl_->Stop(std::move(moved));
 }
 
 void Iterator::SeekToFirst() { Seek({}); }
-
 void Iterator::Seek(std::string_view key) {
-  absl::Status moved = impl_->engine == nullptr
-                           ? absl::FailedPreconditionError("the store is closed")
-                           : WithoutExceptions([&] { return impl_->Seek(key); });
-  if (!moved.ok()) impl_->Stop(std::move(moved));
+  Do([&](Impl& impl) { return impl.engine->Reading([&] { return impl.SeekAtOrAfter(key); }); });
 }
-
+void Iterator::SeekToLast() {
+  Do([](Impl& impl) { return impl.engine->Reading([&] { return impl.SeekToLast(); }); });
+}
+void Iterator::SeekForPrev(std::string_view key) {
+  Do([&](Impl& impl) {
+    return impl.engine->Reading([&] { return impl.SeekBelow(key, /*or_at=*/true); });
+  });
+}
 void Iterator::Next() {
-  absl::Status moved = WithoutExceptions([&] { return impl_->Next(); });
-  if (!moved.ok()) impl_->Stop(std::move(moved));
+  Do([](Impl& impl) {
+    const dax::SurviveMediaErrors survive;
+    return impl.Next();
+  });
+}
+void Iterator::Prev() {
+  Do([](Impl& impl) {
+    const dax::SurviveMediaErrors survive;
+    return impl.Prev();
+  });
+}
+void Iterator::Refresh() {
+  if (impl_->engine == nullptr) return;
+  absl::Status refreshed = WithoutExceptions([&] { return impl_->Refresh(); });
+  impl_->Stop(std::move(refreshed));
 }
 
-bool Iterator::Valid() const { return impl_->position < impl_->entries.size(); }
-
+bool Iterator::Valid() const { return impl_->valid; }
 const absl::Status& Iterator::status() const { return impl_->status; }
-
-std::string_view Iterator::key() const { return impl_->KeyOf(impl_->entries[impl_->position]); }
-
+std::string_view Iterator::key() const { return impl_->record.key; }
 std::string_view Iterator::value() const {
-  const Impl::Entry& entry = impl_->entries[impl_->position];
-  if (entry.value_pending) return impl_->pinned.record.value;
-  return {impl_->bytes.data() + entry.key_offset + entry.key_size_bytes, entry.value_size_bytes};
+  return impl_->options.keys_only ? std::string_view() : impl_->record.value;
 }
 
 }  // namespace daxkv::kv

@@ -58,6 +58,20 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address);
 // What a record at `address` says that a media error took.
 absl::Status LostRecordError(Address address);
 
+// The record at an address where ViewRecord has found one, whose slot can't have been reused since.
+inline RecordView RecordAt(const Memory& memory, Address address) {
+  const char* bytes = memory.At(address);
+  const auto* header = reinterpret_cast<const RecordHeader*>(bytes);
+  const char* key = bytes + sizeof(RecordHeader);
+  RecordView record;
+  record.address = address;
+  record.sequence = header->sequence;
+  record.kind = static_cast<RecordKind>(header->kind);
+  record.key = std::string_view(key, header->key_size_bytes);
+  record.value = std::string_view(key + header->key_size_bytes, header->value_size_bytes);
+  return record;
+}
+
 // Checks the checksum of a viewed record. kDataLoss names the pool offset.
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record);
 

@@ -121,6 +121,7 @@ TEST_P(RecoveryTest, AFlippedBitIsToldAndStaysAlone) {
   it->Seek(NumberedKey(501));
   EXPECT_EQ(it->key(), NumberedKey(501));
   EXPECT_THAT(it->status(), IsOk());
+  it.reset();
 
   absl::StatusOr<CheckReport> report = db().Check();
   ASSERT_THAT(report.status(), IsOk());

@@ -1,0 +1,134 @@
+// Histories of leaves: what snapshots need to know of a leaf beyond its slots. In DRAM only: after
+// a crash nobody can hold a snapshot, and what is linked nowhere on the medium is free space.
+//
+// A history is made of *versions* of two kinds:
+//   superseded  a record that was unlinked: it is what its key has at every snapshot number in
+//               [since, until), and its slot is not reused while there is such a snapshot
+//   late        a record whose number (`since`) is older than its appearance (`until`): a snapshot
+//               was taken between the two. It is not there yet at numbers in [since, until)
+//
+// Thread safety: lists are read inside a ReadGuard, without a lock; changed under a stripe's mutex
+// by anybody; a version is added, and moved to another leaf, only by the holder of its leaf's lock.
+//
+// Invariants
+//   H1  A version is in the history of the leaf that covers its key, except between the steps of
+//       that leaf's split count (index.h, X4): a reader that finds the count even and unchanged has
+//       seen all versions of the leaf.
+//   H2  A superseded version is added before its slot is overwritten, and a late one before its
+//       slot is stored: a reader that looks at the slots first misses nothing.
+//   H3  A version stays until no active snapshot's number lies in [since, until).
+#ifndef DAXKV_KV_LEAF_HISTORY_H_
+#define DAXKV_KV_LEAF_HISTORY_H_
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "kv/format.h"
+#include "kv/record.h"
+#include "xarray/rcu.h"
+#include "xarray/typed_xarray.h"
+
+namespace daxkv::kv {
+
+struct Version : public rcu::Head {
+  enum class Kind : uint8_t { kSuperseded, kLate };
+
+  uint64_t since = 0;
+  uint64_t until = 0;
+  Address record = kNullAddress;
+  const uint64_t* link = nullptr;  // The slot of the leaf that led to a superseded record.
+  uint32_t size_bytes = 0;         // Of the superseded record.
+  uint16_t tag = 0;                // Of its key.
+  Kind kind = Kind::kSuperseded;
+
+  // LeafHistories' own.
+  std::atomic<Address> leaf{kNullAddress};
+  std::atomic<Version*> next{nullptr};
+  std::atomic<Version*>* previous =
+      nullptr;  // What leads here; null once removed. Under the mutex.
+  // Of the list that the version's owner keeps; see snapshots.h.
+  Version* next_owned = nullptr;
+};
+
+class LeafHistory : public rcu::Head {
+ public:
+  // The number from which on the record, which a slot of the leaf holds, is there.
+  uint64_t BeginOf(const RecordView& record) const;
+  // Calls visit(version) for each superseded version that is its key's at `number`, until it
+  // returns false.
+  template <typename Visit>
+  void ForEachAt(uint64_t number, Visit visit) const {
+    // Acquires what Add released.
+    for (const Version* version = superseded_.load(std::memory_order_acquire); version != nullptr;
+         version = version->next.load(std::memory_order_acquire)) {
+      if (version->since > number || number >= version->until) continue;
+      if (!visit(*version)) return;
+    }
+  }
+  // Whether `record` is a superseded version that some snapshot may need.
+  bool Holds(Address record) const;
+
+ private:
+  friend class LeafHistories;
+  std::atomic<Version*>& ListOf(const Version& version) {
+    return version.kind == Version::Kind::kLate ? late_ : superseded_;
+  }
+  std::atomic<Version*> superseded_{nullptr}, late_{nullptr};
+  unsigned pins_ = 0;  // Under the stripe's mutex.
+};
+
+class LeafHistories {
+ public:
+  LeafHistories() = default;
+  LeafHistories(const LeafHistories&) = delete;
+  LeafHistories& operator=(const LeafHistories&) = delete;
+
+  // The leaf's history, inside a ReadGuard; null: none.
+  const LeafHistory* Find(Address leaf) const { return histories_.Load(IndexOf(leaf)); }
+
+  // Makes sure that the leaf has a history until Unpin.
+  //   kResourceExhausted  out of memory
+  absl::Status Pin(Address leaf);
+  void Unpin(Address leaf) noexcept;
+  // Adds a filled-in version to the pinned history of a leaf.
+  void Add(Address leaf, Version* version) noexcept;
+  // Moves a version from its leaf, whose history is pinned too, to the pinned history of `to`.
+  void Move(Version* version, Address to) noexcept;
+  // Takes a version out, and deletes it after a grace period.
+  void Remove(Version* version) noexcept;
+  // Calls visit(version) for each version of the leaf, which is locked and split by the caller;
+  // `visit` may move the version.
+  template <typename Visit>
+  void ForEachOf(Address leaf, Visit visit) {
+    rcu::ReadGuard guard;
+    LeafHistory* history = histories_.Load(IndexOf(leaf));
+    if (history == nullptr) return;
+    for (std::atomic<Version*>* list : {&history->superseded_, &history->late_}) {
+      Version* next;
+      for (Version* version = list->load(std::memory_order_acquire); version != nullptr;
+           version = next) {
+        next = version->next.load(std::memory_order_acquire);
+        visit(version);
+      }
+    }
+  }
+
+ private:
+  static constexpr unsigned kStripes = 64;
+
+  static uint64_t IndexOf(Address leaf) { return leaf / kLeafSizeBytes; }
+  std::mutex& StripeOf(Address leaf) { return stripes_[IndexOf(leaf) % kStripes]; }
+  static void Link(LeafHistory& history, Version* version);
+  static void Unlink(Version* version);
+  // Under the stripe's mutex.
+  void EraseIfEmpty(Address leaf, LeafHistory* history);
+
+  std::mutex stripes_[kStripes];
+  xarray::TypedXArray<LeafHistory*> histories_;  // By leaf address / kLeafSizeBytes.
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_LEAF_HISTORY_H_
