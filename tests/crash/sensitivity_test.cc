@@ -67,6 +67,15 @@ constexpr Explained kExplained[] = {
     {"Space::Open", CallKind::kFence, false,
      "its flush is complete at the thread's next fence, before the close that needs it"},
     {"Space::Open", CallKind::kFlush, true, "as its fence"},
+    {"BatchTable::Pending", CallKind::kFlush, false,
+     "a script's process dies at fences, its flushes made, which the redo's first fence completes; "
+     "and a page cache's page has been synced with the superblock"},
+    {"BatchTable::Pending", CallKind::kFence, false, "as its flush"},
+    {"BatchTable::Forget", CallKind::kFlush, false,
+     "a word that stays is redone once more; that it undoes later changes no script can tell, as "
+     "the "
+     "keys of a batch that never returned may have its values for ever"},
+    {"BatchTable::Forget", CallKind::kFence, false, "as its flush"},
     {"Space::Impl::SaveMaps", CallKind::kFlush, true,
      "complete at the fence of the close's own commit"},
     {"Space::Impl::SaveMaps", CallKind::kFence, false,
