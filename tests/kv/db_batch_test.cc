@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -164,7 +165,29 @@ TEST_P(DbBatchTest, ConcurrentBatchesKeepTheSum) {
       }
     });
   }
+  // Every snapshot sees the sum, taken beside batches, and with another snapshot held or not.
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    std::optional<Snapshot> held;
+    for (int round = 0; !stop.load(); ++round) {
+      absl::StatusOr<Snapshot> snapshot = db().GetSnapshot();
+      ASSERT_THAT(snapshot.status(), IsOk());
+      int64_t all = 0;
+      for (int i = 0; i < kAccounts; ++i) {
+        const absl::StatusOr<std::string> text = db().Get(absl::StrCat("account", i), *snapshot);
+        ASSERT_THAT(text.status(), IsOk());
+        int64_t number = 0;
+        ASSERT_TRUE(absl::SimpleAtoi(*text, &number));
+        all += number;
+      }
+      ASSERT_EQ(all, kAccounts * kStart) << "snapshot " << round;
+      held.reset();
+      if (round % 3 == 0) held.emplace(*std::move(snapshot));
+    }
+  });
   for (std::thread& thread : threads) thread.join();
+  stop.store(true);
+  reader.join();
   const auto sum = [&] {
     int64_t all = 0;
     for (int i = 0; i < kAccounts; ++i) all += NumberAt(absl::StrCat("account", i));
