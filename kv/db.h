@@ -308,10 +308,11 @@ class Db {
                         absl::Span<absl::Status> statuses) const;
 
   // Does all of the batch's operations or none, also when a crash comes: what returned OK is durable
-  // as a whole. A snapshot or iterator sees all or none; other reads may see some changes before others. Up to 2^27 keys, as long as they
-  // fit the pool; deletes need space here, too, until the call is done. A batch keeps the leaves that
-  // it changes locked for five waits for the medium, and writers there wait. Statuses of Put; after
-  // kInternal, reads may see a part of it until the store is opened anew.
+  // as a whole. A snapshot or iterator sees all of them or none; other reads may see some before
+  // others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too, until the
+  // call is done. A batch keeps the leaves that it changes locked for five waits for the medium, and
+  // writers there wait. Statuses of Put; after kInternal, reads may see a part of it until the store
+  // is opened anew.
   absl::Status Write(const WriteBatch& batch);
 
   // Stores `value` unless the key is there: kAlreadyExists. Otherwise as Put.
