@@ -136,7 +136,7 @@ absl::Status Index::Impl::AllocateRights(LeafPlan* plan) {
     if (!status.ok()) break;
     right.address = *leaf;
     absl::StatusOr<Address> fence = memory->Allocate(
-        SlotKind::kRecord, RecordSizeBytes(right.separator.size(), sizeof(Address)));
+        SlotKind::kFence, RecordSizeBytes(right.separator.size(), sizeof(Address)));
     status = fence.status();
     if (!status.ok()) break;
     right.fence = *fence;

@@ -89,7 +89,7 @@ struct Index::Impl::Verifier {
     const NodeHeader& header = index.Header(at.address);
     visit_slot(level == 0 ? SlotKind::kLeaf : SlotKind::kInner, at.address);
     if (level == 0 && header.low_fence != kNullAddress) {
-      visit_slot(SlotKind::kRecord, header.low_fence);
+      visit_slot(SlotKind::kFence, header.low_fence);
     }
     const Address next = NextOf(LoadWord(header.next));
     std::string_view upper;

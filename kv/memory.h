@@ -17,7 +17,10 @@
 
 namespace daxkv::kv {
 
-enum class SlotKind { kRecord, kLeaf, kInner };
+// A fence is a record, too: kept apart, as it is never moved.
+enum class SlotKind { kRecord, kFence, kLeaf, kInner };
+
+constexpr bool IsNode(SlotKind kind) { return kind == SlotKind::kLeaf || kind == SlotKind::kInner; }
 
 class Memory {
  public:
@@ -49,7 +52,7 @@ class Memory {
   // ReadGuard.
   virtual Address PresentBeyond(Address end, Address /*wanted*/) const { return end; }
 
-  // A slot of at least `size_bytes` for a record (24 bytes .. 24 + 64 KiB + 1 GiB), or a node's slot
+  // A slot of at least `size_bytes` for a record (19 bytes .. 19 + 64 KiB + 1 GiB), or a node's slot
   // (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the caller
   // until the index refers to it; if it never does, and the process dies, it is free again.
   // May call back into Index::RefersToRecord and RefersToNode.

@@ -59,7 +59,7 @@ uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t 
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value.size());
   header.sequence = sequence;
-  header.key_size_bytes = static_cast<uint32_t>(key.size());
+  header.key_size_less_one = static_cast<uint16_t>(key.size() - 1);
   header.kind = kind;
   const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
   const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
@@ -95,7 +95,7 @@ uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t s
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value_size_bytes);
   header.sequence = sequence;
-  header.key_size_bytes = static_cast<uint32_t>(key_size_bytes);
+  header.key_size_less_one = static_cast<uint16_t>(key_size_bytes - 1);
   header.kind = kind;
   header.checksum = Checksum(body_checksum, header, address);
   std::memcpy(memory.At(address), &header, kHeaderSizeBytes);
@@ -131,7 +131,7 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   const Address end = memory.PresentUntil(address);
   if (end == 0) return absl::Status(absl::StatusCode::kUnavailable, "");
   // Records begin at multiples of 8, in slots and in large runs.
-  if (address % alignof(RecordHeader) != 0) return Damaged(address, "address", address);
+  if (address % kRecordAlignment != 0) return Damaged(address, "address", address);
   uint64_t room = end - address;
   if (__builtin_expect(room < kHeaderSizeBytes, false)) {
     absl::StatusOr<uint64_t> more = RoomBeyond(memory, address, end, kHeaderSizeBytes);
@@ -140,13 +140,10 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
     if (room < kHeaderSizeBytes) return Damaged(address, "room for the header", room);
   }
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(address));
-  const uint64_t key_size_bytes = header->key_size_bytes;
+  const uint64_t key_size_bytes = header->key_size_bytes();
   const uint64_t value_size_bytes = header->value_size_bytes;
   if (!IsRecordKind(header->kind)) {
     return Damaged(address, "kind", header->kind);
-  }
-  if (key_size_bytes == 0 || key_size_bytes > kMaxKeySizeBytes) {
-    return Damaged(address, "key size in bytes", key_size_bytes);
   }
   if (value_size_bytes > kMaxValueSizeBytes) {
     return Damaged(address, "value size in bytes", value_size_bytes);

@@ -7,12 +7,14 @@
 namespace daxkv::kv {
 namespace {
 
-constexpr uint64_t kStepBytes = 16;
+constexpr uint64_t kStepBytes = 8;
+// A linear class is its slot size in steps, less this.
+constexpr uint16_t kLinearBias = kMinRecordSlotSizeBytes / kStepBytes - kFirstRecordClass;
 constexpr uint64_t kLinearLimitBytes = 256;
 constexpr unsigned kLinearLimitShift = 8;
-constexpr unsigned kSizesPerDoublingShift = 4;
+constexpr unsigned kSizesPerDoublingShift = 5;
 constexpr unsigned kSizesPerDoubling = 1 << kSizesPerDoublingShift;
-constexpr uint16_t kFirstGeometricClass = kLinearLimitBytes / kStepBytes + 1;
+constexpr uint16_t kFirstGeometricClass = kLinearLimitBytes / kStepBytes + 1 - kLinearBias;
 constexpr uint64_t kSmallRunPages = 16;
 constexpr uint32_t kMinSlotsPerExtent = 8;
 
@@ -29,7 +31,7 @@ uint64_t FirstSlotOffset(uint64_t slot_count, uint64_t alignment) {
 uint16_t RecordClass(uint64_t size_bytes) {
   size_bytes = std::max(size_bytes, kMinRecordSlotSizeBytes);
   if (size_bytes <= kLinearLimitBytes) {
-    return static_cast<uint16_t>((size_bytes + kStepBytes - 1) / kStepBytes);
+    return static_cast<uint16_t>((size_bytes + kStepBytes - 1) / kStepBytes - kLinearBias);
   }
   const uint64_t last_byte = size_bytes - 1;
   const unsigned doubling = 63 - static_cast<unsigned>(__builtin_clzll(last_byte));
@@ -38,10 +40,19 @@ uint16_t RecordClass(uint64_t size_bytes) {
                                (doubling - kLinearLimitShift) * kSizesPerDoubling + step);
 }
 
+uint16_t FenceClass(uint64_t size_bytes) {
+  const uint16_t record_class = RecordClass(size_bytes);
+  if (size_bytes > kMaxFenceSlotSizeBytes) return record_class;
+  return static_cast<uint16_t>(record_class - kFirstRecordClass + kFirstFenceClass);
+}
+
 uint32_t SlotSizeBytes(uint16_t size_class) {
+  if (size_class >= kFirstFenceClass) {
+    size_class = static_cast<uint16_t>(size_class - kFirstFenceClass + kFirstRecordClass);
+  }
   if (size_class == kLeafClass) return kLeafSizeBytes;
   if (size_class == kInnerClass) return kInnerSizeBytes;
-  if (size_class < kFirstGeometricClass) return size_class * kStepBytes;
+  if (size_class < kFirstGeometricClass) return (size_class + kLinearBias) * kStepBytes;
   const unsigned step = size_class - kFirstGeometricClass;
   const unsigned unit_shift = kLinearLimitShift - kSizesPerDoublingShift + step / kSizesPerDoubling;
   return (kSizesPerDoubling + step % kSizesPerDoubling + 1) << unit_shift;
@@ -50,7 +61,7 @@ uint32_t SlotSizeBytes(uint16_t size_class) {
 SlotKind SlotKindOf(uint16_t size_class) {
   if (size_class == kLeafClass) return SlotKind::kLeaf;
   if (size_class == kInnerClass) return SlotKind::kInner;
-  return SlotKind::kRecord;
+  return size_class < kFirstFenceClass ? SlotKind::kRecord : SlotKind::kFence;
 }
 
 uint64_t SmallRunPages(uint16_t size_class) {
@@ -66,7 +77,7 @@ SlotLayout SlabLayout(uint16_t size_class, uint64_t pages) {
   // Nodes are aligned to their size; records to the largest power of two, up to a cache line, that
   // divides their slot size.
   const uint64_t alignment =
-      SlotKindOf(size_class) != SlotKind::kRecord
+      size_class < kFirstRecordClass
           ? layout.slot_size_bytes
           : std::min<uint64_t>(64, layout.slot_size_bytes & (~layout.slot_size_bytes + 1));
   const uint64_t run_size_bytes = pages << dax::kPageShift;

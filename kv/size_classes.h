@@ -2,11 +2,14 @@
 //
 //   class 0            leaves
 //   class 1            inner nodes
-//   class 2..16        records, 32..256 bytes in steps of 16
-//   class 17..128      records, 272 bytes..32 KiB: sixteen sizes to each doubling
+//   class 2..30        records, 32..256 bytes in steps of 8
+//   class 31..254      records, 264 bytes..32 KiB: thirty-two sizes to each doubling
+//   class 255..315     fences, 32..512 bytes in steps of 8
 //
-// So a slot above 256 bytes is at most 1/16 larger than its record needs, and every slot is
-// 16-byte aligned (64-byte from 1 KiB on). The numbers are part of the format (dax::Run::owner).
+// So a slot above 256 bytes is at most 1/32 larger than its record needs, and every slot is
+// 8-byte aligned (64-byte from 2 KiB on). Fences are never moved: kept by themselves, they do not
+// keep extents of records from becoming empty. (One above 512 bytes lies among the records.) The
+// numbers are part of the format (dax::Run::owner).
 #ifndef DAXKV_KV_SIZE_CLASSES_H_
 #define DAXKV_KV_SIZE_CLASSES_H_
 
@@ -23,7 +26,9 @@ inline constexpr uint64_t kMinRecordSlotSizeBytes = 32;
 inline constexpr uint16_t kLeafClass = 0;
 inline constexpr uint16_t kInnerClass = 1;
 inline constexpr uint16_t kFirstRecordClass = 2;
-inline constexpr uint16_t kSizeClasses = 129;
+inline constexpr uint16_t kFirstFenceClass = 255;
+inline constexpr uint16_t kSizeClasses = 316;
+inline constexpr uint64_t kMaxFenceSlotSizeBytes = 512;
 // Stands for large extents where a class is asked for. Never on the medium.
 inline constexpr uint16_t kLargeClass = kSizeClasses;
 
@@ -37,6 +42,9 @@ struct SlotLayout {
 
 // The smallest class whose slots hold `size_bytes`, at most kMaxSlabSlotSizeBytes.
 uint16_t RecordClass(uint64_t size_bytes);
+
+// The same for a fence. Above kMaxFenceSlotSizeBytes it is a record's.
+uint16_t FenceClass(uint64_t size_bytes);
 
 // Bytes of a slot of a class below kSizeClasses.
 uint32_t SlotSizeBytes(uint16_t size_class);

@@ -30,10 +30,10 @@ std::vector<uint64_t> LostPagesOf(const dax::Pool& pool, const dax::Run& run) {
 // Whether bytes may be what a slot of this kind holds. Only fields that never change are read: the
 // slot may be a node at which writers are at work.
 bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t slot_size_bytes) {
-  if (kind == SlotKind::kRecord) {
+  if (!IsNode(kind)) {
     const auto* record = reinterpret_cast<const RecordHeader*>(pool.At(address));
-    return IsRecordKind(record->kind) && record->key_size_bytes <= kMaxKeySizeBytes &&
-           sizeof(RecordHeader) + record->key_size_bytes + uint64_t{record->value_size_bytes} <=
+    return IsRecordKind(record->kind) &&
+           sizeof(RecordHeader) + record->key_size_bytes() + uint64_t{record->value_size_bytes} <=
                slot_size_bytes;
   }
   const auto* node = reinterpret_cast<const NodeHeader*>(pool.At(address));

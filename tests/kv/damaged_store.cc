@@ -188,7 +188,7 @@ void StoreImage::SurveySlab(uint64_t extent) {
     } else if (node.magic == kInnerMagic && node.self == slot) {
       AddRange(Region::kInner, slot, kInnerSizeBytes / 4);  // What is in use, and a little more.
     } else if (const auto record = At<RecordHeader>(slot); record.kind == kFenceRecord) {
-      AddRange(Region::kFence, slot, sizeof(RecordHeader) + record.key_size_bytes + 8);
+      AddRange(Region::kFence, slot, sizeof(RecordHeader) + record.key_size_bytes() + 8);
     }
   }
 }
@@ -199,10 +199,10 @@ void StoreImage::SurveyLeaf(uint64_t leaf) {
     const uint64_t record = Word(place) & kAddressMask;
     if (record == 0) continue;
     const auto header = At<RecordHeader>(record);
-    leaf_slots_[bytes_.substr(record + sizeof(header), header.key_size_bytes)] = place;
+    leaf_slots_[bytes_.substr(record + sizeof(header), header.key_size_bytes())] = place;
     if (record % kPage != kLargeRecordOffset) {
       AddRange(Region::kRecord, record,
-               sizeof(header) + header.key_size_bytes + header.value_size_bytes);
+               sizeof(header) + header.key_size_bytes() + header.value_size_bytes);
     }
   }
 }

@@ -68,7 +68,7 @@ class HostileTest : public ::testing::TestWithParam<Target> {
         const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record));
         if (record < memory.used_size_bytes()) {
           hit->insert(std::string(memory.At(record) + sizeof(RecordHeader),
-                                  std::min<size_t>(header->key_size_bytes, kMaxKeySizeBytes)));
+                                  std::min<size_t>(header->key_size_bytes(), kMaxKeySizeBytes)));
         }
       }
     }

@@ -348,7 +348,7 @@ TEST(IndexTest, KnowsWhatItRefersTo) {
   for (Address at = ArenaMemory::kExtentSizeBytes; at < store.memory().used_size_bytes();
        at += 64) {
     const auto it = reached.find(at);
-    const bool is_node = it != reached.end() && it->second != SlotKind::kRecord;
+    const bool is_node = it != reached.end() && IsNode(it->second);
     absl::StatusOr<bool> refers = store.index().RefersToNode(at);
     ASSERT_TRUE(refers.ok()) << refers.status();
     EXPECT_EQ(*refers, is_node) << at;

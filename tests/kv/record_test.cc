@@ -99,11 +99,9 @@ TEST_F(RecordPlaceTest, SizesBeyondTheExtentAreRefused) {
   header->value_size_bytes = ~uint32_t{0};
   EXPECT_TRUE(absl::IsDataLoss(View(address).status()));
   header->value_size_bytes = 5;
-  header->key_size_bytes = 0;
+  header->key_size_less_one = UINT16_MAX;
   EXPECT_TRUE(absl::IsDataLoss(View(address).status()));
-  header->key_size_bytes = kMaxKeySizeBytes + 1;
-  EXPECT_TRUE(absl::IsDataLoss(View(address).status()));
-  header->key_size_bytes = 3;
+  header->key_size_less_one = 2;
   EXPECT_TRUE(View(address).ok());
   EXPECT_TRUE(absl::IsDataLoss(View(address + 4).status()));
   EXPECT_TRUE(absl::IsUnavailable(View(~uint64_t{0}).status()));

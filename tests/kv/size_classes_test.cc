@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "dax/pool.h"
 
 namespace daxkv::kv {
@@ -11,27 +13,37 @@ TEST(SizeClassesTest, EachSizeGetsTheSmallestSlotThatHoldsIt) {
   for (uint64_t size_bytes = 24; size_bytes <= kMaxSlabSlotSizeBytes; ++size_bytes) {
     const uint16_t size_class = RecordClass(size_bytes);
     ASSERT_GE(size_class, kFirstRecordClass);
-    ASSERT_LT(size_class, kSizeClasses);
+    ASSERT_LT(size_class, kFirstFenceClass);
     ASSERT_GE(SlotSizeBytes(size_class), size_bytes);
     if (size_class > kFirstRecordClass) {
       ASSERT_LT(SlotSizeBytes(size_class - 1), size_bytes);
     }
   }
-  EXPECT_EQ(SlotSizeBytes(kSizeClasses - 1), kMaxSlabSlotSizeBytes);
+  EXPECT_EQ(SlotSizeBytes(kFirstFenceClass - 1), kMaxSlabSlotSizeBytes);
 }
 
-TEST(SizeClassesTest, SlotsWasteAtMostOneSixteenth) {
-  for (uint16_t size_class = kFirstRecordClass; size_class < kSizeClasses; ++size_class) {
+TEST(SizeClassesTest, FencesHaveClassesOfTheirOwn) {
+  for (uint64_t size_bytes = 24; size_bytes <= kMaxFenceSlotSizeBytes; ++size_bytes) {
+    const uint16_t size_class = FenceClass(size_bytes);
+    ASSERT_GE(size_class, kFirstFenceClass);
+    ASSERT_LT(size_class, kSizeClasses);
+    ASSERT_EQ(SlotKindOf(size_class), SlotKind::kFence);
+    ASSERT_EQ(SlotSizeBytes(size_class), SlotSizeBytes(RecordClass(size_bytes)));
+  }
+  EXPECT_EQ(FenceClass(kMaxFenceSlotSizeBytes), kSizeClasses - 1);
+  EXPECT_EQ(FenceClass(kMaxFenceSlotSizeBytes + 1), RecordClass(kMaxFenceSlotSizeBytes + 1));
+}
+
+TEST(SizeClassesTest, SlotsWasteAtMostOneThirtySecond) {
+  for (uint16_t size_class = kFirstRecordClass; size_class < kFirstFenceClass; ++size_class) {
     const uint64_t slot = SlotSizeBytes(size_class);
-    EXPECT_EQ(slot % 16, 0u);
-    if (slot >= 1024) {
+    EXPECT_EQ(slot % kRecordAlignment, 0u);
+    if (slot >= 2048) {
       EXPECT_EQ(slot % 64, 0u);
     }
-    if (slot <= 256) {
-      EXPECT_EQ(slot, 16u * size_class);
-    } else {
+    if (size_class > kFirstRecordClass) {
       const uint64_t smallest = SlotSizeBytes(size_class - 1) + 1;
-      EXPECT_LE((slot - smallest) * 16, slot) << slot;
+      EXPECT_LE(slot - smallest, std::max<uint64_t>(7, slot / 32)) << slot;
     }
   }
 }
@@ -56,7 +68,7 @@ TEST(SizeClassesTest, LayoutsFitAndWasteLittle) {
       if (size_class <= kInnerClass) {
         EXPECT_EQ(layout.first_slot_offset % layout.slot_size_bytes, 0u);
       }
-      EXPECT_EQ(layout.first_slot_offset % 16, 0u);
+      EXPECT_EQ(layout.first_slot_offset % kRecordAlignment, 0u);
     }
   }
 }

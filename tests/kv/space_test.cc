@@ -70,7 +70,7 @@ TEST_P(SpaceTest, SlotsAreAlignedPresentAndApart) {
 
 TEST_P(SpaceTest, SizesOutOfRangeAreRefused) {
   for (const uint64_t size_bytes :
-       {uint64_t{0}, uint64_t{23}, RecordSizeBytes(kMaxKeySizeBytes, kMaxValueSizeBytes) + 1}) {
+       {uint64_t{0}, sizeof(RecordHeader) - 1, RecordSizeBytes(kMaxKeySizeBytes, kMaxValueSizeBytes) + 1}) {
     EXPECT_EQ(store_.space().Allocate(SlotKind::kRecord, size_bytes).status().code(),
               absl::StatusCode::kInvalidArgument);
   }
