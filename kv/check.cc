@@ -27,7 +27,7 @@ class Checker {
     if (!reachable_.insert(address).second && !memory.IsLost(address, 1)) {
       AddFault(absl::StrCat("offset ", address, ": the index refers twice to this slot"));
     }
-    if (kind != SlotKind::kRecord) {
+    if (IsNode(kind)) {
       ++report_.nodes;
       return;
     }
@@ -76,6 +76,7 @@ class Checker {
 }  // namespace
 
 absl::StatusOr<CheckReport> Engine::Check() const {
+  const Compactor::Pause pause(compactor_.get());
   CheckReport report;
   report.recovered_after_crash = !pool_->was_clean();
   Checker checker(&report);
@@ -145,6 +146,9 @@ absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
   if (!space.ok()) return space.status();
   info.slab_size_bytes = space->slab_size_bytes;
   info.large_size_bytes = space->large_size_bytes;
+  absl::StatusOr<std::vector<SlotClassUsage>> classes = space_->UsageByClass();
+  if (!classes.ok()) return classes.status();
+  info.slot_classes = *std::move(classes);
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
     unsigned order = 0;
     while (order < dax::kHugeOrder && (uint64_t{1} << order) < run.pages) ++order;

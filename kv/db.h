@@ -55,6 +55,7 @@
 #include "dax/media.h"
 #include "dax/pool.h"
 #include "kv/format.h"
+#include "kv/slot_usage.h"
 #include "kv/write_batch.h"
 
 namespace daxkv::kv {
@@ -82,6 +83,9 @@ struct Options {
   dax::MappingOptions mapping;
   // dax::PoolOptions::huge_pages.
   bool huge_pages = false;
+  // What compaction in the background may read and write, when extents that are half empty hold
+  // 4 MiB or more of free space. 0: space comes back by Compact alone.
+  uint64_t compaction_bytes_per_second = 32 << 20;
 };
 
 // Views of one record, for PutGroup.
@@ -186,6 +190,9 @@ struct CompactionResult {
   uint64_t size_bytes_freed = 0;    // Of page runs released.
   uint64_t extents_pinned = 0;      // Empty, but held by a pin.
   uint64_t trimmed_size_bytes = 0;  // Spare blocks given back besides.
+  uint64_t records_moved = 0;       // Out of sparse extents.
+  uint64_t moved_size_bytes = 0;    // Of these records.
+  uint64_t leaves_rewritten = 0;    // Of the index, that were sparse and went into fewer.
 };
 
 struct CheckReport {
@@ -213,6 +220,7 @@ struct Info {
   absl::Duration oldest_snapshot_age;
   uint64_t snapshot_versions = 0;            // Superseded records that are kept for them,
   uint64_t snapshot_version_size_bytes = 0;  // and their size.
+  std::vector<SlotClassUsage> slot_classes;  // Of extents that were looked at since open.
   // Extents by the order of their run; a run of n * 2 MiB counts n times at the last.
   uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
   dax::DaxStats dax;
@@ -353,7 +361,9 @@ class Db {
 
   // Everything acknowledged so far becomes as durable as the medium can make it.
   absl::Status Sync();
-  // Gives wholly empty extents and spare blocks back to the file system. Waits for pins up to
+  // Moves records out of sparse extents, and gives empty extents and spare blocks back to the file
+  // system. Readers, writers and pins go on meanwhile; pinned extents are left alone. Needs little
+  // room: a full store can be compacted. Waits for pins of empty extents up to
   // `deadline`; extents still pinned then are left. While it waits, nothing that was deleted comes
   // free, and a Put that finds the store full waits too: a thread that holds a pin should not put
   // meanwhile unless the deadline is near.

@@ -22,7 +22,7 @@ class Engine::IndexOracle final : public LivenessOracle {
       : memory_(memory), index_(index), redo_(redo) {}
 
   absl::StatusOr<bool> IsLive(SlotKind kind, Address address) override {
-    if (kind != SlotKind::kRecord) return index_.RefersToNode(address);
+    if (IsNode(kind)) return index_.RefersToNode(address);
     if (redo_ != nullptr && redo_->Needs(address)) return true;
     absl::StatusOr<RecordView> record = View(address);
     // The slot may hold anything: bytes that can't be a record are no record.
@@ -63,9 +63,12 @@ absl::Status WithKey(absl::Status status, std::string_view key) {
 }
 
 Engine::Engine(std::unique_ptr<dax::Pool> pool, const Options& options)
-    : verify_checksums_(options.verify_checksums), pool_(std::move(pool)) {}
+    : verify_checksums_(options.verify_checksums),
+      compaction_bytes_per_second_(options.compaction_bytes_per_second),
+      pool_(std::move(pool)) {}
 
 Engine::~Engine() {
+  compactor_.reset();
   // Its worker may be asking the index.
   if (space_ != nullptr) space_->SetLivenessOracle(nullptr);
 }
@@ -112,6 +115,8 @@ absl::Status Engine::OpenParts(const dax::MappingOptions& mapping_options) {
       space_.get(), reinterpret_cast<uint64_t*>(pool_->root_area() + kBatchTableOffset));
   status = RedoBatches();
   space_->SetLivenessOracle(oracle_.get());
+  compactor_ = std::make_unique<Compactor>(pool_.get(), space_.get(), index_.get(),
+                                           compaction_bytes_per_second_);
   return status;
 }
 
@@ -145,6 +150,7 @@ absl::Status Engine::Close() {
         absl::StrCat(snapshots.snapshots,
                      " snapshots are still held; release every Snapshot and iterator first"));
   }
+  compactor_.reset();
   absl::Status closed = space_->Close();
   index_.reset();
   space_.reset();
@@ -303,16 +309,7 @@ absl::Status Engine::Delete(std::string_view key) {
 absl::Status Engine::Sync() { return pool_->Sync(); }
 
 absl::StatusOr<CompactionResult> Engine::Compact(absl::Time deadline) {
-  absl::StatusOr<ReclaimResult> reclaimed = space_->Reclaim(deadline);
-  if (!reclaimed.ok()) return reclaimed.status();
-  absl::StatusOr<uint64_t> trimmed = pool_->Trim();
-  if (!trimmed.ok()) return trimmed.status();
-  CompactionResult result;
-  result.extents_freed = reclaimed->extents_freed;
-  result.size_bytes_freed = reclaimed->size_bytes_freed;
-  result.extents_pinned = reclaimed->extents_pinned;
-  result.trimmed_size_bytes = *trimmed;
-  return result;
+  return compactor_->Compact(deadline);
 }
 
 }  // namespace daxkv::kv

@@ -2,6 +2,7 @@
 // interface without the handling of exceptions, over the parts it is made of:
 //
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
+//      \--> Compactor (moves records, through Index and Space)
 //
 // engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
 // key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
@@ -39,6 +40,7 @@
 #include "dax/mapping.h"
 #include "dax/pool.h"
 #include "kv/batch_table.h"
+#include "kv/compaction.h"
 #include "kv/db.h"
 #include "kv/index.h"
 #include "kv/record.h"
@@ -175,11 +177,13 @@ class Engine {
                             absl::Span<const Index::GroupEntry> entries, GroupResult* result);
 
   const bool verify_checksums_;
+  const uint64_t compaction_bytes_per_second_;
   std::unique_ptr<dax::Pool> pool_;
   std::unique_ptr<Space> space_;
   std::unique_ptr<Index> index_;
   std::unique_ptr<BatchTable> batch_table_;
   std::unique_ptr<IndexOracle> oracle_;
+  std::unique_ptr<Compactor> compactor_;
   std::atomic<uint64_t> reserved_values_{0};  // By ValueWriters that are still there.
 };
 

@@ -26,6 +26,7 @@ enum class Place : uint8_t {
   kNearlyFull,  // In the class's list of that name: some slot is free, but less than 1/8 of them.
   kRoomy,       // In the class's list of that name.
   kCurrent,     // A shard allocates from it.
+  kEmptying,    // Compaction moves its records away: it is neither allocated from nor truncated.
 };
 
 class ExtentFrame : public rcu::Head {

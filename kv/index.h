@@ -26,7 +26,7 @@
 //   X6  Volatile words of a node are valid only under this open's stamp (the open epoch, salted at
 //       random so that no file can claim to be set up); the first toucher sets them up and finishes
 //       a split that a crash left unfinished.
-//   X7  A slot is replaced only by a record of a higher sequence.
+//   X7  A slot is replaced only by a record of a higher sequence, or by a copy of its own.
 //   X8  Slots are stored in commit windows, and what a snapshot still needs of an overwritten or
 //       removed slot is in the leaf's history before that (snapshots.h, N2; leaf_history.h, H2).
 #ifndef DAXKV_KV_INDEX_H_
@@ -216,6 +216,29 @@ class Index {
   };
   absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
                                           size_t most_leaves) const;
+  // Compaction, one thread at a time. Where a leaf holds a record: good until its slot changes.
+  struct SlotPosition {
+    Address leaf;
+    unsigned place;
+    uint64_t slot;
+
+    Address record() const { return slot & kAddressMask; }
+  };
+  // Adds the positions of all records that are `wanted` (called inside a ReadGuard, with the
+  // record's address) in up to `max_leaves` leaves from the one that covers `from` on. Reads no
+  // record. *next_from and *end as of ScanLeaf.
+  absl::Status FindSlots(std::string_view from, size_t max_leaves,
+                         absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
+                         std::string* next_from, bool* end) const;
+  // Makes slots that still are as they were found lead to a copy of their record, complete, flushed
+  // and drained at `to`, with the same sequence; retires the old one. One drain for all: durable on
+  // return. (*moved)[i] tells whether moves[i] was done; if not, `to` is still the caller's. Moves
+  // within a leaf come one after the other. kInternal as of Upsert.
+  struct Move {
+    SlotPosition at;
+    Address to;
+  };
+  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
 
   // For recovery of extents: whether the index, or a snapshot, refers to this very slot now. The
   // bytes in it may be anything. Waits for no leaf lock.

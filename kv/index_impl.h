@@ -11,6 +11,7 @@
 //   index_sample.cc  how much lies in a range, about
 //   index_scan.cc    scans, counts, what refers to a slot
 //   index_snapshot.cc  look-ups and leaves at a snapshot
+//   index_relocate.cc  records that compaction moves
 //   index_verify.cc  the walk over everything
 //
 // How operations run: an *attempt* runs inside a ReadGuard and does not sleep. If it meets
@@ -273,6 +274,14 @@ struct Index::Impl {
   struct LeafReader;
   // For the holder of a leaf's lock, or with the checks of H1: whether a snapshot keeps the record.
   absl::StatusOr<bool> SnapshotHolds(std::string_view key, Address record);
+  // ---- index_relocate.cc
+  absl::Status FindSlots(std::string_view from, size_t max_leaves,
+                         absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
+                         std::string* next_from, bool* end);
+  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
+  // The part of it that is one leaf's, which is locked: all of it or, without memory, nothing.
+  absl::Status RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
+                              std::vector<bool>* moved, size_t first);
 
   // ---- index_verify.cc
   struct Verifier;

@@ -67,8 +67,8 @@ inline RecordView RecordAt(const Memory& memory, Address address) {
   record.address = address;
   record.sequence = header->sequence;
   record.kind = static_cast<RecordKind>(header->kind);
-  record.key = std::string_view(key, header->key_size_bytes);
-  record.value = std::string_view(key + header->key_size_bytes, header->value_size_bytes);
+  record.key = std::string_view(key, header->key_size_bytes());
+  record.value = std::string_view(key + header->key_size_bytes(), header->value_size_bytes);
   return record;
 }
 

@@ -15,7 +15,9 @@
 //   Allocate                   may wait for the medium, never for readers, never asks the oracle:
 //                              locks of nodes may be held, a ReadGuard must not
 //   FaultIn                    as Allocate
-//   MakeRoom, Reclaim, Audit, Quiesce, Close   wait for readers and ask the oracle: hold nothing
+//   IsEmptying                 wait-free; inside a ReadGuard
+//   AllocateForMove            as Allocate
+//   MakeRoom, Reclaim, BeginEmptying, EndEmptying, Audit, Quiesce, Close   wait for readers and ask the oracle: hold nothing
 //                              that a reader, a writer or the index may wait for
 //
 // Invariants
@@ -42,6 +44,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -51,6 +54,7 @@
 #include "kv/format.h"
 #include "kv/memory.h"
 #include "kv/size_classes.h"
+#include "kv/slot_usage.h"
 
 namespace daxkv::kv {
 
@@ -94,7 +98,7 @@ class Space : public Memory, public dax::ExtentProvider {
   // present; FaultIn makes all of it present. After kResourceExhausted from Allocate, or from a
   // call of the index that allocates, MakeRoom and one more try tell whether the pool is really
   // full (left alone, the worker thread makes room soon). Further statuses of Allocate:
-  //   kInvalidArgument  a record of less than 24 bytes or more than key, value and header can have
+  //   kInvalidArgument  a record of less than its header or more than key, value and header can have
   //   kInternal         the medium failed
   Address PresentUntil(Address address) const override;
   absl::Status FaultIn(Address address) override;
@@ -126,6 +130,28 @@ class Space : public Memory, public dax::ExtentProvider {
   // damaged ones. kFailedPrecondition: an extent must be derived and there is no oracle.
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);
 
+  // Compaction, one at a time. BeginEmptying chooses extents of records of which at most
+  // `max_used_share` is used and whose records find room in other extents of their class, the
+  // emptiest first, until `max_size_bytes` of slots are to be moved. From then on they are neither
+  // allocated from nor truncated, and no slot of theirs is reused, so that what it holds can be
+  // read outside of any ReadGuard. Pinned extents are left alone. Returns the bytes of their used
+  // slots; 0: nothing to do. Statuses of Reclaim.
+  struct EmptyingLimits {
+    double max_used_share = 1;
+    uint64_t max_size_bytes = UINT64_MAX;
+    uint64_t least_gain_bytes = 0;  // Rather nothing than less.
+    bool derive = true;             // Otherwise only extents that have a frame.
+  };
+  absl::StatusOr<uint64_t> BeginEmptying(const EmptyingLimits& limits);
+  // Whether a slot lies in such an extent. Wait-free; inside a ReadGuard.
+  bool IsEmptying(Address address) const;
+  // A slot for a record that moves: as Allocate, but rather in an extent that is nearly full than
+  // in a new one.
+  absl::StatusOr<Address> AllocateForMove(uint64_t size_bytes);
+  // Truncates those that are empty and not pinned; the others take part in allocation again.
+  // Statuses of Reclaim.
+  absl::StatusOr<ReclaimResult> EndEmptying();
+
   // For check, on a quiet store: derives everything, then compares the maps with the slots that
   // the index reaches. `reachable(address)` tells; `report` gets one line for each leaked slot,
   // each reachable slot marked free, each damaged extent. Returns the number of slots compared.
@@ -141,6 +167,8 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status Close();
 
   absl::StatusOr<SpaceStats> stats() const;
+  // Classes without extents are left out; the last are large records, slot_size_bytes being 0.
+  absl::StatusOr<std::vector<SlotClassUsage>> UsageByClass() const;
 
  private:
   struct Impl;

@@ -33,13 +33,14 @@ void NoteChange(ExtentFrame* frame) {
 absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
   absl::Status status = impl_->EnumerateOnce();
   if (!status.ok()) return status;
-  if (kind == SlotKind::kLeaf) return impl_->AllocateSlot(kLeafClass);
-  if (kind == SlotKind::kInner) return impl_->AllocateSlot(kInnerClass);
+  if (kind == SlotKind::kLeaf) return impl_->AllocateSlot(kLeafClass, Purpose::kNew);
+  if (kind == SlotKind::kInner) return impl_->AllocateSlot(kInnerClass, Purpose::kNew);
   if (size_bytes < sizeof(RecordHeader) || size_bytes > kMaxRecordSizeBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a record can't have ", size_bytes, " bytes"));
   }
-  if (size_bytes <= kMaxSlabSlotSizeBytes) return impl_->AllocateSlot(RecordClass(size_bytes));
-  return impl_->AllocateLarge(size_bytes);
+  if (size_bytes > kMaxSlabSlotSizeBytes) return impl_->AllocateLarge(size_bytes);
+  return impl_->AllocateSlot(
+      kind == SlotKind::kFence ? FenceClass(size_bytes) : RecordClass(size_bytes), Purpose::kNew);
 }
 
 void Space::Abandon(Address address) {
@@ -68,20 +69,20 @@ std::optional<Address> Space::Impl::ClaimSlot(Shard& shard) {
   return shard.current->SlotAddress(*slot);
 }
 
-absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number) {
+absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number, Purpose purpose) {
   SizeClass& size_class = classes[class_number];
-  Shard& shard = ShardOf(size_class);
+  Shard& shard = purpose == Purpose::kMove ? size_class.shards[kMoveShard] : ShardOf(size_class);
   absl::Status status;
   {
     std::lock_guard<std::mutex> lock(shard.mutex);
     do {
       if (const std::optional<Address> address = ClaimSlot(shard)) return *address;
-      status = Refill(class_number, shard);
+      status = Refill(class_number, shard, purpose);
     } while (status.ok());
   }
   if (!absl::IsResourceExhausted(status)) return status;
   if (const std::optional<Address> address = ClaimFromOtherShards(size_class)) return *address;
-  WantRoom();
+  if (purpose == Purpose::kNew) WantRoom();
   return status;
 }
 
@@ -92,8 +93,9 @@ void Space::Impl::WantRoom() {
   worker_wakeup.notify_one();
 }
 
-// Gives the shard another current extent, one with a free slot. Needs the shard's mutex.
-absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard) {
+// Gives the shard another current extent, one with a free slot. Moved records also fill extents that
+// are nearly full, before they get a new one. Needs the shard's mutex.
+absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard, Purpose purpose) {
   SizeClass& size_class = classes[class_number];
   if (shard.current != nullptr) {
     ExtentFrame* old = shard.current;
@@ -103,6 +105,9 @@ absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard) {
   if (TakeFromList(size_class, Place::kRoomy, shard)) return absl::OkStatus();
   FeedFromSavedMaps(class_number);
   if (TakeFromList(size_class, Place::kRoomy, shard)) return absl::OkStatus();
+  if (purpose == Purpose::kMove && TakeFromList(size_class, Place::kNearlyFull, shard)) {
+    return absl::OkStatus();
+  }
   const absl::StatusOr<ExtentFrame*> fresh = NewSlabExtent(class_number);
   if (fresh.ok()) {
     SetCurrent(shard, *fresh);
@@ -155,8 +160,8 @@ void Space::Impl::Relist(ExtentFrame* frame) {
     return free_slots * 8 >= frame->slot_count() ? Place::kRoomy : Place::kNearlyFull;
   };
   const auto settled = [&](Place place) {
-    return place == Place::kCurrent || place == Place::kDetached || place == Place::kRoomy ||
-           place == wanted_place();
+    return place == Place::kCurrent || place == Place::kDetached || place == Place::kEmptying ||
+           place == Place::kRoomy || place == wanted_place();
   };
   if (settled(frame->place.load(std::memory_order_seq_cst))) return;
   std::lock_guard<std::mutex> lock(size_class.mutex);
@@ -199,7 +204,8 @@ bool Space::Impl::Detach(ExtentFrame* frame) {
     return true;
   }
   std::lock_guard<std::mutex> lock(size_class.mutex);
-  if (frame->place.load(std::memory_order_relaxed) == Place::kCurrent) return false;
+  const Place place = frame->place.load(std::memory_order_relaxed);
+  if (place == Place::kCurrent || place == Place::kEmptying) return false;
   Unlist(size_class, frame);
   frame->place.store(Place::kDetached, std::memory_order_seq_cst);
   return true;

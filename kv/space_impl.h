@@ -5,6 +5,7 @@
 //   space_derive.cc    frames for extents of earlier sessions
 //   space_reclaim.cc   reclaim and audit
 //   space_media.cc     lost pages and the slots on them
+//   space_evacuate.cc  extents that compaction empties
 //
 // Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
 //   maintenance     deriving, freeing of retired slots, truncation: one thread at a time. Its
@@ -44,6 +45,11 @@
 namespace daxkv::kv {
 
 inline constexpr unsigned kShards = 8;
+// The shard that moved records go to, apart from new ones: they are likelier to stay.
+inline constexpr unsigned kMoveShard = kShards;
+
+// What a slot is allocated for.
+enum class Purpose { kNew, kMove };
 
 // The extent that some threads allocate from.
 struct alignas(64) Shard {
@@ -60,7 +66,7 @@ struct SizeClass {
   // count. Hints: an extent may have got a frame, or gone, by another way.
   std::vector<Address> unknown, underived;
   std::atomic<uint64_t> run_size_bytes{0};
-  std::array<Shard, kShards> shards;
+  std::array<Shard, kShards + 1> shards;
 
   std::vector<ExtentFrame*>* ListOf(Place place) {
     if (place == Place::kNearlyFull) return &nearly_full;
@@ -107,9 +113,9 @@ struct Space::Impl {
   SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
   Shard& ShardOf(SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
-  absl::StatusOr<Address> AllocateSlot(uint16_t class_number);
+  absl::StatusOr<Address> AllocateSlot(uint16_t class_number, Purpose purpose);
   void WantRoom();
-  absl::Status Refill(uint16_t class_number, Shard& shard);
+  absl::Status Refill(uint16_t class_number, Shard& shard, Purpose purpose);
   bool TakeFromList(SizeClass& size_class, Place place, Shard& shard);
   std::optional<Address> ClaimFromOtherShards(SizeClass& size_class);
   void SetCurrent(Shard& shard, ExtentFrame* frame);
@@ -172,8 +178,16 @@ struct Space::Impl {
   bool IsLostSlot(const ExtentFrame& frame, uint32_t slot) const;
   bool IsHeaderLost(const dax::Run& run) const;
   absl::Status FaultAroundLostPages(const dax::Run& run);
+  // ---- space_evacuate.cc; under `maintenance` ----
+  // The sparse extents among those of a class.
+  std::vector<ExtentFrame*> FindSparse(const std::vector<ExtentFrame*>& of_class,
+                                       double max_used_share);
 
   // ---- space_reclaim.cc ----
+  // Slots that only a pin holds are dead, too; those on lost pages never hold anything again.
+  bool IsEmpty(const ExtentFrame& frame);
+  // Truncates a slab extent that nobody allocates from, or a large one, if it is empty.
+  absl::Status TruncateIfEmpty(ExtentFrame* frame, absl::Time deadline, ReclaimResult* result);
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);  // Under `maintenance`.
   // Threads that come together share a round.
   absl::Status MakeRoom();
@@ -189,6 +203,7 @@ struct Space::Impl {
   std::mutex maintenance;
   LivenessOracle* oracle = nullptr;        // maintenance
   std::vector<ExtentFrame*> held_frames;   // maintenance: frames whose `held` is not empty
+  std::vector<ExtentFrame*> emptying;      // maintenance: frames in Place::kEmptying
   std::vector<Retired> undrained;          // maintenance: not freed as the medium failed
   std::map<Address, std::string> damaged;  // maintenance: extents that were refused, and why
   bool synced_since_open = false;          // maintenance

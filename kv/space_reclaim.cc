@@ -6,6 +6,10 @@
 
 namespace daxkv::kv {
 
+bool Space::Impl::IsEmpty(const ExtentFrame& frame) {
+  return frame.used_count() == frame.held.size() + LostCount(frame);
+}
+
 absl::StatusOr<ReclaimResult> Space::Reclaim(absl::Time deadline) {
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   return impl_->Reclaim(deadline);
@@ -19,33 +23,36 @@ absl::StatusOr<ReclaimResult> Space::Impl::Reclaim(absl::Time deadline) {
   RetireRound();
   ReclaimResult result;
   for (ExtentFrame* frame : Frames()) {
-    // Slots that only a pin holds are dead, too.
-    const auto is_empty = [this, frame] {
-      return frame->used_count() == frame->held.size() + LostCount(*frame);
-    };
-    if (!is_empty()) continue;
+    if (!IsEmpty(*frame)) continue;
     if (!frame->is_large() && !Detach(frame)) continue;
-    if (is_empty()) {
-      const size_t held = frame->held.size();
-      const absl::Status truncated = TruncateExtent(frame, deadline);
-      if (truncated.ok()) {
-        if (held == 0) continue;
-        held_count.fetch_sub(held, std::memory_order_relaxed);
-        held_frames.erase(std::find(held_frames.begin(), held_frames.end(), frame));
-        continue;
-      }
-      if (absl::IsDeadlineExceeded(truncated)) {
-        ++result.extents_pinned;
-      } else {
-        status.Update(truncated);
-      }
-    }
-    if (!frame->is_large()) Attach(frame);
+    status.Update(TruncateIfEmpty(frame, deadline, &result));
   }
   if (!status.ok()) return status;
   result.extents_freed = truncated_extents - extents_before;
   result.size_bytes_freed = truncated_size_bytes - size_bytes_before;
   return result;
+}
+
+// The frame takes part in allocation again if the extent stays.
+absl::Status Space::Impl::TruncateIfEmpty(ExtentFrame* frame, absl::Time deadline,
+                                          ReclaimResult* result) {
+  absl::Status status;
+  if (IsEmpty(*frame)) {
+    const size_t held = frame->held.size();
+    status = TruncateExtent(frame, deadline);
+    if (status.ok()) {
+      if (held == 0) return status;
+      held_count.fetch_sub(held, std::memory_order_relaxed);
+      held_frames.erase(std::find(held_frames.begin(), held_frames.end(), frame));
+      return status;
+    }
+    if (absl::IsDeadlineExceeded(status)) {
+      ++result->extents_pinned;
+      status = absl::OkStatus();
+    }
+  }
+  if (!frame->is_large()) Attach(frame);
+  return status;
 }
 
 absl::Status Space::MakeRoom() { return impl_->MakeRoom(); }

@@ -33,6 +33,7 @@ std::string NewValue(size_t size_bytes) {
 
 absl::Status Store::Open() {
   kv::Options options;
+  options.compaction_bytes_per_second = 0;  // What is recorded shall be the script's.
   options.shape = files_.shape();
   if (files_.grows()) {
     options.max_size_bytes = kMostSizeBytes;

@@ -1,0 +1,89 @@
+// Compaction: moves live records out of sparse extents and gives the empty ones back.
+//
+// One *pass*: Space chooses sparse extents and stops allocating from them; the leaves of the index
+// are walked, in order; each record found in such an extent is copied to another slot (same
+// sequence and bytes, a new checksum, as that is bound to the address), many at a time share a wait
+// for the medium; Index::Relocate makes the slot in the leaf lead to the copy, if it still leads to
+// the original; Space truncates the extents that became empty. Walking the index instead of the
+// extents meets published records only, costs a kilobyte for every 70 records, and leaves records
+// that are neighbours by key as neighbours in the pool.
+//
+// Thread safety: all methods from any thread; passes run one at a time. Readers, writers and pins
+// go on meanwhile: an old place lives until its readers and pins are gone, like that of any record
+// that was replaced.
+//
+// Crashes: a copy that no slot leads to is a free slot at the next open. There is nothing to redo.
+#ifndef DAXKV_KV_COMPACTION_H_
+#define DAXKV_KV_COMPACTION_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "dax/pool.h"
+#include "kv/db.h"
+#include "kv/index.h"
+#include "kv/space.h"
+
+namespace daxkv::kv {
+
+class Compactor {
+ public:
+  // All must outlive the compactor. `bytes_per_second`: what the background may read and write of
+  // records and leaves; 0: there is no background.
+  Compactor(dax::Pool* pool, Space* space, Index* index, uint64_t bytes_per_second);
+  ~Compactor();
+
+  // Everything that pays, at full speed. Statuses of Db::Compact.
+  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
+
+  // Keeps the background from changing anything while the object lives: for Check.
+  class Pause {
+   public:
+    explicit Pause(Compactor* compactor) : lock_(compactor->passes_) {}
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+  };
+
+ private:
+  class Throttle;
+
+  // Each needs passes_.
+  absl::Status Pass(const Space::EmptyingLimits& limits, Throttle* throttle,
+                    CompactionResult* result, bool* gained);
+  absl::Status MoveAll(Throttle* throttle, CompactionResult* result);
+  absl::Status MoveSome(const std::vector<Index::SlotPosition>& found, CompactionResult* result);
+
+  // Copies a record to a new slot and starts flushing it.
+  struct Copied {
+    Address address;
+    uint64_t size_bytes;
+  };
+  absl::StatusOr<Copied> Copy(Address from);
+  void BackgroundLoop();
+  // Waits until the time has come or the compactor stops; false in that case.
+  bool Sleep(absl::Duration duration);
+
+  dax::Pool* const pool_;
+  Space* const space_;
+  Index* const index_;
+  const uint64_t bytes_per_second_;
+
+  std::mutex passes_;
+
+  std::mutex stop_mutex_;
+  std::condition_variable stop_wakeup_;
+  std::atomic<bool> stopping_{false};  // Written under stop_mutex_.
+  std::thread background_;             // Last: it uses all of the above.
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_COMPACTION_H_

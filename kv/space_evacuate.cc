@@ -1,0 +1,129 @@
+// Extents that compaction empties: which ones, and what becomes of them.
+#include <algorithm>
+#include <map>
+
+#include "kv/space_impl.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+
+// The emptiest extents whose used slots all fit into the free ones of the rest: moving them needs no
+// new extent (but one that is partly filled already), and none is moved twice.
+std::vector<ExtentFrame*> Space::Impl::FindSparse(const std::vector<ExtentFrame*>& of_class,
+                                                  double max_used_share) {
+  const auto used_share = [](const ExtentFrame* frame) {
+    return static_cast<double>(frame->used_count()) / static_cast<double>(frame->slot_count());
+  };
+  std::vector<std::pair<double, ExtentFrame*>> by_share;
+  uint64_t free_slots = 0;
+  for (ExtentFrame* frame : of_class) {
+    by_share.emplace_back(used_share(frame), frame);
+    free_slots += frame->slot_count() - std::min(frame->slot_count(), frame->used_count());
+  }
+  std::sort(by_share.begin(), by_share.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<ExtentFrame*> sparse;
+  uint64_t used_slots = 0;
+  for (const auto& [share, frame] : by_share) {
+    if (share > max_used_share) break;
+    const uint32_t used = frame->used_count();
+    const uint64_t free_elsewhere =
+        free_slots - (frame->slot_count() - std::min(frame->slot_count(), used));
+    if (used_slots + used > free_elsewhere) break;
+    // An empty one is for Reclaim.
+    if (IsEmpty(*frame)) continue;
+    // Its slots can't be reused as long as somebody holds the pin.
+    if (!frame->held.empty() || IsPinned(*frame, 0)) continue;
+    free_slots = free_elsewhere;
+    used_slots += used;
+    sparse.push_back(frame);
+  }
+  return sparse;
+}
+
+absl::StatusOr<uint64_t> Space::BeginEmptying(const EmptyingLimits& limits) {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  absl::Status status = limits.derive ? impl_->DeriveAll() : absl::OkStatus();
+  if (!status.ok()) return status;
+  impl_->RetireRound();
+  std::map<uint16_t, std::vector<ExtentFrame*>> by_class;
+  for (ExtentFrame* frame : impl_->Frames()) {
+    const uint16_t number = frame->layout().size_class;
+    if (number != kLargeClass && SlotKindOf(number) == SlotKind::kRecord) {
+      by_class[number].push_back(frame);
+    }
+  }
+  std::vector<ExtentFrame*> chosen;
+  uint64_t used_size_bytes = 0;
+  uint64_t run_size_bytes = 0;
+  for (const auto& [number, frames] : by_class) {
+    for (ExtentFrame* frame : impl_->FindSparse(frames, limits.max_used_share)) {
+      if (used_size_bytes >= limits.max_size_bytes) break;
+      used_size_bytes += uint64_t{frame->used_count()} * frame->layout().slot_size_bytes;
+      run_size_bytes += frame->run().size_bytes();
+      chosen.push_back(frame);
+    }
+  }
+  if (run_size_bytes < used_size_bytes + limits.least_gain_bytes) return 0;
+  for (ExtentFrame* frame : chosen) {
+    // Nobody allocates from it from then on.
+    if (!impl_->Detach(frame)) continue;
+    frame->place.store(Place::kEmptying, std::memory_order_seq_cst);
+    impl_->emptying.push_back(frame);
+  }
+  return used_size_bytes;
+}
+
+bool Space::IsEmptying(Address address) const {
+  const ExtentFrame* frame = impl_->FindFrame(address);
+  return frame != nullptr && frame->place.load(std::memory_order_seq_cst) == Place::kEmptying;
+}
+
+absl::StatusOr<Address> Space::AllocateForMove(uint64_t size_bytes) {
+  return impl_->AllocateSlot(RecordClass(size_bytes), Purpose::kMove);
+}
+
+absl::StatusOr<ReclaimResult> Space::EndEmptying() {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  const uint64_t extents_before = impl_->truncated_extents;
+  const uint64_t size_bytes_before = impl_->truncated_size_bytes;
+  impl_->RetireRound();
+  ReclaimResult result;
+  absl::Status status;
+  std::vector<ExtentFrame*> frames;
+  frames.swap(impl_->emptying);
+  for (ExtentFrame* frame : frames) {
+    frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+    status.Update(impl_->TruncateIfEmpty(frame, absl::InfinitePast(), &result));
+  }
+  if (!status.ok()) return status;
+  result.extents_freed = impl_->truncated_extents - extents_before;
+  result.size_bytes_freed = impl_->truncated_size_bytes - size_bytes_before;
+  return result;
+}
+
+absl::StatusOr<std::vector<SlotClassUsage>> Space::UsageByClass() const {
+  std::map<uint16_t, SlotClassUsage> by_class;
+  const absl::Status status = impl_->pool->ForEachRun([&](const dax::Run& run) {
+    rcu::ReadGuard guard;  // Keeps the frame.
+    const ExtentFrame* frame = impl_->FindFrame(run.offset());
+    if (frame == nullptr || frame->address() != run.offset()) return absl::OkStatus();
+    const SlotLayout& layout = frame->layout();
+    SlotClassUsage& usage = by_class[layout.size_class];
+    if (!frame->is_large()) {
+      usage.kind = SlotKindOf(layout.size_class);
+      usage.slot_size_bytes = layout.slot_size_bytes;
+    }
+    ++usage.extents;
+    usage.size_bytes += run.size_bytes();
+    usage.slots += frame->slot_count();
+    usage.used_slots += frame->used_count();
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  std::vector<SlotClassUsage> all;
+  for (const auto& [number, usage] : by_class) all.push_back(usage);
+  return all;
+}
+
+}  // namespace daxkv::kv
