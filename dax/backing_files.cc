@@ -10,12 +10,13 @@
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
 #include <mutex>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "dax/exceptions.h"
 #include "dax/pool.h"
+#include "dax/small_file.h"
 
 namespace daxkv::dax {
 namespace {
@@ -26,8 +27,8 @@ std::string SysfsOf(const struct stat& device) {
 }
 
 bool ReadNumber(const std::string& path, uint64_t* number) {
-  std::ifstream file(path);
-  return static_cast<bool>(file >> *number);
+  const absl::StatusOr<std::string> text = ReadSmallFile(path);
+  return text.ok() && absl::SimpleAtoi(*text, number);
 }
 
 }  // namespace
@@ -85,7 +86,8 @@ absl::StatusOr<std::unique_ptr<BackingFiles>> BackingFiles::OpenFile(const std::
 }
 
 std::string BackingFiles::PartPath(size_t number) const {
-  return absl::StrFormat("%s/%06u.pmem", directory_, number);
+  // Not absl::StrFormat, which ends the process when memory runs out.
+  return absl::StrCat(directory_, "/", absl::Dec(number, absl::kZeroPad6), ".pmem");
 }
 
 absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes) {
@@ -186,8 +188,8 @@ absl::Status BackingFiles::MapAgain(char* base, uint64_t page) const {
 absl::Status BackingFiles::VerifyMapping(const char* base,
                                          const std::function<bool(uint64_t page)>& replaced) const {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
-  std::ifstream maps("/proc/self/maps");
-  if (!maps) return absl::InternalError("cannot read /proc/self/maps");
+  const absl::StatusOr<std::string> maps = ReadSmallFile("/proc/self/maps");
+  if (!maps.ok()) return maps.status();
   const auto wrong = [](const Part& part) {
     return absl::InternalError(
         absl::StrCat(part.path, " is not mapped at pool offset ", part.offset, " as it should be"));
@@ -196,12 +198,12 @@ absl::Status BackingFiles::VerifyMapping(const char* base,
   size_t next = 0;          // The first part not yet seen to its end...
   uint64_t seen_bytes = 0;  // ...and how much of it was.
   const auto origin = reinterpret_cast<uint64_t>(base);
-  std::string line;
-  while (next < parts_.size() && std::getline(maps, line)) {
+  for (size_t line = 0, end; next < parts_.size() && line < maps->size(); line = end + 1) {
+    end = std::min(maps->find('\n', line), maps->size());
     uint64_t first, last, file_offset, inode;
     const int fields =
-        std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %" SCNu64, &first,
-                    &last, &file_offset, &inode);
+        std::sscanf(maps->c_str() + line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %" SCNu64,
+                    &first, &last, &file_offset, &inode);
     // The first part's mapping may go on to the end of the reserved addresses.
     while (fields == 4 && next < parts_.size()) {
       const Part& part = parts_[next];
@@ -241,7 +243,7 @@ std::string BackingFiles::first_path() const {
 
 absl::Status BackingFiles::ForEachPiece(
     uint64_t offset, uint64_t size_bytes,
-    const std::function<absl::Status(const Part&, uint64_t, uint64_t)>& visit) const {
+    absl::FunctionRef<absl::Status(const Part&, uint64_t, uint64_t)> visit) const {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   auto part = std::upper_bound(parts_.begin(), parts_.end(), offset,
                                [](uint64_t wanted, const Part& p) { return wanted < p.offset; });
@@ -275,17 +277,20 @@ absl::Status BackingFiles::Allocate(int mode, const char* action, uint64_t offse
                       });
 }
 
-absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) {
-  const absl::Status status = Allocate(FALLOC_FL_KEEP_SIZE, "reserve", offset, size_bytes);
+absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) noexcept {
+  const absl::Status status = WithoutExceptions(
+      [&] { return Allocate(FALLOC_FL_KEEP_SIZE, "reserve", offset, size_bytes); });
   // Where fallocate is unknown there are no holes either, so the blocks are there.
   if (absl::IsUnavailable(status) || absl::IsUnimplemented(status)) return absl::OkStatus();
   return status;
 }
 
-absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) {
-  if (IsDevice())
+absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) noexcept {
+  constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  return WithoutExceptions([&] {
+    if (!IsDevice()) return Allocate(kMode, "punch", offset, size_bytes);
     return absl::UnimplementedError("a device has no holes: space is reused inside it");
-  return Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, "punch", offset, size_bytes);
+  });
 }
 
 absl::StatusOr<uint64_t> BackingFiles::BlocksBytes() const {

@@ -6,12 +6,12 @@
 #define DAXKV_DAX_BACKING_FILES_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "dax/file_descriptor.h"
@@ -65,10 +65,10 @@ class BackingFiles {
   std::string first_path() const;
   // Allocates blocks for the range. kResourceExhausted: the file system is full; blocks may have
   // come for a part of the range.
-  absl::Status Reserve(uint64_t offset, uint64_t size_bytes);
+  absl::Status Reserve(uint64_t offset, uint64_t size_bytes) noexcept;
   // Gives the blocks of the range back; it reads as zeros then.
   //   kUnimplemented  the file system has no holes, or this is a device
-  absl::Status Punch(uint64_t offset, uint64_t size_bytes);
+  absl::Status Punch(uint64_t offset, uint64_t size_bytes) noexcept;
   // What the file system holds for the files.
   absl::StatusOr<uint64_t> BlocksBytes() const;
 
@@ -87,7 +87,7 @@ class BackingFiles {
   absl::Status Append(const std::string& path);
   absl::Status ForEachPiece(
       uint64_t offset, uint64_t size_bytes,
-      const std::function<absl::Status(const Part&, uint64_t, uint64_t)>& visit) const;
+      absl::FunctionRef<absl::Status(const Part&, uint64_t, uint64_t)> visit) const;
   absl::Status Allocate(int mode, const char* action, uint64_t offset, uint64_t size_bytes);
 
   const std::string directory_;  // Empty: one file.

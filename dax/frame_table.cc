@@ -10,8 +10,8 @@
 #include <climits>
 #include <cstring>
 #include <mutex>
+#include <unordered_map>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "dax/invariant.h"
 #include "xarray/rcu.h"
@@ -21,7 +21,7 @@ namespace {
 
 struct Registry {
   std::mutex mutex;
-  absl::flat_hash_map<const Pool*, std::weak_ptr<FrameTable>> tables;  // Under the mutex.
+  std::unordered_map<const Pool*, std::weak_ptr<FrameTable>> tables;  // Under the mutex.
 };
 
 Registry& GetRegistry() {
@@ -89,7 +89,9 @@ FrameTable::~FrameTable() {
 std::shared_ptr<FrameTable> FrameTable::ForPool(const Pool* pool) {
   Registry& registry = GetRegistry();
   std::lock_guard lock(registry.mutex);
-  absl::erase_if(registry.tables, [](const auto& entry) { return entry.second.expired(); });
+  for (auto entry = registry.tables.begin(); entry != registry.tables.end();) {
+    entry = entry->second.expired() ? registry.tables.erase(entry) : std::next(entry);
+  }
   std::weak_ptr<FrameTable>& known = registry.tables[pool];
   std::shared_ptr<FrameTable> table = known.lock();
   if (table == nullptr) {

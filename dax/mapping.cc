@@ -40,7 +40,9 @@ MappingImpl::MappingImpl(Mapping* owner, Pool* pool, ExtentProvider* provider,
       tracker_(options.track_pins || options.max_pins != 0
                    ? std::make_unique<PinTracker>(options.max_pins)
                    : nullptr),
-      frames_(FrameTable::ForPool(pool)) {}
+      frames_(FrameTable::ForPool(pool)) {
+  breaks_.reserve(1);  // For Shutdown, which must not fail.
+}
 
 absl::Status MappingImpl::PoisonedError(uint64_t index) const {
   return absl::DataLossError(absl::StrCat("index ", index, " of pool ", pool_->path(),

@@ -1,7 +1,9 @@
 // Faults: finding or installing the entry of an index.
 #include <algorithm>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "dax/exceptions.h"
 #include "dax/huge_pages.h"
 #include "dax/invariant.h"
 #include "dax/mapping_impl.h"
@@ -97,7 +99,9 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::Install(uint64_t index, uns
     fault.block = IndexRange::Block(index, order);
     faults_in_flight_.push_back(&fault);
   }
-  absl::StatusOr<std::optional<unsigned>> installed = ProvideExtent(index, order, access, fault);
+  // `fault` must not be left behind in the list.
+  absl::StatusOr<std::optional<unsigned>> installed =
+      WithoutExceptions([&] { return ProvideExtent(index, order, access, fault); });
   ArrayLock lock(array_);
   faults_in_flight_.erase(std::find(faults_in_flight_.begin(), faults_in_flight_.end(), &fault));
   // An error of a stale answer says nothing about what lies there now.
@@ -182,9 +186,14 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::InstallExtent(const Extent&
       if (absl::Status claimed = hole ? absl::OkStatus() : ClaimFrames(extent); !claimed.ok()) {
         return claimed;
       }
+      absl::Cleanup give_up = [&] {
+        if (!hole) frames_->At(entry)->ClearMapped();
+      };
       absl::StatusOr<xarray::Entry> stored = cursor.Store(entry.xentry());
-      if (stored.ok()) return extent.order;
-      if (!hole) frames_->At(entry)->ClearMapped();
+      if (stored.ok()) {
+        std::move(give_up).Cancel();
+        return extent.order;
+      }
       if (!cursor.NeedsReserve()) return stored.status();
     }
     if (absl::Status status = cursor.Reserve(); !status.ok()) return status;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "dax/invariant.h"
@@ -33,11 +34,14 @@ absl::StatusOr<LayoutBreak> MappingImpl::BreakLayouts(const IndexRange& range,
   if (!busy.empty()) return too_late();
   if (!RegisterBreak(range, deadline, &busy)) return too_late();
   std::optional<uint64_t> locked_last;
-  if (!LockRange(range, deadline, &locked_last, &busy) || !WaitForPins(range, deadline, &busy)) {
+  absl::Cleanup undo = [&] {
     if (locked_last.has_value()) UnlockRange({range.first, std::min(*locked_last, range.last)});
     UnregisterBreak(range);
+  };
+  if (!LockRange(range, deadline, &locked_last, &busy) || !WaitForPins(range, deadline, &busy)) {
     return too_late();
   }
+  std::move(undo).Cancel();
   LayoutBreak handle;
   handle.impl_ = this;
   handle.first_ = range.first;
@@ -225,9 +229,7 @@ absl::Status MappingImpl::Truncate(const IndexRange& range, absl::Time deadline)
   EraseEntries(range);
   YieldPoint("truncate:erased");
   rcu::Synchronize();  // M7: whoever found an entry present has left its read section.
-  absl::Status status;
-  for (const Run& run : *runs) status.Update(pool_->ReleaseRun(run));
-  return status;
+  return pool_->ReleaseRuns(*runs);
 }
 
 void MappingImpl::Shutdown() {

@@ -18,6 +18,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "dax/exceptions.h"
 #include "dax/object_lanes.h"
 #include "dax/segment.h"
 
@@ -37,6 +38,8 @@ absl::Status Translate(const std::string& action, Call call) {
   try {
     call();
     return absl::OkStatus();
+  } catch (const std::bad_alloc&) {
+    return MakeStatus(absl::StatusCode::kResourceExhausted, "cannot ", action, ": out of memory");
   } catch (const std::exception& failure) {
     const int error = errno;
     const std::string message = absl::StrCat("cannot ", action, ": ", failure.what());
@@ -76,12 +79,21 @@ ObjectHeap::ObjectHeap(pmem::obj::pool<RootObject> pool) : pool_(std::move(pool)
   base_ = reinterpret_cast<char*>(pool_.handle());
 }
 
+// libpmemobj-cpp's own open and create leave the pool open, and locked, when there is no memory for
+// what they attach to it; so the pool is opened and closed by libpmemobj's.
+std::unique_ptr<ObjectHeap> ObjectHeap::Own(pmemobjpool* handle, const char* failure) {
+  if (handle == nullptr) throw pmem::pool_error(failure).with_pmemobj_errormsg();
+  absl::Cleanup close_pool = [handle] { pmemobj_close(handle); };
+  std::unique_ptr<ObjectHeap> heap(
+      new ObjectHeap(pmem::obj::pool<RootObject>(pmem::obj::pool_base(handle))));
+  std::move(close_pool).Cancel();
+  return heap;
+}
+
 ObjectHeap::~ObjectHeap() {
   // libpmemobj reads its own pages once more.
   const SurviveMediaErrors survive;
-  // Throws only when the pool is closed already.
-  const absl::Status status = Translate("close the pool", [this] { pool_.close(); });
-  static_cast<void>(status.ok());
+  pmemobj_close(pool_.handle());
 }
 
 absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string& path,
@@ -90,8 +102,7 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string
   std::unique_ptr<ObjectHeap> heap;
   absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
     const WithoutShutdownState without_shutdown_state;
-    heap.reset(
-        new ObjectHeap(pmem::obj::pool<RootObject>::create(path, kLayoutName, size_bytes, 0644)));
+    heap = Own(pmemobj_create(path.c_str(), kLayoutName, size_bytes, 0644), "Failed creating pool");
     heap->WriteRoot();
   });
   if (status.ok()) status = heap->Protect(protection);
@@ -127,7 +138,7 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& 
                                                              const Protection& protection) {
   std::unique_ptr<ObjectHeap> heap;
   absl::Status status = Translate(absl::StrCat("open ", path, " as a pool"), [&] {
-    heap.reset(new ObjectHeap(pmem::obj::pool<RootObject>::open(path, kLayoutName)));
+    heap = Own(pmemobj_open(path.c_str(), kLayoutName), "Failed opening pool");
     // The pool grows when we say so, by as much as we say.
     heap->pool_.ctl_set<long long>("heap.size.granularity", 0);
   });

@@ -75,6 +75,8 @@ class ObjectHeap {
 
  private:
   explicit ObjectHeap(pmem::obj::pool<RootObject> pool);
+  // Throws if there is no handle; closes the pool if there is no memory for an ObjectHeap.
+  static std::unique_ptr<ObjectHeap> Own(pmemobjpool* handle, const char* failure);
   void WriteRoot();
   absl::Status Protect(const Protection& protection);
   absl::Status FindRoot(const std::string& path);

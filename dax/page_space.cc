@@ -138,7 +138,7 @@ absl::Status PageSpace::CommitRuns(absl::Span<const Run> runs) {
   return persister_.Drain();
 }
 
-absl::Status PageSpace::ReleaseRun(const Run& run) {
+absl::Status PageSpace::ForgetRun(const Run& run) {
   Segment* segment;
   absl::StatusOr<uint64_t> word = WordOfRun(run, &segment);
   if (!word.ok()) return word.status();
@@ -160,13 +160,36 @@ absl::Status PageSpace::ReleaseRun(const Run& run) {
     }
   }
   persister_.Flush(&segment->Word(run.first_page), sizeof(uint64_t));
+  return absl::OkStatus();
+}
+
+absl::Status PageSpace::ReleaseRuns(absl::Span<const Run> runs) {
+  // Of a run that can't be released, or was not, nothing is given back.
+  absl::Status status;
+  std::vector<Run> released;
+  released.reserve(runs.size());
+  for (const Run& run : runs) {
+    absl::Status forgotten = ForgetRun(run);
+    if (forgotten.ok()) released.push_back(run);
+    status.Update(forgotten);
+  }
   const absl::Status durable = persister_.Drain();
   // Without that the pages must not be used again: they stay out of the allocator until the next
-  // open, which sees whether the word is there.
+  // open, which sees whether the words are there.
   if (!durable.ok()) return durable;
-  const uint64_t first = run.first_page - segment->first_page();
-  GiveBack({segment, first}, run.pages, PunchRun(*segment, first, run.pages).ok());
-  return absl::OkStatus();
+  // Neighbours are punched and freed together.
+  for (size_t begin = 0, end = 0; begin < released.size(); begin = end) {
+    Segment* const segment = index_.Find(released[begin].first_page);
+    uint64_t pages = 0;
+    do {
+      pages += released[end++].pages;
+    } while (end < released.size() &&
+             released[end].first_page == released[begin].first_page + pages &&
+             index_.Find(released[end].first_page) == segment);
+    const uint64_t first = released[begin].first_page - segment->first_page();
+    GiveBack({segment, first}, pages, PunchRun(*segment, first, pages).ok());
+  }
+  return status;
 }
 
 absl::Status PageSpace::PunchRun(const Segment& segment, uint64_t first, uint64_t pages) {

@@ -49,7 +49,7 @@ class PageSpace {
   absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
                                   uint64_t used_bytes);
   absl::Status CommitRuns(absl::Span<const Run> runs);
-  absl::Status ReleaseRun(const Run& run);
+  absl::Status ReleaseRuns(absl::Span<const Run> runs);
   absl::StatusOr<Run> FindRun(uint64_t page) const;
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
   bool Contains(uint64_t offset, uint64_t size_bytes) const;
@@ -78,6 +78,7 @@ class PageSpace {
   absl::Status ExtendHeap(uint64_t least_bytes);
   absl::Status VerifyMapping() const;
   // `fresh_offset`: from there on the heap's free memory has all its blocks.
+  absl::Status TakeGrowth(uint64_t least_bytes, uint64_t fresh_offset);
   absl::Status AppendSegments(uint64_t least_bytes, uint64_t fresh_offset);
   absl::Status ReserveChunkStarts();
   absl::Status ReturnEmptySegments();
@@ -96,6 +97,8 @@ class PageSpace {
   std::vector<uint64_t> Restore(uint64_t first_page, uint64_t pages, bool punched);
   // The next live runs from a page on, some hundred of them at most; none: the end.
   absl::Status NextRuns(uint64_t from, std::vector<Run>* runs) const;
+  // Stores the word that says the run is free; not yet durably.
+  absl::Status ForgetRun(const Run& run);
   // The word of a run that the caller says it holds; kNotFound when there is no such run.
   absl::StatusOr<uint64_t> WordOfRun(const Run& run, Segment** segment) const;
 
@@ -109,8 +112,9 @@ class PageSpace {
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
-  bool heap_may_have_rest_ = true;  // A crash may have left heap in no segment. Guarded by mutex_.
-  bool cannot_extend_ = false;      // libpmemobj failed to grow in this session. Guarded by mutex_.
+  // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.
+  bool heap_may_have_rest_ = true;
+  bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.
   SegmentIndex index_;
 };
 

@@ -66,6 +66,7 @@ absl::StatusOr<Segment*> PageSpace::AttachEntry(uint64_t number) {
   absl::StatusOr<std::unique_ptr<Segment>> segment = Segment::Attach(
       heap_.base(), files_.size_bytes(), number, entry.object_offset, entry.object_size_bytes);
   if (!segment.ok()) return segment.status();
+  segments_.reserve(kMaxSegments);  // The index must not know one that is not kept.
   index_.Insert(segment->get());
   segments_.push_back(*std::move(segment));
   return segments_.back().get();
@@ -79,7 +80,9 @@ absl::Status PageSpace::VerifyMapping() const {
 
 absl::Status PageSpace::TakeWholeHeap() {
   const Lock lock(mutex_);
-  return AppendSegments(kLeastSegmentBytes, 0);
+  const absl::Status status = AppendSegments(kLeastSegmentBytes, 0);
+  if (!status.ok() || !segments_.empty()) return status;
+  return absl::ResourceExhaustedError("no room on the file system for the pool's first segment");
 }
 
 // Makes segments from what the heap has, while it has objects of `least_bytes`.
@@ -90,9 +93,12 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
     return files_.Reserve(first, RoundUp(offset + size_bytes, kPageSizeBytes) - first);
   };
   while (true) {
-    const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
-    if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
-    if (!appended.ok()) return appended;
+    // The table may have more: if memory ran out before a new one was attached.
+    if (segments_.size() == heap_.root()->segment_count) {
+      const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
+      if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
+      if (!appended.ok()) return appended;
+    }
     const absl::StatusOr<Segment*> attached = AttachEntry(segments_.size());
     if (!attached.ok()) return attached.status();
     Segment& segment = **attached;
@@ -146,23 +152,30 @@ absl::Status PageSpace::Grow(uint64_t pages) {
   };
   if (heap_may_have_rest_) {
     absl::Status status = ReserveChunkStarts();
-    if (status.ok()) status = AppendSegments(kLeastSegmentBytes, UINT64_MAX);
-    heap_may_have_rest_ = !status.ok();
+    if (status.ok()) status = TakeGrowth(kLeastSegmentBytes, UINT64_MAX);
     if (!status.ok() || fits()) return status;
   }
   // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
   for (int attempt = 0; attempt < 3; ++attempt) {
     const uint64_t fresh_offset = files_.size_bytes();
     absl::Status status = ExtendHeap(least_bytes);
-    if (status.ok()) status = files_.AddNewParts();
-    if (status.ok()) status = VerifyMapping();
-    if (status.ok() && huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
-    if (status.ok()) status = AppendSegments(least_bytes, fresh_offset);
-    if (status.ok()) status = AppendSegments(kLeastSegmentBytes, fresh_offset);
+    if (status.ok()) status = TakeGrowth(least_bytes, fresh_offset);
     if (!status.ok() || fits()) return status;
   }
   return absl::ResourceExhaustedError(
       absl::StrCat("the pool has grown, and still has no room for ", pages, " pages together"));
+}
+
+// Takes in what the heap has grown by. After an error it is there still, and taken in next time.
+absl::Status PageSpace::TakeGrowth(uint64_t least_bytes, uint64_t fresh_offset) {
+  heap_may_have_rest_ = true;
+  absl::Status status = files_.AddNewParts();
+  if (status.ok()) status = VerifyMapping();
+  if (status.ok() && huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
+  if (status.ok()) status = AppendSegments(least_bytes, fresh_offset);
+  if (status.ok()) status = AppendSegments(kLeastSegmentBytes, fresh_offset);
+  heap_may_have_rest_ = !status.ok();
+  return status;
 }
 
 // Adds one part: the step that suits the pool's size, or as much of it as the file system has room

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "dax/exceptions.h"
 #include "dax/pool.h"
 
 namespace daxkv::dax {
@@ -75,7 +76,7 @@ Persister::Persister(MediaClass media_class, const char* base, const LostPages* 
       identity_(std::make_shared<const Persister*>(this)),
       lost_(lost) {}
 
-void Persister::Flush(const void* address, size_t size_bytes) {
+void Persister::Flush(const void* address, size_t size_bytes) noexcept {
   if (!page_cache_) {
     pmem_flush(address, size_bytes);
     NoteIfLost(address, size_bytes);
@@ -84,47 +85,60 @@ void Persister::Flush(const void* address, size_t size_bytes) {
   if (size_bytes == 0) return;
   NoteIfLost(address, size_bytes);
   const auto first = reinterpret_cast<uintptr_t>(address);
+  try {
+    Note(first, first + size_bytes);
+  } catch (const std::bad_alloc&) {
+    WriteBack(first, first + size_bytes).IgnoreError();  // Drain tells of it.
+  }
+}
+
+void Persister::Note(uintptr_t first, uintptr_t last) {
   std::vector<Range>& ranges = NotesOf(identity_).ranges;
   // Neighbours in time are often neighbours in space.
   if (!ranges.empty() && first >= ranges.back().first &&
       first <= ranges.back().last + kMergeGapBytes) {
-    ranges.back().last = std::max(ranges.back().last, first + size_bytes);
+    ranges.back().last = std::max(ranges.back().last, last);
     return;
   }
   // The gap grows until the list is short: in the end one msync covers everything.
   for (uintptr_t gap = kMergeGapBytes; ranges.size() >= kMaxNotes; gap *= 16) Merge(ranges, gap);
-  ranges.push_back({first, first + size_bytes});
+  ranges.push_back({first, last});
 }
 
 // Its bytes were stored before, so by then the page is known to be lost if a store met that.
-void Persister::NoteIfLost(const void* address, size_t size_bytes) {
+void Persister::NoteIfLost(const void* address, size_t size_bytes) noexcept {
   if (lost_ == nullptr || __builtin_expect(!lost_->any(), true)) return;
   const auto offset = static_cast<uint64_t>(static_cast<const char*>(address) - base_);
   const uint64_t first = offset >> kPageShift;
   const uint64_t last = (offset + std::max<size_t>(size_bytes, 1) - 1) >> kPageShift;
   lost_->ForEach([&](uint64_t page) {
-    if (page >= first && page <= last) NotesOf(identity_).lost_page = page;
+    if (page < first || page > last) return;
+    try {
+      NotesOf(identity_).lost_page = page;
+    } catch (const std::bad_alloc&) {
+      failed_.store(true, std::memory_order_release);  // Without a note everybody is told.
+    }
   });
 }
 
-absl::Status Persister::TakeLostNote() {
+absl::Status Persister::TakeLostNote() noexcept {
   if (Notes* notes = FindNotes(identity_); notes != nullptr && notes->lost_page) {
     const uint64_t page = *std::exchange(notes->lost_page, std::nullopt);
-    return absl::DataLossError(absl::StrCat("what was written to the page at pool offset ",
-                                            page << kPageShift,
-                                            " is lost: the medium failed there"));
+    return MakeStatus(absl::StatusCode::kDataLoss, "what was written to the page at pool offset ",
+                      page << kPageShift, " is lost: the medium failed there");
   }
   std::optional<uint64_t> own;
   lost_->ForEach([&](uint64_t page) {
     if (is_data_ && !is_data_(page)) own = page;
   });
   if (!own) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(
-      "the medium failed at pool offset ", *own << kPageShift, ", where the pool keeps its own ",
-      "records: nothing is taken any more; save what can be read and restore from a copy"));
+  return MakeStatus(
+      absl::StatusCode::kDataLoss, "the medium failed at pool offset ", *own << kPageShift,
+      ", where the pool keeps its own ",
+      "records: nothing is taken any more; save what can be read and restore from a copy");
 }
 
-absl::Status Persister::Drain() {
+absl::Status Persister::Drain() noexcept {
   absl::Status status = DrainRanges();
   if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());
   return status;
@@ -148,7 +162,7 @@ absl::Status Persister::PersistWord(const void* address) {
       absl::StrCat("the medium failed under the pool's own record at pool offset ", offset));
 }
 
-absl::Status Persister::DrainRanges() {
+absl::Status Persister::DrainRanges() noexcept {
   if (!page_cache_) {
     pmem_drain();
     return absl::OkStatus();
@@ -165,25 +179,25 @@ absl::Status Persister::DrainRanges() {
   return status;
 }
 
-absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) {
+absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) noexcept {
   const auto* address = reinterpret_cast<const char*>(first);
   if (pmem_msync(address, last - first) == 0) return absl::OkStatus();
   const int error = errno;
   // Release: pairs with the load in CheckMedium.
   failed_.store(true, std::memory_order_release);
-  return absl::InternalError(absl::StrCat(
-      "msync of pool offsets ", address - base_, " to ", address - base_ + (last - first),
-      " failed, the data there may not be durable: ", std::strerror(error)));
+  return MakeStatus(absl::StatusCode::kInternal, "msync of pool offsets ", address - base_, " to ",
+                    address - base_ + (last - first),
+                    " failed, the data there may not be durable: ", std::strerror(error));
 }
 
-absl::Status Persister::CheckMedium() const {
+absl::Status Persister::CheckMedium() const noexcept {
   if (!failed_.load(std::memory_order_acquire)) return absl::OkStatus();
-  return absl::InternalError(
-      "an earlier msync failed, so other writes may be lost as well; close the pool, see to the "
-      "medium and open it again");
+  return MakeStatus(absl::StatusCode::kInternal,
+                    "an earlier msync failed, so other writes may be lost as well; close the pool, "
+                    "see to the medium and open it again");
 }
 
-void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
+void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept {
   if (page_cache_) {
     std::memcpy(to, from, size_bytes);
     Flush(to, size_bytes);

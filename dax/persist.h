@@ -31,29 +31,31 @@ class Persister {
   // Which pages hold data rather than what the pool itself lives by. Before anything is lost.
   void SetDataPages(std::function<bool(uint64_t page)> is_data) { is_data_ = std::move(is_data); }
 
-  void Flush(const void* address, size_t size_bytes);
+  // Never fails: what can't be noted for want of memory is written at once.
+  void Flush(const void* address, size_t size_bytes) noexcept;
   // kInternal: an msync failed, now or earlier, in any thread; the message has the pool offsets and
   // the reason. Linux tells of a failed write-back once, to whoever asks first, and takes the pages
   // for clean from then on: what other threads flushed may be lost as well, and no later msync
   // would tell. So no drain succeeds after one has failed.
   // kDataLoss: this thread flushed something on a page that is lost to a media error; the rest is
   // durable. Or the pool's own records lie on such a page: then nobody's drain succeeds any more.
-  absl::Status Drain();
+  absl::Status Drain() noexcept;
   // One word of the pool's own, whatever else this thread has flushed: what a later Drain of its has
   // to say stays to be said.
   absl::Status PersistWord(const void* address);
-  void CopyAndFlush(void* to, const void* from, size_t size_bytes);
+  void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything below base + size_bytes, whichever thread stored it.
   absl::Status SyncAll(size_t size_bytes);
 
  private:
-  absl::Status WriteBack(uintptr_t first, uintptr_t last);
-  absl::Status CheckMedium() const;
+  void Note(uintptr_t first, uintptr_t last);
+  absl::Status WriteBack(uintptr_t first, uintptr_t last) noexcept;
+  absl::Status CheckMedium() const noexcept;
   // Notes, for this thread's next drain, that it flushed a lost page, if it did.
-  void NoteIfLost(const void* address, size_t size_bytes);
-  absl::Status DrainRanges();
+  void NoteIfLost(const void* address, size_t size_bytes) noexcept;
+  absl::Status DrainRanges() noexcept;
   absl::Status SyncRange(size_t size_bytes);
-  absl::Status TakeLostNote();
+  absl::Status TakeLostNote() noexcept;
 
   const bool page_cache_;
   const char* const base_;

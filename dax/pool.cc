@@ -349,9 +349,9 @@ absl::Status Pool::CommitRuns(absl::Span<const Run> runs) {
   const SurviveMediaErrors survive;
   return impl_->space->CommitRuns(runs);
 }
-absl::Status Pool::ReleaseRun(const Run& run) {
+absl::Status Pool::ReleaseRuns(absl::Span<const Run> runs) {
   const SurviveMediaErrors survive;
-  return impl_->space->ReleaseRun(run);
+  return impl_->space->ReleaseRuns(runs);
 }
 absl::StatusOr<Run> Pool::FindRun(uint64_t page) const {
   const SurviveMediaErrors survive;
@@ -363,14 +363,14 @@ absl::Status Pool::ForEachRun(const std::function<absl::Status(const Run&)>& vis
   return impl_->space->ForEachRun(visit);
 }
 
-void Pool::Flush(const void* address, size_t size_bytes) {
+void Pool::Flush(const void* address, size_t size_bytes) noexcept {
   const SurviveMediaErrors survive;
   impl_->persister->Flush(address, size_bytes);
 }
 
-absl::Status Pool::Drain() { return impl_->persister->Drain(); }
+absl::Status Pool::Drain() noexcept { return impl_->persister->Drain(); }
 
-void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) {
+void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept {
   const SurviveMediaErrors survive;
   impl_->persister->CopyAndFlush(to, from, size_bytes);
 }

@@ -194,7 +194,10 @@ class Pool {
   // The caller has made sure that nobody reads it any more (see Mapping::Truncate).
   //   kNotFound  there is no such run
   //   kDataLoss  another descriptor of its segment is damaged: nothing there is given out or back
-  absl::Status ReleaseRun(const Run& run);
+  absl::Status ReleaseRun(const Run& run) { return ReleaseRuns(absl::MakeConstSpan(&run, 1)); }
+  // The same for several with one wait for the medium; a crash may leave any of them. After an
+  // error some may be released: those whose FindRun no longer finds them.
+  absl::Status ReleaseRuns(absl::Span<const Run> runs);
 
   // The run that covers `page`. kNotFound when the page is in no live or reserved run; kDataLoss
   // when the descriptor words there contradict P1. O(1) on average, lock-free.
@@ -232,14 +235,14 @@ class Pool {
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
   // neighbouring ranges in one call. Drain's errors (kInternal with the range; EIO) mean that the
   // data may not be durable; after one, every later Drain fails, in each thread.
-  void Flush(const void* address, size_t size_bytes);
-  absl::Status Drain();
+  void Flush(const void* address, size_t size_bytes) noexcept;
+  absl::Status Drain() noexcept;
   absl::Status Persist(const void* address, size_t size_bytes) {
     Flush(address, size_bytes);
     return Drain();
   }
   // Copies into the pool past the cache where that is quicker, and flushes. Drain finishes it.
-  void CopyAndFlush(void* to, const void* from, size_t size_bytes);
+  void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything stored so far by any thread becomes durable: msync of the whole mapping on
   // kPageCache, a fence elsewhere.
   absl::Status Sync();

@@ -165,8 +165,8 @@ absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
 
 absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
   if (built_) return build_status_;
-  built_ = true;
   auto allocator = std::make_unique<RunAllocator>(pages_);
+  PageBitmap spare(pages_);
   std::vector<uint64_t> stale;
   build_status_ = Walk(
       open_epoch, first_page_,
@@ -175,6 +175,7 @@ absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
         return absl::OkStatus();
       },
       [&](uint64_t page) { stale.push_back(page); });
+  built_ = true;  // Not if memory ran out.
   if (!build_status_.ok()) return build_status_;
   // Each store frees a run that counts as free already: a crash before or after means the same.
   for (const uint64_t page : stale) {
@@ -183,7 +184,7 @@ absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
   }
   if (!stale.empty()) build_status_ = persister.Drain();
   if (!build_status_.ok()) return build_status_;
-  spare_ = PageBitmap(pages_);
+  spare_ = std::move(spare);
   allocator_ = std::move(allocator);
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 #include "dax/store_directory.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,17 +9,16 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-#include <system_error>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "dax/small_file.h"
 
 namespace daxkv::dax {
 namespace {
@@ -28,6 +28,7 @@ constexpr char kSetName[] = "daxkv.set";
 constexpr char kCreatingName[] = "daxkv.set.creating";
 constexpr char kNewSetName[] = "daxkv.set.new";
 constexpr char kPartsName[] = "parts";
+constexpr int64_t kPartUnitBytes = int64_t{2} << 20;
 constexpr char kSetHead[] = "PMEMPOOLSET\nOPTION SINGLEHDR\n";
 
 absl::Status Failed(int error, const char* action, const std::string& path) {
@@ -40,13 +41,18 @@ bool IsPartName(const std::string& name) {
 }
 
 absl::StatusOr<std::vector<std::string>> List(const std::string& directory) {
-  std::error_code error;
+  // Not std::filesystem: its iterator ends the process when memory runs out.
+  DIR* const stream = opendir(directory.c_str());
+  if (stream == nullptr) return Failed(errno, "list", directory);
+  const absl::Cleanup close_stream = [stream] { closedir(stream); };
   std::vector<std::string> names;
-  std::filesystem::directory_iterator entry(directory, error);
-  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    names.push_back(entry->path().filename().string());
+  errno = 0;
+  while (const dirent* entry = readdir(stream)) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+    errno = 0;
   }
-  if (error) return Failed(error.value(), "list", directory);
+  if (errno != 0) return Failed(errno, "list", directory);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -110,11 +116,8 @@ absl::Status StoreDirectory::ResolvePartsPath() {
 // Replaces the file by a rename, so that a crash leaves the old content or the new.
 absl::Status StoreDirectory::WriteSetFile(const std::string& name) const {
   const std::string new_path = absl::StrCat(path_, "/", kNewSetName);
-  std::ofstream file(new_path, std::ios::trunc);
-  file << kSetHead << max_size_bytes_ << " " << parts_path_ << "\n";
-  file.close();
-  if (!file) return Failed(errno, "write", new_path);
-  absl::Status status = Sync(new_path, O_RDONLY);
+  absl::Status status =
+      WriteSmallFile(new_path, absl::StrCat(kSetHead, max_size_bytes_, " ", parts_path_, "\n"));
   if (status.ok()) status = Rename(new_path, absl::StrCat(path_, "/", name));
   if (status.ok()) status = Sync(path_, O_RDONLY | O_DIRECTORY);
   return status;
@@ -170,13 +173,9 @@ absl::StatusOr<std::string> StoreDirectory::PrepareToOpen() {
   absl::Status status = ResolvePartsPath();
   if (!status.ok()) return status;
   const std::string set_path = absl::StrCat(path_, "/", kSetName);
-  std::ifstream file(set_path);
-  std::ostringstream content;
-  content << file.rdbuf();
-  if (!file) return Failed(errno != 0 ? errno : EIO, "read", set_path);
-
-  const std::string text = content.str();
-  std::string_view rest = text;
+  const absl::StatusOr<std::string> text = ReadSmallFile(set_path);
+  if (!text.ok()) return text.status();
+  std::string_view rest = *text;
   const std::string_view head = kSetHead;
   const bool headed = rest.substr(0, head.size()) == head;
   rest.remove_prefix(headed ? head.size() : 0);
@@ -188,22 +187,30 @@ absl::StatusOr<std::string> StoreDirectory::PrepareToOpen() {
                      "PMEMPOOLSET, OPTION SINGLEHDR, and bytes with a path"));
   }
   if (rest.substr(space + 1) != parts_path_ + "\n") status = WriteSetFile(kSetName);
-  if (status.ok()) status = RemoveEmptyLastPart();
+  if (status.ok()) status = CheckParts();
   if (!status.ok()) return status;
   return set_path;
 }
 
 // A crash while libpmemobj grows the pool can leave a file that has its name but no length yet, and
-// libpmemobj refuses such a pool. Nothing can lie in a file without bytes.
-absl::Status StoreDirectory::RemoveEmptyLastPart() const {
+// libpmemobj refuses such a pool. Nothing can lie in a file without bytes. Any other wrong length
+// was made by somebody else, and would put all that follows at wrong pool offsets.
+absl::Status StoreDirectory::CheckParts() const {
   const std::string parts = absl::StrCat(path_, "/", kPartsName);
   const absl::StatusOr<std::vector<std::string>> names = List(parts);
   if (!names.ok()) return names.status();
-  if (names->size() < 2 || !IsPartName(names->back())) return absl::OkStatus();
-  const std::string last = absl::StrCat(parts, "/", names->back());
-  struct stat file;
-  if (stat(last.c_str(), &file) != 0) return Failed(errno, "examine", last);
-  return file.st_size == 0 ? Remove(last) : absl::OkStatus();
+  for (size_t i = 0; i < names->size() && IsPartName((*names)[i]); ++i) {
+    const std::string part = absl::StrCat(parts, "/", (*names)[i]);
+    struct stat file;
+    if (stat(part.c_str(), &file) != 0) return Failed(errno, "examine", part);
+    if (i > 0 && i + 1 == names->size() && file.st_size == 0) return Remove(part);
+    if (file.st_size % kPartUnitBytes == 0) continue;
+    if (i == 0 && file.st_size < kPartUnitBytes) continue;  // Perhaps no pool: CheckFirstFile.
+    return absl::DataLossError(absl::StrCat(
+        part, " is ", file.st_size, " bytes long, and all parts are multiples of ", kPartUnitBytes,
+        ": somebody has cut it short or made it longer; restore it from a copy"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace daxkv::dax

@@ -60,7 +60,7 @@ class StoreDirectory {
   absl::Status ResolvePartsPath();
   absl::Status WriteSetFile(const std::string& name) const;
   absl::Status RemoveParts() const;
-  absl::Status RemoveEmptyLastPart() const;
+  absl::Status CheckParts() const;
 
   const std::string path_;
   FileDescriptor directory_fd_;

@@ -125,7 +125,7 @@ absl::Status BatchRedo::Apply() {
 void BatchRedo::Release() {
   // Passed over in extents that have not been derived: deriving finds these slots free by itself.
   for (const Address address : slots_) {
-    if (!published_.contains(address)) space_.Retire(address, nullptr);
+    if (published_.count(address) == 0) space_.Retire(address, nullptr);
   }
 }
 

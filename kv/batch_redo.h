@@ -5,9 +5,9 @@
 #define DAXKV_KV_BATCH_REDO_H_
 
 #include <cstdint>
+#include <unordered_set>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "kv/batch_table.h"
 #include "kv/index.h"
@@ -27,7 +27,7 @@ class BatchRedo {
   absl::Status Read(bool after_crash);
   bool empty() const { return operations_.empty(); }
   // Slots that are live until Apply is done, whatever the index says.
-  bool Needs(Address address) const { return slots_.contains(address); }
+  bool Needs(Address address) const { return slots_.count(address) != 0; }
 
   // Applies them and clears the table. A crash meanwhile leaves the table as it is, and the next
   // open does the same again. Statuses of Index::UpsertSorted; kInternal.
@@ -50,8 +50,8 @@ class BatchRedo {
   Index& index_;
   BatchTable& table_;
   std::vector<Operation> operations_;
-  absl::flat_hash_set<Address> slots_;
-  absl::flat_hash_set<Address> published_;  // Those that the index refers to afterwards.
+  std::unordered_set<Address> slots_;
+  std::unordered_set<Address> published_;  // Those that the index refers to afterwards.
 };
 
 }  // namespace daxkv::kv

@@ -1,9 +1,9 @@
 // Check and GetInfo: what the store holds, and whether it all fits together.
 #include <algorithm>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "kv/engine.h"
 #include "xarray/rcu.h"
@@ -66,11 +66,11 @@ class Checker {
                                    : std::string(" and out of use")));
   }
 
-  bool Reachable(Address address) const { return reachable_.contains(address); }
+  bool Reachable(Address address) const { return reachable_.count(address) != 0; }
 
  private:
   CheckReport& report_;
-  absl::flat_hash_set<Address> reachable_;
+  std::unordered_set<Address> reachable_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "kv/exceptions.h"
 #include "kv/record.h"
 #include "xarray/rcu.h"
 
@@ -101,7 +102,7 @@ absl::Status Compactor::Pass(const Space::EmptyingLimits& limits, Throttle* thro
   absl::StatusOr<uint64_t> to_move = space_->BeginEmptying(limits);
   if (!to_move.ok()) return to_move.status();
   absl::Status moved;
-  if (*to_move > 0) moved = MoveAll(throttle, result);
+  if (*to_move > 0) moved = WithoutExceptions([&] { return MoveAll(throttle, result); });
   // Also after an error: what was chosen takes part in allocation again.
   absl::StatusOr<ReclaimResult> ended = space_->EndEmptying();
   // A pool without room for the next copies has some now, or there is nothing to be had.
@@ -196,7 +197,7 @@ void Compactor::BackgroundLoop() {
     CompactionResult result;
     bool gained;
     // What fails here fails for a caller, too, who is then told.
-    Pass(limits, &throttle, &result, &gained).IgnoreError();
+    WithoutExceptions([&] { return Pass(limits, &throttle, &result, &gained); }).IgnoreError();
   }
 }
 

@@ -32,7 +32,7 @@
 // writes to the others go on.
 //
 // Errors: kNotFound no such key; kInvalidArgument a key, value or option out of its range;
-// kResourceExhausted pool or file system full, nothing changed; kDataLoss damage, naming the pool
+// kResourceExhausted pool, file system or memory full, nothing changed; kDataLoss damage, naming the pool
 // offset; kInternal the medium failed; kFailedPrecondition the store can't be opened like this.
 #ifndef DAXKV_KV_DB_H_
 #define DAXKV_KV_DB_H_
@@ -304,8 +304,8 @@ class Db {
   absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot) const;
   absl::Status Contains(std::string_view key, const Snapshot& snapshot) const;
   // Durable on return, never needs space in the pool. kNotFound when there is none;
-  // kInvalidArgument, kDataLoss, kInternal as of Put; kResourceExhausted when there are snapshots
-  // and no memory.
+  // kInvalidArgument, kInternal as of Put; kDataLoss also when what is damaged may be the key's:
+  // repair the store, or put the key anew; kResourceExhausted: no memory, nothing changed.
   absl::Status Delete(std::string_view key);
 
   // Get for many keys at once, into values[i], whose capacity is reused, and statuses[i]: the
@@ -351,22 +351,22 @@ class Db {
 
   // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
   // over. Each delete is atomic by itself, the group is not. Keys in any order. Needs no space.
-  //   kInvalidArgument: nothing changed. kDataLoss, kInternal: any of them may be deleted.
+  //   kInvalidArgument: nothing changed. kDataLoss, kInternal, kResourceExhausted (no memory): any
+  //   of them may be deleted.
   absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
 
   // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a
   // round of a PutGroup that is being published. kResourceExhausted without memory.
   absl::StatusOr<Snapshot> GetSnapshot() const;
-  std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const;
+  // Null when there is no memory for it, and only then.
+  std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const noexcept;
 
   // Everything acknowledged so far becomes as durable as the medium can make it.
   absl::Status Sync();
   // Moves records out of sparse extents, and gives empty extents and spare blocks back to the file
-  // system. Readers, writers and pins go on meanwhile; pinned extents are left alone. Needs little
-  // room: a full store can be compacted. Waits for pins of empty extents up to
-  // `deadline`; extents still pinned then are left. While it waits, nothing that was deleted comes
-  // free, and a Put that finds the store full waits too: a thread that holds a pin should not put
-  // meanwhile unless the deadline is near.
+  // system. Readers, writers and pins go on meanwhile. Needs little room: a full store can be
+  // compacted. Extents that are pinned are left alone; the empty ones among them are tried again
+  // until `deadline`. Nobody waits for this wait: a pin's holder may put, also into a full store.
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline = absl::InfinitePast());
   // Walks and verifies everything. No writer may run meanwhile. An unclean pool is recovered
   // first, so what is reported is damage or a leak. The status is OK also when faults were found

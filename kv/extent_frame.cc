@@ -57,7 +57,7 @@ void ExtentFrame::SetUsed(uint32_t slot) {
   used_count_.fetch_add(1, std::memory_order_seq_cst);
 }
 
-void ExtentFrame::Free(uint32_t slot) {
+void ExtentFrame::Free(uint32_t slot) noexcept {
   // Release pairs with the acquire in Claim.
   used_[slot / 64].fetch_and(~(uint64_t{1} << slot % 64), std::memory_order_release);
   used_count_.fetch_sub(1, std::memory_order_seq_cst);

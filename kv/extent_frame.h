@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_set>
 
-#include "absl/container/flat_hash_set.h"
 #include "dax/pool.h"
 #include "kv/format.h"
 #include "kv/size_classes.h"
@@ -56,7 +56,7 @@ class ExtentFrame : public rcu::Head {
     return (used_[slot / 64].load(std::memory_order_relaxed) >> slot % 64 & 1) != 0;
   }
   // Frees a used slot. Everything that happened to its bytes before happens before its next Claim.
-  void Free(uint32_t slot);
+  void Free(uint32_t slot) noexcept;
   uint32_t used_count() const { return used_count_.load(std::memory_order_seq_cst); }
 
   // Between the medium's map and this one. Both need that no slot comes or goes.
@@ -67,8 +67,9 @@ class ExtentFrame : public rcu::Head {
   std::atomic<Place> place{Place::kDetached};
   size_t list_index = 0;               // In the list of its place; the class's mutex.
   std::atomic<bool> changed{false};    // Differs from the map that the medium has.
-  absl::flat_hash_set<uint32_t> lost;  // Dead slots on lost pages; used for good. media_mutex.
-  absl::flat_hash_set<uint32_t> held;  // Dead slots that a pin may still show; maintenance mutex.
+  std::atomic<bool> abandoned{false};  // A large extent that its only owner gave back.
+  std::unordered_set<uint32_t> lost;   // Dead slots on lost pages; used for good. media_mutex.
+  std::unordered_set<uint32_t> held;   // Dead slots that a pin may still show; maintenance mutex.
 
  private:
   const dax::Run run_;

@@ -37,17 +37,20 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, uint64_t* r
   auto impl = std::make_unique<Impl>(memory, root);
   absl::StatusOr<Address> leaf = memory->Allocate(SlotKind::kLeaf, kLeafSizeBytes);
   if (!leaf.ok()) return leaf.status();
+  OwnedSlot owned(memory, *leaf);
   LeafNode& node = impl->Leaf(*leaf);
   for (uint64_t& slot : node.slots) slot = 0;
   impl->WriteHeader(*leaf, 0, kNullAddress, /*next=*/0, /*version=*/0, /*overflow=*/0);
   memory->Flush(&node, sizeof(node));
   if (absl::Status status = impl->Drain(); !status.ok()) return status;
+  auto index = std::unique_ptr<Index>(new Index(std::move(impl)));
   // Commits the empty index. Before: there is none, and the leaf's slot is free.
+  owned.Release();
   StoreWord(*root, *leaf);
   memory->Flush(root, sizeof(*root));
-  if (absl::Status status = impl->Drain(); !status.ok()) return status;
-  impl->root_leaf = *leaf;
-  return std::unique_ptr<Index>(new Index(std::move(impl)));
+  if (absl::Status status = index->impl_->Drain(); !status.ok()) return status;
+  index->impl_->root_leaf = *leaf;
+  return index;
 }
 
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(Memory* memory, uint64_t* root) {
@@ -95,7 +98,7 @@ absl::Status Index::Impl::Find(std::string_view key,
       // Slots are cleared only after the count moved on, so an unchanged one proves the miss.
       if (SplitCount(at.leaf->header) == at.split_count) {
         if (hit.lost != kNullAddress) return LostRecordError(hit.lost);
-        return absl::Status(absl::StatusCode::kNotFound, "");
+        return hit.damage.ok() ? absl::Status(absl::StatusCode::kNotFound, "") : hit.damage;
       }
     }
   });
@@ -144,39 +147,49 @@ absl::Status Index::Impl::CommitSlot(LeafNode& leaf, unsigned place, uint64_t sl
   }
 }
 
+void Index::Impl::ForgetStray(LeafNode& leaf, uint64_t slot) noexcept {
+  const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
+  unsigned line = HomeLine(SlotTag(slot));
+  for (unsigned probe = 0; probe < kProbeLines; ++probe, line = LineAfter(line)) {
+    for (unsigned i = line * kSlotsPerLine; i < (line + 1) * kSlotsPerLine; ++i) {
+      if (LoadWord(leaf.slots[i]) != slot) continue;
+      StoreWord(leaf.slots[i], 0);
+      memory->Flush(&leaf.slots[i], sizeof(slot));
+    }
+    if ((overflow >> line & 1) == 0) break;
+  }
+}
+
 absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
                                          const ExpectedVersion* expected) {
   const uint16_t tag = KeyTag(key);
   LeafPosition at;
-  if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
+  LeafLock lock;
+  if (absl::Status status = LockLeafFor(key, &at, &lock); !status.ok()) return status;
   LeafNode& leaf = *at.leaf;
+  const uint64_t slot = MakeSlot(tag, address);
+  ForgetStray(leaf, slot);
   Hit hit;
-  if (absl::Status status = ProbeLocked(at, key, tag, &hit); !status.ok()) {
-    UnlockLeaf(leaf);
-    return status;
-  }
-  // A lost record may be the version that is not expected.
+  if (absl::Status status = ProbeLocked(at, key, tag, &hit); !status.ok()) return status;
+  // What the key's version is can't be told.
   if (expected != nullptr && hit.place < 0 && hit.lost != kNullAddress) {
-    UnlockLeaf(leaf);
     return LostRecordError(hit.lost);
   }
-  const uint64_t slot = MakeSlot(tag, address);
+  if (expected != nullptr && !hit.damage.ok()) return hit.damage;
   if (!Meets(hit, expected) || (hit.place >= 0 && IsNewer(hit.record, address))) {
-    UnlockLeaf(leaf);
     return absl::Status(absl::StatusCode::kAborted, "");
   }
   if (hit.place >= 0) {
+    if (absl::Status status = memory->ReserveRetires(1); !status.ok()) return status;
     // Commits. After a crash before this line is durable, the old record is the key's.
     absl::Status status = CommitSlot(leaf, static_cast<unsigned>(hit.place), slot, &hit.record);
-    if (!status.ok()) {
-      UnlockLeaf(leaf);
-      return status;
-    }
+    if (!status.ok()) return status;
   } else {
+    // A damaged slot that may have been the key's stays as it is: from now on this one is found.
     LeafImage image = LeafImage::Of(leaf);
     const int place = image.Place(slot);
     if (place < 0) {
-      UnlockLeaf(leaf);
+      lock.Unlock();
       const GroupEntry entry = {key, address, expected};
       size_t done = 0;
       uint64_t replaced = 0;
@@ -187,37 +200,37 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
     StoreWord(leaf.header.volatile_overflow, image.overflow);
     // Commits. After a crash before this line is durable, the key is not there.
     absl::Status status = CommitSlot(leaf, static_cast<unsigned>(place), slot, nullptr);
-    if (!status.ok()) {
-      UnlockLeaf(leaf);
-      return status;
-    }
+    if (!status.ok()) return status;
   }
   // Unlocked before the drain: a later change of this line, by any thread, flushes it again.
-  UnlockLeaf(leaf);
+  lock.Unlock();
   if (absl::Status status = Drain(); !status.ok()) return status;
   return hit.place >= 0;
 }
 
 absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* expected) {
-  const uint16_t tag = KeyTag(key);
   LeafPosition at;
-  if (absl::Status status = LockLeafFor(key, &at); !status.ok()) return status;
+  LeafLock lock;
+  if (absl::Status status = LockLeafFor(key, &at, &lock); !status.ok()) return status;
   Hit hit;
-  absl::Status status = ProbeLocked(at, key, tag, &hit);
-  if (status.ok() && hit.place < 0) {
-    status = hit.lost == kNullAddress ? absl::Status(absl::StatusCode::kNotFound, "")
-                                      : LostRecordError(hit.lost);
+  absl::Status status = ProbeLocked(at, key, KeyTag(key), &hit);
+  if (!status.ok()) return status;
+  if (hit.place < 0) {
+    if (hit.lost != kNullAddress) return LostRecordError(hit.lost);
+    return hit.damage.ok() ? absl::Status(absl::StatusCode::kNotFound, "") : hit.damage;
   }
-  if (status.ok() && !Meets(hit, expected)) status = absl::Status(absl::StatusCode::kAborted, "");
+  if (!Meets(hit, expected)) return absl::Status(absl::StatusCode::kAborted, "");
+  if (status = memory->ReserveRetires(1); !status.ok()) return status;
   // Commits. After a crash before this line is durable, the key is still there.
-  if (status.ok()) status = CommitSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, &hit.record);
-  UnlockLeaf(*at.leaf);
-  return status.ok() ? Drain() : status;
+  status = CommitSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, &hit.record);
+  if (!status.ok()) return status;
+  lock.Unlock();
+  return Drain();
 }
 
 absl::Status Index::Find(std::string_view key,
                          absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
-  return impl_->Find(key, visit);
+  return WithoutExceptions([&] { return impl_->Find(key, visit); });
 }
 void Index::FindMany(absl::Span<const std::string_view> keys,
                      absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
@@ -226,7 +239,7 @@ void Index::FindMany(absl::Span<const std::string_view> keys,
 }
 absl::StatusOr<Index::RangeSample> Index::SampleRange(std::string_view from, std::string_view to,
                                                       size_t most_leaves) const {
-  return impl_->SampleRange(from, to, most_leaves);
+  return WithoutExceptions([&] { return impl_->SampleRange(from, to, most_leaves); });
 }
 absl::Status Index::FindAt(const SnapshotEntry& snapshot, std::string_view key,
                            absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
@@ -239,28 +252,32 @@ absl::Status Index::ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& 
 Snapshots& Index::snapshots() const { return impl_->snapshots; }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
                                    const ExpectedVersion* expected) {
-  return impl_->Upsert(key, address, expected);
+  return WithoutExceptions([&] { return impl_->Upsert(key, address, expected); });
 }
 absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done,
                                  uint64_t* replaced) {
-  return impl_->UpsertSorted(entries, done, replaced);
+  return WithoutExceptions([&] { return impl_->UpsertSorted(entries, done, replaced); });
 }
 absl::Status Index::ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit) {
-  return impl_->ApplyAtomically(entries, commit);
+  return WithoutExceptions([&] { return impl_->ApplyAtomically(entries, commit); });
 }
 absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected) {
-  return impl_->Remove(key, expected);
+  return WithoutExceptions([&] { return impl_->Remove(key, expected); });
 }
 absl::Status Index::ScanLeaf(std::string_view from,
                              absl::FunctionRef<bool(const RecordView&)> visit,
                              std::string* next_from, bool* end) const {
-  return impl_->ScanLeaf(from, visit, next_from, end);
+  return WithoutExceptions([&] { return impl_->ScanLeaf(from, visit, next_from, end); });
 }
 absl::StatusOr<bool> Index::RefersToRecord(const RecordView& record) const {
-  return impl_->RefersToRecord(record);
+  return WithoutExceptions([&] { return impl_->RefersToRecord(record); });
 }
-absl::StatusOr<bool> Index::RefersToNode(Address node) const { return impl_->RefersToNode(node); }
-absl::StatusOr<uint64_t> Index::Count() const { return impl_->Count(); }
+absl::StatusOr<bool> Index::RefersToNode(Address node) const {
+  return WithoutExceptions([&] { return impl_->RefersToNode(node); });
+}
+absl::StatusOr<uint64_t> Index::Count() const {
+  return WithoutExceptions([&] { return impl_->Count(); });
+}
 IndexStats Index::stats() const { return impl_->Stats(); }
 
 }  // namespace daxkv::kv

@@ -12,12 +12,8 @@ absl::Status Index::Impl::PlanAll(absl::Span<const GroupEntry> entries,
                                   std::vector<LeafPlan>* plans) {
   for (size_t planned = 0; planned < entries.size();) {
     LeafPlan& plan = plans->emplace_back();
-    absl::Status status = LockLeafFor(entries[planned].key, &plan.at);
-    if (!status.ok()) {
-      plans->pop_back();
-      return status;
-    }
-    status = PlanLeaf(entries.subspan(planned), &plan);
+    absl::Status status = LockLeafFor(entries[planned].key, &plan.at, &plan.lock);
+    if (status.ok()) status = PlanLeaf(entries.subspan(planned), &plan);
     if (!status.ok()) return status;
     planned += plan.entries;
   }
@@ -29,10 +25,7 @@ absl::Status Index::Impl::ApplyAtomically(absl::Span<const GroupEntry> entries,
   if (entries.empty()) return absl::OkStatus();
   std::vector<LeafPlan> plans;
   const absl::Status planned = PlanAll(entries, &plans);
-  if (!planned.ok()) {
-    DropPlans(plans);
-    return planned;
-  }
+  if (!planned.ok()) return planned;
   commit.Prepare();
   return CommitRound(plans, &commit);
 }

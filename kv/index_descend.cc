@@ -126,8 +126,25 @@ absl::Status Index::Impl::CheckLost(const LeafPosition& at) const {
       absl::StrCat("index leaf at pool offset ", at.address, " is lost to a media error"));
 }
 
+namespace {
+
+// Why a record that a slot of tag `tag` leads to, and that is not the key's, should not be there.
+absl::Status CheckOther(const LeafNode& leaf, uint16_t tag, uint64_t slot,
+                        const absl::StatusOr<RecordView>& record) {
+  if (!record.ok()) return record.status();
+  if (record->kind == kValueRecord && KeyTag(record->key) == tag) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("index leaf at pool offset ", leaf.header.self,
+                                          ": a slot leads to the record at ", SlotAddress(slot),
+                                          ", whose key has another tag; repair the store"));
+}
+
+}  // namespace
+
+// A record with the very key is the key's whatever else is damaged; so the search goes on past
+// slots that can't be read.
 absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                                 Obstacle& obstacle) const {
+  *hit = Hit();
   const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
   unsigned line = HomeLine(tag);
   for (unsigned probe = 0; probe < kProbeLines; ++probe, line = LineAfter(line)) {
@@ -145,46 +162,41 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
           hit->lost = SlotAddress(slot);
           continue;
         }
-        return absent ? obstacle.Absent(SlotAddress(slot)) : record.status();
+        if (absent) return obstacle.Absent(SlotAddress(slot));
       }
-      const bool is_value = record->kind == kValueRecord;
-      if (is_value && record->key == key) {
+      if (record.ok() && record->kind == kValueRecord && record->key == key) {
         hit->place = static_cast<int>(line * kSlotsPerLine + i);
         hit->record = *record;
+        hit->damage = absl::OkStatus();
         return absl::OkStatus();
       }
-      if (!is_value || KeyTag(record->key) != tag) {
-        return absl::DataLossError(absl::StrCat("index leaf at pool offset ", leaf.header.self,
-                                                ": a slot leads to the record at ",
-                                                SlotAddress(slot), ", whose key has another tag"));
-      }
+      if (hit->damage.ok()) hit->damage = CheckOther(leaf, tag, slot, record);
     }
     if ((overflow >> line & 1) == 0) break;
   }
-  hit->place = -1;
-  if (overflow & kMissProvesNothing) {
-    return absl::DataLossError(absl::StrCat("index leaf at pool offset ", leaf.header.self,
-                                            ": a slot lies where its tag can't have put it"));
+  if ((overflow & kMissProvesNothing) != 0 && hit->damage.ok()) {
+    hit->damage = absl::DataLossError(
+        absl::StrCat("index leaf at pool offset ", leaf.header.self,
+                     ": a slot lies where its tag can't have put it; repair the store"));
   }
   return absl::OkStatus();
 }
 
-absl::Status Index::Impl::LockLeafFor(std::string_view key, LeafPosition* at) {
+absl::Status Index::Impl::LockLeafFor(std::string_view key, LeafPosition* at, LeafLock* lock) {
   for (;;) {
     absl::Status status = Run([&](Obstacle& obstacle) { return DescendToLeaf(key, at, obstacle); });
     if (!status.ok()) return status;
-    LockLeaf(*at->leaf);  // Nodes are never freed, so this needs no ReadGuard.
+    *lock = LeafLock(*at->leaf);  // Nodes are never freed, so this needs no ReadGuard.
     // An even count that did not change: no split began since the descent found the leaf to cover
     // the key, and none can now. An odd one has ended meanwhile and so has changed, except after a
     // failed drain, which lets no writer come this far.
     if (SplitCount(at->leaf->header) == at->split_count) break;
-    UnlockLeaf(*at->leaf);
+    lock->Unlock();
   }
   // Checked under the lock: whoever left a leaf half-done because of the medium says so before it
   // unlocks.
   absl::Status status = CheckMedium();
   if (status.ok()) status = CheckLost(*at);
-  if (!status.ok()) UnlockLeaf(*at->leaf);
   return status;
 }
 

@@ -75,7 +75,7 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
           look.status = visit(begin + i, look.hit.record);
           statuses[begin + i] = look.status;
           if (!absl::IsUnavailable(look.status)) look.status = absl::OkStatus();
-        } else if (look.hit.lost == kNullAddress &&
+        } else if (look.hit.lost == kNullAddress && look.hit.damage.ok() &&
                    SplitCount(look.at.leaf->header) == look.at.split_count) {
           statuses[begin + i] = absl::Status(absl::StatusCode::kNotFound, "");
         } else {

@@ -37,51 +37,79 @@ absl::StatusOr<size_t> Index::Impl::EntriesWithin(absl::Span<const GroupEntry> e
   return static_cast<size_t>(end - entries.begin());
 }
 
+// What each entry does to the leaf. *taken: how many of them; the status says what kept the next one
+// from it.
+absl::Status Index::Impl::PlanEntries(absl::Span<const GroupEntry> entries, LeafPlan* plan,
+                                      size_t* taken) {
+  for (*taken = 0; *taken < entries.size(); ++*taken) {
+    const GroupEntry& entry = entries[*taken];
+    const uint16_t tag = KeyTag(entry.key);
+    Hit hit;
+    absl::Status status = ProbeLocked(plan->at, entry.key, tag, &hit);
+    if (!status.ok()) return status;
+    const bool looks = entry.address == kNullAddress || entry.expected != nullptr;
+    if (hit.place < 0 && looks && hit.lost != kNullAddress) return LostRecordError(hit.lost);
+    if (entry.expected != nullptr && !hit.damage.ok()) return hit.damage;
+    if (!Meets(hit, entry.expected)) return absl::Status(absl::StatusCode::kAborted, "");
+    const bool removes = entry.address == kNullAddress;
+    const uint64_t slot = removes ? 0 : MakeSlot(tag, entry.address);
+    if (hit.place < 0) {
+      if (removes && !hit.damage.ok()) return hit.damage;
+      if (!removes) plan->insertions.push_back({entry.key, slot});
+      continue;
+    }
+    if (!removes && !entry.numbered_later && IsNewer(hit.record, entry.address)) {
+      return absl::Status(absl::StatusCode::kAborted, "");
+    }
+    plan->replacements.push_back({static_cast<unsigned>(hit.place), slot, hit.record});
+    plan->image.slots[hit.place] = slot;
+    ++plan->existed;
+  }
+  return absl::OkStatus();
+}
+
 // Plans what the leaf plan->at, which is locked, takes of `entries`. If an entry can't be had, the
 // plan ends before it and the status says why; a plan of no entries is void.
 absl::Status Index::Impl::PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan) {
   absl::StatusOr<size_t> within = EntriesWithin(entries, plan->at);
   if (!within.ok()) return within.status();
-  const LeafNode& leaf = *plan->at.leaf;
-  plan->image = LeafImage::Of(leaf);
-  absl::Status stopped;
-  for (; plan->entries < *within && stopped.ok(); ++plan->entries) {
-    const GroupEntry& entry = entries[plan->entries];
-    const uint16_t tag = KeyTag(entry.key);
-    Hit hit;
-    stopped = ProbeLocked(plan->at, entry.key, tag, &hit);
-    if (!stopped.ok()) break;
-    if (!Meets(hit, entry.expected)) {
-      stopped = absl::Status(absl::StatusCode::kAborted, "");
-      break;
+  entries = entries.first(*within);
+  for (const GroupEntry& entry : entries) {
+    if (entry.address != kNullAddress) {
+      ForgetStray(*plan->at.leaf, MakeSlot(KeyTag(entry.key), entry.address));
     }
-    const uint64_t slot = entry.address == kNullAddress ? 0 : MakeSlot(tag, entry.address);
-    const bool looks = slot == 0 || entry.expected != nullptr;
-    if (hit.place < 0 && looks && hit.lost != kNullAddress) {
-      stopped = LostRecordError(hit.lost);
-      break;
-    }
-    if (hit.place < 0) {
-      if (slot != 0) plan->insertions.push_back({entry.key, slot});
-      continue;
-    }
-    if (slot != 0 && !entry.numbered_later && IsNewer(hit.record, entry.address)) {
-      stopped = absl::Status(absl::StatusCode::kAborted, "");
-      break;
-    }
-    ++plan->existed;
-    plan->image.slots[hit.place] = slot;
-    plan->replacements.push_back({static_cast<unsigned>(hit.place), slot, hit.record});
   }
+  plan->image = LeafImage::Of(*plan->at.leaf);
+  size_t taken;
+  absl::Status stopped = PlanEntries(entries, plan, &taken);
   const LeafImage without_insertions = plan->image;
   const bool fits = std::all_of(
       plan->insertions.begin(), plan->insertions.end(),
       [plan](const Insertion& insertion) { return plan->image.Place(insertion.slot) >= 0; });
-  if (fits) return stopped;
-  plan->image = without_insertions;
-  if (absl::Status status = PlanSplit(plan); !status.ok()) {
-    plan->entries = 0;  // Nothing of this leaf.
-    return status;
+  if (!fits) {
+    plan->image = without_insertions;
+    if (absl::Status status = PlanSplit(plan); !status.ok()) return status;
+  }
+  plan->entries = taken;
+  return stopped;
+}
+
+// Locks and plans leaves, as many as a round may have. If a leaf can't be had, those before it are
+// planned and the status says why.
+absl::Status Index::Impl::PlanRound(absl::Span<const GroupEntry> entries,
+                                    std::vector<LeafPlan>* plans, size_t* planned) {
+  *planned = 0;
+  absl::Status stopped;
+  while (*planned < entries.size() && plans->size() < kLeavesPerRound && stopped.ok()) {
+    LeafPlan plan;
+    stopped = WithoutExceptions([&] {
+      absl::Status locked = LockLeafFor(entries[*planned].key, &plan.at, &plan.lock);
+      return locked.ok() ? PlanLeaf(entries.subspan(*planned), &plan) : locked;
+    });
+    if (plan.entries == 0) break;
+    const size_t taken = plan.entries;
+    plans->push_back(std::move(plan));
+    *planned += taken;
   }
   return stopped;
 }
@@ -91,24 +119,12 @@ absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, siz
   *done = 0;
   while (*done < entries.size()) {
     std::vector<LeafPlan> plans;
-    size_t planned = *done;
-    absl::Status stopped;
-    while (planned < entries.size() && plans.size() < kLeavesPerRound && stopped.ok()) {
-      LeafPlan plan;
-      stopped = LockLeafFor(entries[planned].key, &plan.at);
-      if (!stopped.ok()) break;
-      stopped = PlanLeaf(entries.subspan(planned), &plan);
-      planned += plan.entries;
-      if (plan.entries > 0) {
-        plans.push_back(std::move(plan));
-      } else {
-        UnlockLeaf(*plan.at.leaf);
-      }
-    }
+    size_t planned = 0;
+    const absl::Status stopped = PlanRound(entries.subspan(*done), &plans, &planned);
     if (!plans.empty()) {
-      absl::Status status = CommitRound(plans, /*atomic=*/nullptr);
+      const absl::Status status = CommitRound(plans, /*atomic=*/nullptr);
       if (absl::IsResourceExhausted(status)) return status;
-      *done = planned;
+      *done += planned;
       for (const LeafPlan& plan : plans) {
         if (replaced != nullptr) *replaced += plan.existed;
       }
@@ -121,14 +137,14 @@ absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, siz
 
 // Writes the plan's new leaves and their fences, linked to each other and to the right neighbour.
 // Each is born locked. Nothing leads to them yet.
-void Index::Impl::WriteNewLeaves(const LeafPlan& plan) {
+void Index::Impl::WriteNewLeaves(const LeafPlan& plan) noexcept {
   for (size_t i = 0; i < plan.rights.size(); ++i) {
     const NewLeaf& right = plan.rights[i];
-    WriteRecord(*memory, right.fence, kFenceRecord, /*sequence=*/0, right.separator,
+    WriteRecord(*memory, right.fence.address(), kFenceRecord, /*sequence=*/0, right.separator,
                 std::string_view(reinterpret_cast<const char*>(&right.address), sizeof(Address)));
     const uint64_t next = i + 1 < plan.rights.size() ? plan.rights[i + 1].address
                                                      : NextOf(LoadWord(plan.at.leaf->header.next));
-    WriteHeader(right.address, 0, right.fence, next, kLockBit, right.image.overflow);
+    WriteHeader(right.address, 0, right.fence.address(), next, kLockBit, right.image.overflow);
     LeafNode& leaf = Leaf(right.address);
     std::memcpy(leaf.slots, right.image.slots, sizeof(leaf.slots));
     memory->Flush(&leaf, sizeof(leaf));
@@ -138,7 +154,7 @@ void Index::Impl::WriteNewLeaves(const LeafPlan& plan) {
 // Updates go in place even where their slots move: the old record must be unlinked when it is
 // retired.
 void Index::Impl::StoreReplacements(const LeafPlan& plan, CommitWindow& window,
-                                    HistoryReserve* reserve) {
+                                    HistoryReserve* reserve) noexcept {
   for (const Replacement& replacement : plan.replacements) {
     StoreSlot(window, reserve, *plan.at.leaf, replacement.place, replacement.slot,
               &replacement.old);
@@ -173,9 +189,13 @@ Address HolderOf(const LeafPlan& plan, Address record) {
 // Commits a split: with this store the right leaves exist and hold what is at or above their
 // fences. The count is odd around it (X4), so that nobody takes the old bounds for the new ones.
 // Versions follow their keys before that (leaf_history.h, H1).
-void Index::Impl::LinkNewLeaves(const LeafPlan& plan, CommitWindow& window,
-                                HistoryReserve* reserve) {
+void Index::Impl::LinkNewLeaves(LeafPlan& plan, CommitWindow& window,
+                                HistoryReserve* reserve) noexcept {
   LeafNode& leaf = *plan.at.leaf;
+  for (NewLeaf& right : plan.rights) {
+    right.leaf.Release();
+    right.fence.Release();
+  }
   StepSplitCount(leaf);
   if (window.sees_snapshot()) {
     for (const Insertion& insertion : plan.insertions) {
@@ -197,7 +217,8 @@ void Index::Impl::LinkNewLeaves(const LeafPlan& plan, CommitWindow& window,
 
 // Brings the leaf's slots to the plan's image. Each store commits an insertion, or clears a slot
 // that moved.
-void Index::Impl::StoreImage(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve) {
+void Index::Impl::StoreImage(const LeafPlan& plan, CommitWindow& window,
+                             HistoryReserve* reserve) noexcept {
   LeafNode& leaf = *plan.at.leaf;
   // While slots change, lookups go as far as either overflow word says.
   const uint64_t before = LoadWord(leaf.header.volatile_overflow);
@@ -221,7 +242,7 @@ void Index::Impl::StoreImage(const LeafPlan& plan, CommitWindow& window, History
 }
 
 // The slots that moved are durably gone, so the flag may go, whenever this line becomes durable.
-void Index::Impl::FinishSplit(const LeafPlan& plan) {
+void Index::Impl::FinishSplit(const LeafPlan& plan) noexcept {
   NodeHeader& header = plan.at.leaf->header;
   StoreWord(header.next, NextOf(LoadWord(header.next)));
   memory->Flush(&header, sizeof(header));
@@ -242,34 +263,26 @@ absl::Status Index::Impl::ReserveHistory(const std::vector<LeafPlan>& plans, boo
   return absl::OkStatus();
 }
 
-void Index::Impl::DropPlans(const std::vector<LeafPlan>& plans) {
-  for (const LeafPlan& plan : plans) {
-    for (const NewLeaf& right : plan.rights) {
-      memory->Abandon(right.address);
-      memory->Abandon(right.fence);
-    }
-    UnlockLeaf(*plan.at.leaf);
-  }
-}
-
 // Without snapshots the whole round has one window: whoever takes the first one waits for it. With
 // snapshots each leaf has its own, except that an atomic change is seen by later ones whole.
 absl::Status Index::Impl::CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic) {
+  size_t retires = 0;
+  for (const LeafPlan& plan : plans) retires += plan.replacements.size();
+  absl::Status status = memory->ReserveRetires(retires);
+  if (!status.ok()) return status;
   HistoryReserve reserve;
   std::optional<CommitWindow> round(std::in_place, &snapshots);
   const bool snapshots_seen = round->sees_snapshot();
   if (snapshots_seen) round.reset();
-  absl::Status status = ReserveHistory(plans, snapshots_seen, &reserve);
-  if (!status.ok()) {
-    DropPlans(plans);
-    return status;
-  }
+  status = ReserveHistory(plans, snapshots_seen, &reserve);
+  if (!status.ok()) return status;
   if (snapshots_seen && atomic != nullptr) round.emplace(&snapshots);
   return CommitPlans(plans, atomic, round.has_value() ? &*round : nullptr, &reserve);
 }
 
-absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic,
-                                      CommitWindow* round, HistoryReserve* reserve) {
+// Steps 2 and 3.
+absl::Status Index::Impl::StorePlans(std::vector<LeafPlan>& plans, CommitWindow* round,
+                                     HistoryReserve* reserve) noexcept {
   const auto in_window = [&](auto store) {
     if (round != nullptr) {
       store(*round);
@@ -279,46 +292,50 @@ absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit
     }
   };
   bool splits = false;
-  for (const LeafPlan& plan : plans) {
-    WriteNewLeaves(plan);
-    splits = splits || !plan.rights.empty();
+  for (LeafPlan& plan : plans) {
+    in_window([&](CommitWindow& window) {
+      StoreReplacements(plan, window, reserve);
+      if (plan.rights.empty()) {
+        StoreImage(plan, window, reserve);
+      } else {
+        LinkNewLeaves(plan, window, reserve);
+        splits = true;
+      }
+    });
   }
   absl::Status status = Drain();
-  if (status.ok() && atomic != nullptr) status = AfterDrain(atomic->Commit());
-  if (status.ok()) {
-    for (const LeafPlan& plan : plans) {
-      in_window([&](CommitWindow& window) {
-        StoreReplacements(plan, window, reserve);
-        if (plan.rights.empty()) {
-          StoreImage(plan, window, reserve);
-        } else {
-          LinkNewLeaves(plan, window, reserve);
-        }
-      });
-    }
-    status = Drain();
-  }
-  if (status.ok() && splits) {
-    for (const LeafPlan& plan : plans) {
-      if (plan.rights.empty()) continue;
-      in_window([&](CommitWindow& window) { StoreImage(plan, window, reserve); });
-    }
-    status = Drain();
-  }
-  // After a failed drain the leaves stay as they are, for readers; no writer changes them again.
-  if (status.ok() && splits) {
-    for (const LeafPlan& plan : plans) {
-      if (!plan.rights.empty()) FinishSplit(plan);
-    }
-  }
-  if (status.ok() && atomic != nullptr) status = AfterDrain(atomic->Finish());
+  if (!status.ok() || !splits) return status;
   for (const LeafPlan& plan : plans) {
+    if (plan.rights.empty()) continue;
+    in_window([&](CommitWindow& window) { StoreImage(plan, window, reserve); });
+  }
+  status = Drain();
+  // After a failed drain the leaves stay as they are, for readers; no writer changes them again.
+  if (!status.ok()) return status;
+  for (const LeafPlan& plan : plans) {
+    if (!plan.rights.empty()) FinishSplit(plan);
+  }
+  return status;
+}
+
+absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic,
+                                      CommitWindow* round, HistoryReserve* reserve) noexcept {
+  const auto also = [&](absl::Status (AtomicCommit::*step)()) {
+    return AfterDrain(WithoutExceptions([&] { return (atomic->*step)(); }));
+  };
+  for (const LeafPlan& plan : plans) WriteNewLeaves(plan);
+  absl::Status status = Drain();
+  if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Commit);
+  if (!status.ok()) return status;  // Nothing leads to the new leaves: they go back.
+  status = StorePlans(plans, round, reserve);
+  if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Finish);
+  for (LeafPlan& plan : plans) {
     for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
-    UnlockLeaf(*plan.at.leaf);
+    plan.lock.Unlock();
   }
   if (!status.ok()) return status;
   for (const LeafPlan& plan : plans) {
-    for (const NewLeaf& right : plan.rights) AddToParent(0, right.address, right.separator);
+    for (const NewLeaf& right : plan.rights) AddToParent({0, right.address, right.separator});
   }
   return absl::OkStatus();
 }

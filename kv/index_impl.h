@@ -17,6 +17,11 @@
 // How operations run: an *attempt* runs inside a ReadGuard and does not sleep. If it meets
 // something absent it returns kUnavailable and describes the obstacle; that is overcome outside the
 // guard, and the attempt starts again.
+//
+// How changes meet a lack of memory (see dax/exceptions.h): a change is planned first, on images,
+// with what it will need allocated: slots (OwnedSlot), views, room for its retires. Locks are
+// LeafLocks. If the plan fails, all of that goes back and nothing has changed. Committing a plan is
+// noexcept.
 #ifndef DAXKV_KV_INDEX_IMPL_H_
 #define DAXKV_KV_INDEX_IMPL_H_
 
@@ -24,13 +29,15 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kv/exceptions.h"
 #include "kv/format.h"
 #include "kv/index.h"
 #include "kv/inner_view.h"
@@ -75,6 +82,7 @@ struct Hit {
   // A record of the key's tag, key and all lost to a media error: it may be the key's, unless the
   // key was found, which then is a later version.
   Address lost = kNullAddress;
+  absl::Status damage;  // With -1: a slot that can't be read may be the key's.
 };
 
 // A slot of the leaf that gets another record, or none, in place.
@@ -94,8 +102,8 @@ struct Insertion {
 struct NewLeaf {
   LeafImage image;
   std::string separator;
-  Address address = kNullAddress;
-  Address fence = kNullAddress;
+  OwnedSlot leaf, fence;
+  Address address = kNullAddress;  // The leaf's, also when the slot is released.
 };
 
 // Whether a locked leaf holds what a conditional change expects.
@@ -108,12 +116,20 @@ inline bool Meets(const Hit& hit, const ExpectedVersion* expected) {
 // What a group does to one leaf, which it has locked.
 struct LeafPlan {
   LeafPosition at;
+  LeafLock lock;
   size_t entries = 0;  // How many of the group's, from where the leaf before left off.
   uint64_t existed = 0;
   std::vector<Replacement> replacements;
   std::vector<Insertion> insertions;
   LeafImage image;              // The leaf as it will be in the end.
   std::vector<NewLeaf> rights;  // Empty: no split.
+};
+
+// A node that a split made, for the level above.
+struct NewChild {
+  unsigned level = 0;
+  Address address = kNullAddress;
+  std::string_view fence;
 };
 
 struct Index::Impl {
@@ -133,6 +149,8 @@ struct Index::Impl {
   absl::Status CheckFence(const NodeHeader& header, Address node, unsigned level) const;
   // Clears the slots with keys >= `fence`, which a split that the medium holds moved right.
   absl::Status ClearMovedSlots(LeafNode& leaf, std::string_view fence);
+  // Finishes a split of this node that a crash left with its flag set. Caller sets the node up.
+  absl::Status FinishInheritedSplit(Address node, unsigned level);
   // The low fence of a ready node; empty for the leftmost. Good as long as the index: fences are
   // never freed.
   absl::StatusOr<std::string_view> LowFence(const NodeHeader& header) const;
@@ -144,9 +162,9 @@ struct Index::Impl {
   // Writes a node's header in DRAM order; the caller flushes.
   void WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next, uint64_t version,
                    uint64_t overflow) const;
-  absl::Status Drain();
+  absl::Status Drain() noexcept;
   // What a drain's failure means for the index.
-  absl::Status AfterDrain(const absl::Status& drained);
+  absl::Status AfterDrain(const absl::Status& drained) noexcept;
   absl::Status CheckMedium() const;
 
   // ---- index_descend.cc
@@ -165,7 +183,7 @@ struct Index::Impl {
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle) const;
   // Locks the leaf that covers `key`.
-  absl::Status LockLeafFor(std::string_view key, LeafPosition* at);
+  absl::Status LockLeafFor(std::string_view key, LeafPosition* at, LeafLock* lock);
   // kDataLoss when a media error took the leaf.
   absl::Status CheckLost(const LeafPosition& at) const;
   // Probe for the holder of the leaf's lock.
@@ -187,6 +205,10 @@ struct Index::Impl {
                  uint64_t slot, const RecordView* old) noexcept;
   // The same in a window of its own. kResourceExhausted (nothing changed): no memory to keep `old`.
   absl::Status CommitSlot(LeafNode& leaf, unsigned place, uint64_t slot, const RecordView* old);
+  // Clears a slot of a locked leaf that leads to a record which was never published: its address
+  // was free before, so the slot had led to nothing (a damaged record that a crash recovery took
+  // for free space).
+  void ForgetStray(LeafNode& leaf, uint64_t slot) noexcept;
 
   // ---- index_find_many.cc
   void FindMany(absl::Span<const std::string_view> keys,
@@ -213,40 +235,54 @@ struct Index::Impl {
                                std::vector<InnerView::Child>* children);
   absl::Status AddMissingChildren(InnerFrame* frame, const InnerView::Right& right,
                                   std::vector<InnerView::Child>* children);
-  bool StoreChild(InnerFrame* frame, Address child);
+  bool StoreChild(InnerFrame* frame, Address child) noexcept;
   uint32_t ExactSplitCount(const InnerFrame& frame, const InnerView::Right& right,
                            const std::vector<InnerView::Child>& children, size_t i) const;
-  void PublishView(InnerFrame* frame, const std::vector<InnerView::Child>& children,
-                   const InnerView::Right& right);
-  // Lets the level above know of a node that a split made. Best effort: without it the node is
-  // found by going right, and added when the parent's view is built next.
-  void AddToParent(unsigned child_level, Address child, std::string_view fence);
+  void PublishView(InnerFrame* frame, std::unique_ptr<const InnerView> next) noexcept;
+  // Lets the level above know of a node that a split made, and further levels of splits that this
+  // makes. Best effort: without it the node is found by going right, and added when the parent's
+  // view is built next.
+  void AddToParent(NewChild child) noexcept;
+  absl::Status StoreInParent(const NewChild& child, std::optional<NewChild>* made);
+  // The frame one level above that covers the child's fence, for a moment.
+  absl::Status FindParent(const NewChild& child, InnerFrame** parent);
+  // The children of a frame's view, with one more. False: it is there already. Caller holds the
+  // frame's mutex.
+  bool ChildrenWith(const NewChild& added, const InnerFrame& frame, const InnerView& view,
+                    std::vector<InnerView::Child>* children);
   // Puts a new root above one of level `level`, unless there is one.
   absl::Status GrowRoot(unsigned level);
   absl::Status SplitInner(InnerFrame* frame, const std::vector<InnerView::Child>& children,
-                          Address right_address, InnerView::Right* made);
+                          OwnedSlot* slot, std::optional<NewChild>* made);
+  absl::Status LinkRightInner(InnerFrame* left, const std::vector<InnerView::Child>& children,
+                              OwnedSlot* slot) noexcept;
+  void KeepChildren(InnerFrame* frame, const std::vector<InnerView::Child>& kept) noexcept;
 
   // ---- index_group.cc
   absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
   absl::Status PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan);
+  absl::Status PlanEntries(absl::Span<const GroupEntry> entries, LeafPlan* plan, size_t* taken);
   absl::StatusOr<size_t> EntriesWithin(absl::Span<const GroupEntry> entries,
                                        const LeafPosition& at);
   // What the round needs for histories: where leaves split always, so that versions can follow
   // their keys; elsewhere only if there are snapshots.
   absl::Status ReserveHistory(const std::vector<LeafPlan>& plans, bool snapshots_seen,
                               HistoryReserve* reserve);
-  // Unlocks the leaves of plans that nothing was done of, and gives back what was allocated.
-  void DropPlans(const std::vector<LeafPlan>& plans);
+  absl::Status PlanRound(absl::Span<const GroupEntry> entries, std::vector<LeafPlan>* plans,
+                         size_t* planned);
   // Makes the changes. On kResourceExhausted nothing was changed. `atomic` may be null.
   absl::Status CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
-  // `round` is the window to store in; null: each leaf has its own.
+  // Nothing throws from here on. `round` is the window to store in; null: each leaf has its own.
   absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic, CommitWindow* round,
-                           HistoryReserve* reserve);
-  void WriteNewLeaves(const LeafPlan& plan);
-  void StoreReplacements(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
-  void LinkNewLeaves(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
-  void StoreImage(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve);
-  void FinishSplit(const LeafPlan& plan);
+                           HistoryReserve* reserve) noexcept;
+  absl::Status StorePlans(std::vector<LeafPlan>& plans, CommitWindow* round,
+                          HistoryReserve* reserve) noexcept;
+  void WriteNewLeaves(const LeafPlan& plan) noexcept;
+  void StoreReplacements(const LeafPlan& plan, CommitWindow& window,
+                         HistoryReserve* reserve) noexcept;
+  void LinkNewLeaves(LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve) noexcept;
+  void StoreImage(const LeafPlan& plan, CommitWindow& window, HistoryReserve* reserve) noexcept;
+  void FinishSplit(const LeafPlan& plan) noexcept;
 
   // ---- index_split.cc
   absl::Status PlanSplit(LeafPlan* plan);
@@ -314,7 +350,7 @@ struct Index::Impl {
   std::mutex set_up_mutexes[kSetUpStripes];  // By node; innermost.
 
   std::mutex frames_mutex;
-  absl::flat_hash_map<Address, std::unique_ptr<InnerFrame>> frames;
+  std::unordered_map<Address, std::unique_ptr<InnerFrame>> frames;
 
   std::atomic<bool> medium_failed{false};
 

@@ -20,9 +20,9 @@ bool BySeparator(const Child& a, const Child& b) { return a.separator < b.separa
 
 InnerFrame* Index::Impl::FrameOf(Address node, unsigned level) {
   std::lock_guard<std::mutex> lock(frames_mutex);
-  std::unique_ptr<InnerFrame>& frame = frames[node];
-  if (frame == nullptr) frame = std::make_unique<InnerFrame>(node, level);
-  return frame.get();
+  if (const auto known = frames.find(node); known != frames.end()) return known->second.get();
+  auto fresh = std::make_unique<InnerFrame>(node, level);
+  return frames.emplace(node, std::move(fresh)).first->second.get();
 }
 
 // The children that the node holds, in order, all set up. Children beyond the right neighbour's
@@ -97,7 +97,7 @@ absl::Status Index::Impl::AddMissingChildren(InnerFrame* frame, const InnerView:
 
 // Stores a child in a free slot and starts flushing it. Not waited for: without it the child is
 // found through its left neighbour. False: no slot is free. Caller holds the frame's mutex.
-bool Index::Impl::StoreChild(InnerFrame* frame, Address child) {
+bool Index::Impl::StoreChild(InnerFrame* frame, Address child) noexcept {
   for (uint64_t& slot : Inner(frame->address).slots) {
     if (LoadWord(slot) != 0) continue;
     StoreWord(slot, child);
@@ -134,10 +134,10 @@ uint32_t Index::Impl::ExactSplitCount(const InnerFrame& frame, const InnerView::
   return exact ? count : InnerView::kUnknownSplitCount;
 }
 
-void Index::Impl::PublishView(InnerFrame* frame, const std::vector<Child>& children,
-                              const InnerView::Right& right) {
+// Caller holds the frame's mutex.
+void Index::Impl::PublishView(InnerFrame* frame, std::unique_ptr<const InnerView> next) noexcept {
   const InnerView* old = frame->view.load(std::memory_order_relaxed);
-  frame->view.store(new InnerView(children, right), std::memory_order_release);
+  frame->view.store(next.release(), std::memory_order_release);
   if (old != nullptr) rcu::Retire(const_cast<InnerView*>(old));
 }
 
@@ -167,96 +167,152 @@ absl::Status Index::Impl::BuildView(InnerFrame* frame) {
     children[i].split_count = ExactSplitCount(*frame, right, children, i);
     if (frame->level > 1) children[i].frame = FrameOf(children[i].address, frame->level - 1);
   }
-  PublishView(frame, children, right);
+  PublishView(frame, std::make_unique<InnerView>(children, right));
   return absl::OkStatus();
 }
 
-void Index::Impl::AddToParent(unsigned child_level, Address child, std::string_view fence) {
-  Address reserve = kNullAddress;  // For a split of the parent: allocated without its mutex (X5).
-  bool may_allocate = true;
+void Index::Impl::AddToParent(NewChild child) noexcept {
   for (;;) {
-    InnerFrame* frame = root_frame.load(std::memory_order_acquire);
-    if (frame == nullptr || frame->level <= child_level) {
-      if (!GrowRoot(child_level).ok()) break;
-      continue;
-    }
-    absl::Status status = Run([&](Obstacle& obstacle) {
-      const InnerView* view;
-      return DescendToFrame(fence, child_level + 1, &frame, &view, obstacle);
-    });
-    if (!status.ok()) break;
-    std::unique_lock<std::mutex> lock(frame->mutex);
-    // Only the mutex's holder replaces the view.
-    const InnerView* view = frame->view.load(std::memory_order_relaxed);
-    if (!view->Covers(fence)) continue;  // The parent was split since.
-    const InnerView::Right right = {view->right(), view->right_fence()};
-    std::vector<Child> children = view->Children(frame->level);
-    Child added;
-    added.separator = fence;
-    added.address = child;
-    auto place = std::lower_bound(children.begin(), children.end(), added, BySeparator);
-    const bool is_new = place == children.end() || place->separator != fence;
-    if (is_new) {
-      if (frame->level > 1) added.frame = FrameOf(child, child_level);
-      place = children.insert(place, added);
-    }
-    const size_t i = static_cast<size_t>(place - children.begin());
-    children[i].split_count = ExactSplitCount(*frame, right, children, i);
-    if (i > 0) children[i - 1].split_count = ExactSplitCount(*frame, right, children, i - 1);
-    if (is_new && !StoreChild(frame, child)) {
-      if (may_allocate && reserve == kNullAddress) {
-        lock.unlock();
-        may_allocate = false;
-        absl::StatusOr<Address> node = memory->Allocate(SlotKind::kInner, kInnerSizeBytes);
-        if (node.ok()) reserve = *node;
-        continue;
-      }
-      InnerView::Right made;
-      if (reserve != kNullAddress && SplitInner(frame, children, reserve, &made).ok()) {
-        lock.unlock();
-        AddToParent(made.frame->level, made.frame->address, made.fence);
-        return;
-      }
-      // No room for a split: only the view has the child. A later one stores it.
-    }
-    PublishView(frame, children, right);
-    break;
-  }
-  if (reserve != kNullAddress && !medium_failed.load(std::memory_order_relaxed)) {
-    memory->Abandon(reserve);
+    std::optional<NewChild> made;
+    absl::Status stored = WithoutExceptions([&] { return StoreInParent(child, &made); });
+    if (!stored.ok() || !made.has_value()) return;
+    child = *made;  // The parent was split.
   }
 }
 
-// Splits a full inner node, whose children shall be `children`, into itself and a new right node at
-// `right_address`. Caller holds the frame's mutex.
+absl::Status Index::Impl::FindParent(const NewChild& child, InnerFrame** parent) {
+  for (;;) {
+    const InnerFrame* root = root_frame.load(std::memory_order_acquire);
+    if (root != nullptr && root->level > child.level) break;
+    if (absl::Status grown = GrowRoot(child.level); !grown.ok()) return grown;
+  }
+  return Run([&](Obstacle& obstacle) {
+    const InnerView* view;
+    return DescendToFrame(child.fence, child.level + 1, parent, &view, obstacle);
+  });
+}
+
+bool Index::Impl::ChildrenWith(const NewChild& added, const InnerFrame& frame,
+                               const InnerView& view, std::vector<Child>* children) {
+  const InnerView::Right right = {view.right(), view.right_fence()};
+  *children = view.Children(frame.level);
+  Child child;
+  child.separator = added.fence;
+  child.address = added.address;
+  auto place = std::lower_bound(children->begin(), children->end(), child, BySeparator);
+  const bool is_new = place == children->end() || place->separator != added.fence;
+  if (is_new) {
+    if (frame.level > 1) child.frame = FrameOf(added.address, added.level);
+    place = children->insert(place, child);
+  }
+  const size_t i = static_cast<size_t>(place - children->begin());
+  for (size_t changed = i == 0 ? 0 : i - 1; changed <= i; ++changed) {
+    (*children)[changed].split_count = ExactSplitCount(frame, right, *children, changed);
+  }
+  return is_new;
+}
+
+// `made`: the right half, if the parent had to be split.
+absl::Status Index::Impl::StoreInParent(const NewChild& child, std::optional<NewChild>* made) {
+  OwnedSlot reserve;  // For a split of the parent: allocated without its mutex (X5).
+  bool may_allocate = true;
+  for (;;) {
+    InnerFrame* frame = nullptr;
+    if (absl::Status found = FindParent(child, &frame); !found.ok()) return found;
+    std::unique_lock<std::mutex> lock(frame->mutex);
+    // Only the mutex's holder replaces the view.
+    const InnerView* view = frame->view.load(std::memory_order_relaxed);
+    if (!view->Covers(child.fence)) continue;  // The parent was split since.
+    std::vector<Child> children;
+    const bool is_new = ChildrenWith(child, *frame, *view, &children);
+    auto next =
+        std::make_unique<InnerView>(children, InnerView::Right{view->right(), view->right_fence()});
+    if (is_new && !StoreChild(frame, child.address)) {
+      if (may_allocate) {
+        lock.unlock();
+        may_allocate = false;
+        absl::StatusOr<Address> node = memory->Allocate(SlotKind::kInner, kInnerSizeBytes);
+        if (node.ok()) reserve = OwnedSlot(memory, *node);
+        continue;
+      }
+      const bool split =
+          reserve.address() != kNullAddress && SplitInner(frame, children, &reserve, made).ok();
+      if (split) return absl::OkStatus();
+      // No room for a split: only the view has the child. A later one stores it.
+    }
+    PublishView(frame, std::move(next));
+    return absl::OkStatus();
+  }
+}
+
+namespace {
+
+// How many of a full node's children stay in it when it is split.
+size_t MiddleOf(const InnerNode& node, const std::vector<Child>& children, bool is_last_node) {
+  // Ascending keys fill the right edge of a level: leave the left node full there. Elsewhere halve.
+  const auto holds = [&node](Address child) {
+    return std::find(std::begin(node.slots), std::end(node.slots), child) != std::end(node.slots);
+  };
+  const size_t slots_used = static_cast<size_t>(std::count_if(
+      std::begin(node.slots), std::end(node.slots), [](const uint64_t& s) { return s != 0; }));
+  const bool at_edge =
+      is_last_node && children.size() == slots_used + 1 && !holds(children.back().address);
+  return at_edge ? children.size() - 1 : children.size() / 2;
+}
+
+}  // namespace
+
+// Splits a full inner node, whose children shall be `children`, into itself and a new right node in
+// *slot. Caller holds the frame's mutex.
 absl::Status Index::Impl::SplitInner(InnerFrame* frame, const std::vector<Child>& children,
-                                     Address right_address, InnerView::Right* made) {
+                                     OwnedSlot* slot, std::optional<NewChild>* made) {
   const InnerView* view = frame->view.load(std::memory_order_relaxed);
   const InnerView::Right old_right = {view->right(), view->right_fence()};
-  InnerNode& left = Inner(frame->address);
-  InnerNode& right = Inner(right_address);
-
-  // Ascending keys fill the right edge of a level: leave the left node full there. Elsewhere halve.
-  const size_t slots_used = static_cast<size_t>(std::count_if(
-      std::begin(left.slots), std::end(left.slots), [](uint64_t s) { return LoadWord(s) != 0; }));
-  const bool at_edge = old_right.frame == nullptr && children.size() == slots_used + 1 &&
-                       std::find(std::begin(left.slots), std::end(left.slots),
-                                 children.back().address) == std::end(left.slots);
-  const size_t middle = at_edge ? children.size() - 1 : children.size() / 2;
-  const std::vector<Child> left_children(children.begin(),
-                                         children.begin() + static_cast<ptrdiff_t>(middle));
-  const std::vector<Child> right_children(children.begin() + static_cast<ptrdiff_t>(middle),
-                                          children.end());
-  const Address next = NextOf(LoadWord(left.header.next));
+  const auto middle =
+      static_cast<ptrdiff_t>(MiddleOf(Inner(frame->address), children, old_right.frame == nullptr));
+  const std::vector<Child> left_children(children.begin(), children.begin() + middle);
+  const std::vector<Child> right_children(children.begin() + middle, children.end());
   absl::StatusOr<std::string_view> fence = LowFence(Header(right_children.front().address));
   if (!fence.ok()) return fence.status();
+  auto right_view = std::make_unique<InnerView>(right_children, old_right);
+  const Address right_address = slot->address();
+  auto right_frame = std::make_unique<InnerFrame>(right_address, frame->level);
+  auto left_view =
+      std::make_unique<InnerView>(left_children, InnerView::Right{right_frame.get(), *fence});
+  InnerFrame* right = right_frame.get();
+  {
+    std::lock_guard<std::mutex> lock(frames_mutex);
+    if (!frames.try_emplace(right_address, std::move(right_frame)).second) {
+      return Damaged(right_address, "a free slot was taken for a node before");
+    }
+  }
+  if (absl::Status linked = LinkRightInner(frame, right_children, slot); !linked.ok()) {
+    return linked;  // The medium failed: no other node will ever get this address.
+  }
+  KeepChildren(frame, left_children);
+  // Readers of the old view go on with it: it is complete. The new left view leads to the right
+  // frame, so that one comes first.
+  {
+    std::lock_guard<std::mutex> lock(right->mutex);
+    PublishView(right, std::move(right_view));
+  }
+  PublishView(frame, std::move(left_view));
+  *made = NewChild{frame->level, right_address, *fence};
+  return absl::OkStatus();
+}
 
-  WriteHeader(right_address, frame->level, Header(right_children.front().address).low_fence, next,
-              /*version=*/0, /*overflow=*/0);
-  for (uint64_t& slot : right.slots) slot = 0;
+// Writes a right neighbour with these children, and commits it.
+absl::Status Index::Impl::LinkRightInner(InnerFrame* left, const std::vector<Child>& children,
+                                         OwnedSlot* slot) noexcept {
+  InnerNode& node = Inner(left->address);
+  const Address right_address = slot->address();
+  InnerNode& right = Inner(right_address);
+  WriteHeader(right_address, left->level, Header(children.front().address).low_fence,
+              NextOf(LoadWord(node.header.next)), /*version=*/0, /*overflow=*/0);
+  for (uint64_t& word : right.slots) word = 0;
   // More than fit can only come of earlier splits that found no room; the rest stay in the view.
-  for (size_t i = 0; i < std::min<size_t>(right_children.size(), kInnerSlots); ++i) {
-    right.slots[i] = right_children[i].address;
+  for (size_t i = 0; i < std::min<size_t>(children.size(), kInnerSlots); ++i) {
+    right.slots[i] = children[i].address;
   }
   memory->Flush(&right, sizeof(right));
   if (absl::Status status = Drain(); !status.ok()) return status;
@@ -264,62 +320,56 @@ absl::Status Index::Impl::SplitInner(InnerFrame* frame, const std::vector<Child>
   // Commits. Before: the right node does not exist. After: the left node's children from the right
   // one's low fence on count as absent. The flag keeps view builds above from storing the right
   // node before this word is durable.
-  StoreWord(left.header.next, right_address | kSplitUnfinished);
-  memory->Flush(&left.header, sizeof(left.header));
-  if (absl::Status status = Drain(); !status.ok()) return status;
+  slot->Release();
+  StoreWord(node.header.next, right_address | kSplitUnfinished);
+  memory->Flush(&node.header, sizeof(node.header));
+  return Drain();
+}
 
-  // Free the slots of children that moved, then store those that had found no slot.
-  const auto find = [](const std::vector<Child>& among, Address address) {
-    return std::any_of(among.begin(), among.end(),
+// After a split: frees the slots of children that moved, then stores those that had found no slot.
+void Index::Impl::KeepChildren(InnerFrame* frame, const std::vector<Child>& kept) noexcept {
+  InnerNode& node = Inner(frame->address);
+  const auto is_kept = [&kept](Address address) {
+    return std::any_of(kept.begin(), kept.end(),
                        [address](const Child& child) { return child.address == address; });
   };
-  for (uint64_t& slot : left.slots) {
-    if (LoadWord(slot) != 0 && !find(left_children, LoadWord(slot))) StoreWord(slot, 0);
+  for (uint64_t& slot : node.slots) {
+    if (LoadWord(slot) != 0 && !is_kept(LoadWord(slot))) StoreWord(slot, 0);
   }
-  for (const Child& child : left_children) {
-    if (std::find(std::begin(left.slots), std::end(left.slots), child.address) ==
-        std::end(left.slots)) {
+  for (const Child& child : kept) {
+    if (std::find(std::begin(node.slots), std::end(node.slots), child.address) ==
+        std::end(node.slots)) {
       StoreChild(frame, child.address);
     }
   }
-  memory->Flush(left.slots, sizeof(left.slots));
-  StoreWord(left.header.next, right_address);
-  memory->Flush(&left.header, sizeof(left.header));
-
-  // Readers of the old view go on with it: it is complete. The new left view leads to the right
-  // frame, so that one comes first.
-  made->frame = FrameOf(right_address, frame->level);
-  made->fence = *fence;
-  {
-    std::lock_guard<std::mutex> lock(made->frame->mutex);
-    PublishView(made->frame, right_children, old_right);
-  }
-  PublishView(frame, left_children, *made);
-  return absl::OkStatus();
+  memory->Flush(node.slots, sizeof(node.slots));
+  StoreWord(node.header.next, NextOf(LoadWord(node.header.next)));
+  memory->Flush(&node.header, sizeof(node.header));
 }
 
 absl::Status Index::Impl::GrowRoot(unsigned level) {
   absl::StatusOr<Address> address = memory->Allocate(SlotKind::kInner, kInnerSizeBytes);
   if (!address.ok()) return address.status();
+  OwnedSlot slot(memory, *address);
   std::lock_guard<std::mutex> lock(root_mutex);
   InnerFrame* old = root_frame.load(std::memory_order_relaxed);
   const unsigned old_level = old == nullptr ? 0 : old->level;
-  if (old_level > level) {
-    memory->Abandon(*address);
-    return absl::OkStatus();
-  }
+  if (old_level > level) return absl::OkStatus();
+  // From here on only the medium can fail, and then no other node gets this address.
+  InnerFrame* frame = FrameOf(*address, old_level + 1);
   // The new root begins with one child; its view's build adds what lies right of that.
   InnerNode& node = Inner(*address);
   WriteHeader(*address, old_level + 1, kNullAddress, /*next=*/0, /*version=*/0, /*overflow=*/0);
-  for (uint64_t& slot : node.slots) slot = 0;
+  for (uint64_t& word : node.slots) word = 0;
   node.slots[0] = old == nullptr ? root_leaf : old->address;
   memory->Flush(&node, sizeof(node));
   if (absl::Status status = Drain(); !status.ok()) return status;
   // Commits. Before: the old root, with right neighbours that are found by going right.
+  slot.Release();
   StoreWord(*root_word, *address | uint64_t{old_level + 1} << 48);
   memory->Flush(root_word, sizeof(*root_word));
   if (absl::Status status = Drain(); !status.ok()) return status;
-  root_frame.store(FrameOf(*address, old_level + 1), std::memory_order_release);
+  root_frame.store(frame, std::memory_order_release);
   return absl::OkStatus();
 }
 

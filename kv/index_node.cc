@@ -171,6 +171,36 @@ absl::Status Index::Impl::ClearMovedSlots(LeafNode& leaf, std::string_view fence
   return Drain();
 }
 
+absl::Status Index::Impl::FinishInheritedSplit(Address node, unsigned level) {
+  NodeHeader& header = Header(node);
+  const Address right = NextOf(LoadWord(header.next));
+  absl::Status status;
+  if (level > 0) {
+    // An inner node needs no clearing: its view leaves out children beyond the right neighbour's
+    // fence and frees their slots, once the link is durable.
+    memory->Flush(&header, sizeof(header));
+    status = Drain();
+  } else {
+    // The right neighbour is only read, so it needs no set-up of its own here.
+    status = FaultInNode(*memory, right, level);
+    if (status.ok()) status = CheckHeader(Header(right), right, level);
+    if (status.ok()) status = CheckFence(Header(right), right, level);
+    if (!status.ok()) return status;
+    absl::StatusOr<std::string_view> fence = LowFence(Header(right));
+    if (!fence.ok()) return fence.status();
+    absl::StatusOr<std::string_view> own = LowFence(header);
+    if (!own.ok()) return own.status();
+    if (*fence <= *own) {
+      return Damaged(right, level, "its low fence is not above its left neighbour's");
+    }
+    status = ClearMovedSlots(Leaf(node), *fence);
+  }
+  if (!status.ok()) return status;
+  StoreWord(header.next, right);
+  memory->Flush(&header, sizeof(header));
+  return absl::OkStatus();
+}
+
 absl::Status Index::Impl::SetUp(Address node, unsigned level) {
   if (absl::Status status = FaultInNode(*memory, node, level); !status.ok()) return status;
   NodeHeader& header = Header(node);
@@ -183,37 +213,8 @@ absl::Status Index::Impl::SetUp(Address node, unsigned level) {
 
   std::lock_guard<std::mutex> lock(set_up_mutexes[node / kLeafSizeBytes % kSetUpStripes]);
   if (IsReady(header)) return absl::OkStatus();
-  const uint64_t next = LoadWord(header.next);
-  if (next & kSplitUnfinished) {
-    if (level == 0) {
-      // The right neighbour is only read, so it needs no set-up of its own here.
-      const Address right = NextOf(next);
-      if (absl::Status status = FaultInNode(*memory, right, level); !status.ok()) return status;
-      const NodeHeader& right_header = Header(right);
-      if (absl::Status status = CheckHeader(right_header, right, level); !status.ok()) {
-        return status;
-      }
-      if (absl::Status status = CheckFence(right_header, right, level); !status.ok()) {
-        return status;
-      }
-      absl::StatusOr<std::string_view> fence = LowFence(right_header);
-      if (!fence.ok()) return fence.status();
-      absl::StatusOr<std::string_view> own = LowFence(header);
-      if (!own.ok()) return own.status();
-      if (*fence <= *own) {
-        return Damaged(right, level, "its low fence is not above its left neighbour's");
-      }
-      absl::Status status = ClearMovedSlots(Leaf(node), *fence);
-      if (!status.ok()) return status;
-    }
-    // An inner node needs no clearing: its view leaves out children beyond the right neighbour's
-    // fence and frees their slots, once the link is durable.
-    if (level > 0) {
-      memory->Flush(&header, sizeof(header));
-      if (absl::Status status = Drain(); !status.ok()) return status;
-    }
-    StoreWord(header.next, NextOf(next));
-    memory->Flush(&header, sizeof(header));
+  if (LoadWord(header.next) & kSplitUnfinished) {
+    if (absl::Status status = FinishInheritedSplit(node, level); !status.ok()) return status;
   }
   uint64_t overflow = 0;
   if (level == 0) {
@@ -245,15 +246,17 @@ void Index::Impl::WriteHeader(Address node, unsigned level, Address low_fence, u
   std::memcpy(memory->At(node), &header, sizeof(header));
 }
 
-absl::Status Index::Impl::Drain() { return AfterDrain(memory->Drain()); }
+absl::Status Index::Impl::Drain() noexcept {
+  return AfterDrain(WithoutExceptions([&] { return memory->Drain(); }));
+}
 
-absl::Status Index::Impl::AfterDrain(const absl::Status& status) {
+absl::Status Index::Impl::AfterDrain(const absl::Status& status) noexcept {
   if (status.ok()) return status;
   medium_failed.store(true, std::memory_order_relaxed);
-  return absl::InternalError(
-      absl::StrCat("what was written may not be durable; close the store, see to the medium and "
-                   "open it again: ",
-                   status.message()));
+  return MakeStatus(absl::StatusCode::kInternal,
+                    "what was written may not be durable; close the store, see to the medium and "
+                    "open it again: ",
+                    status.message());
 }
 
 absl::Status Index::Impl::CheckMedium() const {

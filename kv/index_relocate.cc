@@ -1,4 +1,5 @@
 // Records that compaction moves: where leaves hold them, and the stores that lead to their copies.
+#include "kv/exceptions.h"
 #include "kv/index_impl.h"
 
 namespace daxkv::kv {
@@ -53,6 +54,7 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
                                          std::vector<bool>* moved, size_t first) {
   const Address self = leaf.header.self;
   HistoryReserve reserve;
+  if (absl::Status status = memory->ReserveRetires(moves.size()); !status.ok()) return status;
   for (;;) {
     CommitWindow window(&snapshots);
     if (window.sees_snapshot() && reserve.empty()) {
@@ -92,13 +94,12 @@ absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<boo
     size_t end = begin + 1;
     while (end < moves.size() && moves[end].at.leaf == moves[begin].at.leaf) ++end;
     LeafNode& leaf = Leaf(moves[begin].at.leaf);
-    LockLeaf(leaf);
+    const LeafLock lock(leaf);
     status = CheckMedium();
     if (status.ok()) {
       // Without memory for histories nothing of this leaf is moved.
       RelocateInLeaf(moves.subspan(begin, end - begin), leaf, moved, begin).IgnoreError();
     }
-    UnlockLeaf(leaf);
     begin = end;
   }
   if (!status.ok()) return status;
@@ -109,10 +110,11 @@ absl::Status Index::FindSlots(std::string_view from, size_t max_leaves,
                               absl::FunctionRef<bool(Address)> wanted,
                               std::vector<SlotPosition>* found, std::string* next_from,
                               bool* end) const {
-  return impl_->FindSlots(from, max_leaves, wanted, found, next_from, end);
+  return WithoutExceptions(
+      [&] { return impl_->FindSlots(from, max_leaves, wanted, found, next_from, end); });
 }
 absl::Status Index::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved) {
-  return impl_->Relocate(moves, moved);
+  return WithoutExceptions([&] { return impl_->Relocate(moves, moved); });
 }
 
 }  // namespace daxkv::kv

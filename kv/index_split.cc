@@ -69,6 +69,36 @@ std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, const std::vect
   return rights;
 }
 
+absl::Status TwoSlotsOneKey(Address leaf) {
+  return absl::DataLossError(
+      absl::StrCat("index leaf at pool offset ", leaf, ": two slots hold one key"));
+}
+
+// How a leaf is cut: its first `left_count` items stay, each new leaf gets at most `fill`.
+struct Cut {
+  size_t left_count;
+  size_t fill;
+};
+
+// Cuts a leaf that shall hold `items`, and leaves its left part in `image`.
+Cut ChooseCut(const std::vector<Item>& items, const std::vector<LostItem>& lost, size_t held,
+              LeafImage* image) {
+  // Ascending keys: all that comes lies above all that is there. The leaf is left full.
+  const bool ascending = std::all_of(items.begin(), items.begin() + static_cast<ptrdiff_t>(held),
+                                     [](const Item& item) { return item.place >= 0; });
+  if (ascending) {
+    size_t left_count = items.size();
+    while (!PlaceLeft(items, lost, left_count, image)) --left_count;
+    return {left_count, kLeafSlots};
+  }
+  const size_t leaves = std::max<size_t>(2, (items.size() + kSplitFill - 1) / kSplitFill);
+  const size_t fill = (items.size() + leaves - 1) / leaves;
+  size_t left_count = fill;
+  // Keys of one tag crowd the same lines: the fewer stay here, the more room there is.
+  while (!PlaceLeft(items, lost, left_count, image)) left_count /= 2;
+  return {left_count, fill};
+}
+
 }  // namespace
 
 absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
@@ -78,7 +108,7 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
   }
   std::vector<Item> items;
   std::vector<LostItem> lost;
-  size_t held = 0;
+  items.reserve(kLeafSlots + plan->insertions.size());
   for (unsigned i = 0; i < kLeafSlots; ++i) {
     const uint64_t slot = plan->image.slots[i];
     if (slot == 0) continue;
@@ -92,63 +122,37 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
     if (record->kind != kValueRecord || KeyTag(record->key) != SlotTag(slot)) {
       return absl::DataLossError(absl::StrCat("index leaf at pool offset ", plan->at.address,
                                               ": a slot leads to the record at ", SlotAddress(slot),
-                                              ", which is no record of its tag"));
+                                              ", which is no record of its tag; repair the store"));
     }
     items.push_back({record->key, slot, static_cast<int>(i)});
-    ++held;
   }
+  const size_t held = items.size();
   for (const Insertion& insertion : plan->insertions) {
     items.push_back({insertion.key, insertion.slot, -1});
   }
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.key < b.key; });
-  for (size_t i = 1; i < items.size(); ++i) {
-    if (items[i - 1].key == items[i].key) {
-      return absl::DataLossError(
-          absl::StrCat("index leaf at pool offset ", plan->at.address, ": two slots hold one key"));
-    }
+  const auto same_key = [](const Item& a, const Item& b) { return a.key == b.key; };
+  if (std::adjacent_find(items.begin(), items.end(), same_key) != items.end()) {
+    return TwoSlotsOneKey(plan->at.address);
   }
-
-  // Ascending keys: all that comes lies above all that is there. The leaf is left full.
-  const bool ascending = std::all_of(items.begin(), items.begin() + static_cast<ptrdiff_t>(held),
-                                     [](const Item& item) { return item.place >= 0; });
-  size_t fill = kLeafSlots;
-  size_t left_count = 0;
-  if (ascending) {
-    left_count = items.size();
-    while (!PlaceLeft(items, lost, left_count, &plan->image)) --left_count;
-  } else {
-    const size_t leaves = std::max<size_t>(2, (items.size() + kSplitFill - 1) / kSplitFill);
-    fill = (items.size() + leaves - 1) / leaves;
-    left_count = fill;
-    // Keys of one tag crowd the same lines: the fewer stay here, the more room there is.
-    while (!PlaceLeft(items, lost, left_count, &plan->image)) left_count /= 2;
-  }
-  plan->rights = PlaceRights(items, lost, left_count, fill);
+  const Cut cut = ChooseCut(items, lost, held, &plan->image);
+  plan->rights = PlaceRights(items, lost, cut.left_count, cut.fill);
   return AllocateRights(plan);
 }
 
-// All or nothing.
+// What was allocated when this fails goes back with the plan.
 absl::Status Index::Impl::AllocateRights(LeafPlan* plan) {
-  absl::Status status;
   for (NewLeaf& right : plan->rights) {
     absl::StatusOr<Address> leaf = memory->Allocate(SlotKind::kLeaf, kLeafSizeBytes);
-    status = leaf.status();
-    if (!status.ok()) break;
+    if (!leaf.ok()) return leaf.status();
+    right.leaf = OwnedSlot(memory, *leaf);
     right.address = *leaf;
     absl::StatusOr<Address> fence = memory->Allocate(
         SlotKind::kFence, RecordSizeBytes(right.separator.size(), sizeof(Address)));
-    status = fence.status();
-    if (!status.ok()) break;
-    right.fence = *fence;
+    if (!fence.ok()) return fence.status();
+    right.fence = OwnedSlot(memory, *fence);
   }
-  if (!status.ok()) {
-    for (const NewLeaf& right : plan->rights) {
-      if (right.address != kNullAddress) memory->Abandon(right.address);
-      if (right.fence != kNullAddress) memory->Abandon(right.fence);
-    }
-    plan->rights.clear();
-  }
-  return status;
+  return absl::OkStatus();
 }
 
 }  // namespace daxkv::kv

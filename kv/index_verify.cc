@@ -1,8 +1,8 @@
 // The walk over everything, level by level along the links, that finds every fault.
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
 
@@ -24,6 +24,14 @@ struct Index::Impl::Verifier {
     ++faults;
     report(std::move(line));
   }
+  // Damage is a fault; anything else, as a lack of memory, ends the walk.
+  void Note(const absl::Status& status, std::string where) {
+    if (absl::IsDataLoss(status)) {
+      Fault(std::move(where) + std::string(status.message()));
+    } else {
+      failure.Update(status);
+    }
+  }
   void NodeFault(Address node, const char* what) {
     Fault(absl::StrCat("index node at pool offset ", node, ": ", what));
   }
@@ -33,6 +41,7 @@ struct Index::Impl::Verifier {
     std::vector<Known> above = {{std::string_view(), root & kAddressMask}};
     for (int level = static_cast<int>(root >> 48); level >= 0; --level) {
       above = WalkLevel(static_cast<unsigned>(level), above);
+      if (!failure.ok()) return failure;
       if (above.empty() && level > 0) {
         Fault(absl::StrCat("index: nothing leads to level ", level - 1));
         break;
@@ -48,11 +57,11 @@ struct Index::Impl::Verifier {
     std::sort(known.begin(), known.end(),
               [](const Known& a, const Known& b) { return a.fence < b.fence; });
     std::vector<Known> children;
-    absl::flat_hash_set<Address> walked;
+    std::unordered_set<Address> walked;
     bool broken = false;
     for (size_t i = 0; i < known.size(); ++i) {
       Address node = known[i].address;
-      if (walked.contains(node)) continue;
+      if (walked.count(node) != 0) continue;
       if (i > 0 && !broken) NodeFault(node, "its left neighbour's link passes it by");
       broken = false;
       std::string_view last;
@@ -66,7 +75,7 @@ struct Index::Impl::Verifier {
         walked.insert(node);
         last = at.fence;
         node = CheckNode(level, at, &children);
-        if (node != kNullAddress && walked.contains(node)) break;
+        if (node != kNullAddress && walked.count(node) != 0) break;
       }
     }
     return children;
@@ -80,7 +89,7 @@ struct Index::Impl::Verifier {
       status = low.status();
       if (status.ok()) *fence = *low;
     }
-    if (!status.ok()) Fault(std::string(status.message()));
+    if (!status.ok()) Note(status, "");
     return status.ok();
   }
 
@@ -149,7 +158,7 @@ struct Index::Impl::Verifier {
       absl::Status status = record.status();
       if (status.ok() && options.checksums) status = VerifyRecord(*index.memory, *record);
       if (!status.ok()) {
-        Fault(absl::StrCat("index leaf at pool offset ", at.address, ": ", status.ToString()));
+        Note(status, absl::StrCat("index leaf at pool offset ", at.address, ": "));
         continue;
       }
       const char* wrong = nullptr;
@@ -177,12 +186,14 @@ struct Index::Impl::Verifier {
   absl::FunctionRef<void(SlotKind, Address)> visit_slot;
   absl::FunctionRef<void(std::string)> report;
   uint64_t faults = 0;
+  absl::Status failure;
 };
 
 absl::Status Index::Verify(const VerifyOptions& options,
                            absl::FunctionRef<void(SlotKind, Address)> visit_slot,
                            absl::FunctionRef<void(std::string)> report) const {
-  return Impl::Verifier(*impl_, options, visit_slot, report).Run();
+  return WithoutExceptions(
+      [&] { return Impl::Verifier(*impl_, options, visit_slot, report).Run(); });
 }
 
 }  // namespace daxkv::kv

@@ -215,16 +215,20 @@ absl::Status Iterator::Impl::Look() {
 Iterator::Iterator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Iterator::~Iterator() = default;
 
-std::unique_ptr<Iterator> Db::NewIterator(IteratorOptions options) const {
-  auto impl = std::make_unique<Iterator::Impl>(engine_.get(), std::move(options));
-  if (engine_ == nullptr) {
-    impl->status = absl::FailedPreconditionError("the store is closed");
-  } else if (impl->options.snapshot != nullptr) {
-    impl->snapshot = engine_->index().snapshots().Share(impl->options.snapshot->entry_);
-  } else {
-    impl->status = WithoutExceptions([&] { return impl->Refresh(); });
+std::unique_ptr<Iterator> Db::NewIterator(IteratorOptions options) const noexcept {
+  try {
+    auto impl = std::make_unique<Iterator::Impl>(engine_.get(), std::move(options));
+    if (engine_ == nullptr) {
+      impl->status = absl::FailedPreconditionError("the store is closed");
+    } else if (impl->options.snapshot != nullptr) {
+      impl->snapshot = engine_->index().snapshots().Share(impl->options.snapshot->entry_);
+    } else {
+      impl->status = WithoutExceptions([&] { return impl->Refresh(); });
+    }
+    return std::unique_ptr<Iterator>(new Iterator(std::move(impl)));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
   }
-  return std::unique_ptr<Iterator>(new Iterator(std::move(impl)));
 }
 
 template <typename Move>

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -58,25 +59,30 @@ class Memory {
   // May call back into Index::RefersToRecord and RefersToNode.
   //   kResourceExhausted  pool or file system full; nothing changed
   virtual absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) = 0;
-  // Gives back a slot that no reader can have seen.
-  virtual void Abandon(Address address) = 0;
+  // Gives back a slot that no reader can have seen. Never fails.
+  virtual void Abandon(Address address) noexcept = 0;
+  // Makes sure that the next `count` Retires of this thread find the memory that they need. Those
+  // not made stay promised.
+  //   kResourceExhausted  there is none
+  virtual absl::Status ReserveRetires(size_t /*count*/) { return absl::OkStatus(); }
   // Gives back a slot that was just unlinked by a store to `link`, in the same ReadGuard as that
   // store, whose flush was started before. The slot is reused only when the store is durable (until
   // then a crash may bring the link back), after a grace period, and while its extent has no pin.
-  // `link` is null when nothing on the medium ever referred to the slot.
-  virtual void Retire(Address address, const uint64_t* link) = 0;
+  // `link` is null when nothing on the medium ever referred to the slot. Without ReserveRetires and
+  // without memory the slot stays used for this session.
+  virtual void Retire(Address address, const uint64_t* link) noexcept = 0;
 
   // As in dax::Pool: Flush starts, Drain waits for everything this thread has flushed.
   //   kInternal  the medium failed; what was flushed may not be durable
-  virtual void Flush(const void* address, size_t size_bytes) = 0;
+  virtual void Flush(const void* address, size_t size_bytes) noexcept = 0;
   virtual absl::Status Drain() = 0;
   // Starts flushing what a process that died may have stored here without flushing it. We see its
   // stores, but they may be in the processor's caches only, and a power cut would undo them: what
   // they unlinked must not be reused before they are durable. A no-op where that is seen to
   // otherwise, and after a clean close.
-  virtual void FlushInherited(const void* /*address*/, size_t /*size_bytes*/) {}
+  virtual void FlushInherited(const void* /*address*/, size_t /*size_bytes*/) noexcept {}
   // Copies into [to, to + size_bytes), past the cache where that is quicker, and flushes it.
-  virtual void CopyAndFlush(Address to, const void* from, size_t size_bytes) {
+  virtual void CopyAndFlush(Address to, const void* from, size_t size_bytes) noexcept {
     std::memcpy(At(to), from, size_bytes);
     Flush(At(to), size_bytes);
   }
@@ -93,6 +99,33 @@ class Memory {
   const uint64_t open_epoch_;
   const std::atomic<uint64_t>* const media_events_;
   static inline std::atomic<uint64_t> no_events_{0};
+};
+
+// A slot that its owner gives back, unless it is released: to the index, by the store that makes it
+// reachable.
+class OwnedSlot {
+ public:
+  OwnedSlot() = default;
+  OwnedSlot(Memory* memory, Address address) : memory_(memory), address_(address) {}
+  OwnedSlot(OwnedSlot&& other) noexcept
+      : memory_(other.memory_), address_(std::exchange(other.address_, kNullAddress)) {}
+  OwnedSlot& operator=(OwnedSlot&& other) noexcept {
+    if (this == &other) return *this;
+    if (address_ != kNullAddress) memory_->Abandon(address_);
+    memory_ = other.memory_;
+    address_ = std::exchange(other.address_, kNullAddress);
+    return *this;
+  }
+  ~OwnedSlot() {
+    if (address_ != kNullAddress) memory_->Abandon(address_);
+  }
+  // kNullAddress: none.
+  Address address() const { return address_; }
+  Address Release() { return std::exchange(address_, kNullAddress); }
+
+ private:
+  Memory* memory_ = nullptr;
+  Address address_ = kNullAddress;
 };
 
 }  // namespace daxkv::kv

@@ -1,37 +1,67 @@
 #include "kv/node.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace daxkv::kv {
+namespace {
 
-void LockLeaf(LeafNode& leaf) {
-  // Holders wait for the medium at worst, so spinning long is pointless.
-  constexpr unsigned kSpins = 100;
+// A holder that does not wait for the medium is done within this, unless it lost its processor.
+constexpr unsigned kSpins = 100;
+constexpr unsigned kYields = 4;
+
+// The half of the version word that has the lock's bits: the lower one, which comes first.
+uint32_t* FutexWord(LeafNode& leaf) {
+  return reinterpret_cast<uint32_t*>(&leaf.header.volatile_version);
+}
+
+// Takes a free lock, and sets `more_bits` with it.
+bool TryLock(LeafNode& leaf, uint64_t more_bits) {
   uint64_t& word = leaf.header.volatile_version;
-  for (unsigned attempt = 0;; ++attempt) {
-    uint64_t seen = __atomic_load_n(&word, __ATOMIC_RELAXED);
-    // Acquires what the last holder's UnlockLeaf released.
-    if ((seen & kLockBit) == 0 &&
-        __atomic_compare_exchange_n(&word, &seen, seen | kLockBit, /*weak=*/true, __ATOMIC_ACQUIRE,
-                                    __ATOMIC_RELAXED)) {
-      return;
-    }
+  uint64_t seen = __atomic_load_n(&word, __ATOMIC_RELAXED);
+  // Acquires what the last holder's UnlockLeaf released.
+  return (seen & kLockBit) == 0 &&
+         __atomic_compare_exchange_n(&word, &seen, seen | kLockBit | more_bits, /*weak=*/false,
+                                     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+}  // namespace
+
+// As in Drepper's "Futexes are tricky": who has slept does not know whether others still do, and
+// takes the lock with the bit set.
+void LockLeaf(LeafNode& leaf) {
+  for (unsigned attempt = 0; attempt < kSpins + kYields; ++attempt) {
+    if (TryLock(leaf, 0)) return;
     if (attempt < kSpins) {
       __builtin_ia32_pause();
     } else {
       sched_yield();
     }
   }
+  while (!TryLock(leaf, kSleepersBit)) {
+    const uint64_t seen =
+        __atomic_fetch_or(&leaf.header.volatile_version, kSleepersBit, __ATOMIC_RELAXED);
+    // Unlocked since: a bit too many costs a system call. Otherwise the unlocker sees the bit, and
+    // comes either before the sleep, which then does not begin, or wakes from it.
+    if ((seen & kLockBit) == 0) continue;
+    syscall(SYS_futex, FutexWord(leaf), FUTEX_WAIT_PRIVATE,
+            static_cast<uint32_t>(kLockBit | kSleepersBit), nullptr, nullptr, 0);
+  }
 }
 
 void UnlockLeaf(LeafNode& leaf) {
-  __atomic_fetch_and(&leaf.header.volatile_version, ~kLockBit, __ATOMIC_RELEASE);
+  const uint64_t seen = __atomic_fetch_and(&leaf.header.volatile_version,
+                                           ~(kLockBit | kSleepersBit), __ATOMIC_RELEASE);
+  if ((seen & kSleepersBit) == 0) return;
+  syscall(SYS_futex, FutexWord(leaf), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
 }
 
 void StepSplitCount(LeafNode& leaf) {
-  // Only the lock's holder writes the word while it is locked; readers acquire it.
-  const uint64_t version = __atomic_load_n(&leaf.header.volatile_version, __ATOMIC_RELAXED);
-  StoreWord(leaf.header.volatile_version, version + kOneSplitStep);
+  // Release: readers who acquire the new count see what came before. Sleepers may set their bit
+  // meanwhile.
+  __atomic_fetch_add(&leaf.header.volatile_version, kOneSplitStep, __ATOMIC_RELEASE);
 }
 
 int LeafImage::Place(uint64_t slot) {

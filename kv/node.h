@@ -6,6 +6,7 @@
 #define DAXKV_KV_NODE_H_
 
 #include <cstdint>
+#include <utility>
 
 #include "kv/format.h"
 
@@ -36,9 +37,11 @@ constexpr uint64_t NodeSizeBytes(unsigned level) {
 
 inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }
 
-// ---- The volatile version word: bit 0 the writers' lock, bits 32..63 the split count ----------
+// ---- The volatile version word: bit 0 the writers' lock, bit 1 says that some of them sleep until
+// it is free, bits 32..63 the split count --------------------------------------------------------
 
 inline constexpr uint64_t kLockBit = 1;
+inline constexpr uint64_t kSleepersBit = 2;
 inline constexpr unsigned kSplitCountShift = 32;
 inline constexpr uint64_t kOneSplitStep = uint64_t{1} << kSplitCountShift;
 
@@ -47,9 +50,31 @@ inline uint32_t SplitCount(const NodeHeader& header) {
 }
 inline bool IsSplitting(uint32_t split_count) { return split_count % 2 != 0; }
 
-// Takes the writers' lock of a leaf. May wait for a drain of its holder: never in a ReadGuard.
+// Takes the writers' lock of a leaf. May sleep until its holder's drain is done: never in a
+// ReadGuard.
 void LockLeaf(LeafNode& leaf);
 void UnlockLeaf(LeafNode& leaf);
+
+// The writers' lock of a leaf, held until this goes.
+class LeafLock {
+ public:
+  LeafLock() = default;
+  explicit LeafLock(LeafNode& leaf) : leaf_(&leaf) { LockLeaf(leaf); }
+  LeafLock(LeafLock&& other) noexcept : leaf_(std::exchange(other.leaf_, nullptr)) {}
+  LeafLock& operator=(LeafLock&& other) noexcept {
+    Unlock();
+    leaf_ = std::exchange(other.leaf_, nullptr);
+    return *this;
+  }
+  ~LeafLock() { Unlock(); }
+  void Unlock() {
+    if (leaf_ != nullptr) UnlockLeaf(*std::exchange(leaf_, nullptr));
+  }
+
+ private:
+  LeafNode* leaf_ = nullptr;
+};
+
 // Begins or ends a split of a leaf whose lock the caller holds.
 void StepSplitCount(LeafNode& leaf);
 

@@ -39,7 +39,8 @@ Space::Impl::Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapp
 
 Space::Impl::~Impl() {
   StopWorker();
-  for (ExtentFrame* frame : Frames()) {
+  while (const std::optional<xarray::Located> located = frames.Find(0)) {
+    ExtentFrame* frame = located->entry.pointer<ExtentFrame>();
     EraseFrame(frame);
     delete frame;
   }
@@ -64,12 +65,23 @@ ExtentFrame* Space::Impl::FindFrame(Address address) const {
 
 absl::Status Space::Impl::InsertFrame(ExtentFrame* frame) {
   const dax::Run& run = frame->run();
+  SizeClass& size_class = ClassOf(*frame);
+  {
+    std::lock_guard<std::mutex> lock(size_class.mutex);
+    if (!frame->is_large()) {
+      ReserveMore(size_class.nearly_full, size_class.frames + 1 - size_class.nearly_full.size());
+      ReserveMore(size_class.roomy, size_class.frames + 1 - size_class.roomy.size());
+    }
+    ++size_class.frames;
+  }
   const unsigned order = EntryOrder(run.pages);
   for (uint64_t page = 0; page < run.pages; page += kBlockPages) {
     absl::Status status =
         frames.Insert(run.first_page + page, order, xarray::Entry::Pointer(frame));
     if (status.ok()) continue;
     if (page > 0) frames.EraseRange(run.first_page, run.first_page + page - 1);
+    std::lock_guard<std::mutex> lock(size_class.mutex);
+    --size_class.frames;
     return status;
   }
   return absl::OkStatus();
@@ -78,6 +90,9 @@ absl::Status Space::Impl::InsertFrame(ExtentFrame* frame) {
 void Space::Impl::EraseFrame(ExtentFrame* frame) {
   const dax::Run& run = frame->run();
   frames.EraseRange(run.first_page, run.first_page + run.pages - 1);
+  SizeClass& size_class = ClassOf(*frame);
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  --size_class.frames;
 }
 
 std::vector<ExtentFrame*> Space::Impl::Frames() const {
@@ -126,12 +141,14 @@ absl::Status Space::Close() {
   impl_->StopWorker();
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   impl_->RetireRound();
-  const absl::Status status = impl_->DrainAndCommit();
-  if (!status.ok()) return status;
-  if (!impl_->undrained.empty()) {
-    return absl::InternalError("the medium failed to make deletes durable; not closed cleanly");
-  }
-  return impl_->SaveMaps();
+  return WithoutExceptions([&] {
+    absl::Status status = impl_->DrainAndCommit();
+    if (!status.ok()) return status;
+    // What could not be freed, for want of memory, the next session finds by deriving.
+    if (impl_->in_round.empty()) return impl_->SaveMaps();
+    return absl::ResourceExhaustedError(
+        "no memory to free what was deleted; nothing is lost, but the close is not clean");
+  });
 }
 
 // If we crash or fail, the pool is not marked clean, and no map counts at the next open.
@@ -206,11 +223,13 @@ Address Space::PresentUntil(Address address) const {
 
 absl::Status Space::FaultIn(Address address) {
   if (address > kAddressMask) return NoExtentAt(address);
-  const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(address));
-  if (absl::IsNotFound(run.status())) return NoExtentAt(address);
-  if (!run.ok()) return run.status();
-  if (IsLost(address, 1)) return LostError(address);
-  return impl_->FaultRun(*run);
+  return WithoutExceptions([&]() -> absl::Status {
+    const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(address));
+    if (absl::IsNotFound(run.status())) return NoExtentAt(address);
+    if (!run.ok()) return run.status();
+    if (IsLost(address, 1)) return LostError(address);
+    return impl_->FaultRun(*run);
+  });
 }
 
 absl::Status Space::Impl::FaultRun(const dax::Run& run) {
@@ -243,12 +262,12 @@ absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, d
   return extent;
 }
 
-void Space::Flush(const void* address, size_t size_bytes) {
+void Space::Flush(const void* address, size_t size_bytes) noexcept {
   impl_->pool->Flush(address, size_bytes);
 }
 
 // On a page cache, Derive syncs what a dead process left before it lets anything be reused.
-void Space::FlushInherited(const void* address, size_t size_bytes) {
+void Space::FlushInherited(const void* address, size_t size_bytes) noexcept {
   const dax::Pool& pool = *impl_->pool;
   if (pool.was_clean() || pool.media().media_class != dax::MediaClass::kDax) return;
   impl_->pool->Flush(address, size_bytes);

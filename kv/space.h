@@ -12,13 +12,15 @@
 // Which call may sleep, and what may be held meanwhile
 //   PresentUntil               wait-free; inside a ReadGuard
 //   Retire, Abandon            short locks only; inside a ReadGuard or not
+//   ReserveRetires             short locks only
 //   Allocate                   may wait for the medium, never for readers, never asks the oracle:
 //                              locks of nodes may be held, a ReadGuard must not
 //   FaultIn                    as Allocate
 //   IsEmptying                 wait-free; inside a ReadGuard
 //   AllocateForMove            as Allocate
-//   MakeRoom, Reclaim, BeginEmptying, EndEmptying, Audit, Quiesce, Close   wait for readers and ask the oracle: hold nothing
-//                              that a reader, a writer or the index may wait for
+//   MakeRoom, Reclaim, BeginEmptying, EndEmptying, Audit, Quiesce, Close   wait for readers and ask
+//                              the oracle: hold nothing that a reader, a writer or the index may
+//                              wait for. A pin may be held: Reclaim waits for pins without any lock
 //
 // Invariants
 //   E1  An extent's run is live in the pool only after its header is durable, and before anything
@@ -63,7 +65,8 @@ class LivenessOracle {
  public:
   virtual ~LivenessOracle() = default;
   // Called from any thread, outside any ReadGuard; may sleep. The slot's extent is present, and its
-  // header fields are plausible. A slot is taken as live if the answer is an error.
+  // header fields are plausible. A slot is taken as live if the answer is an error; only after
+  // kResourceExhausted, which means memory, the question is asked again later.
   virtual absl::StatusOr<bool> IsLive(SlotKind kind, Address address) = 0;
 };
 
@@ -103,13 +106,14 @@ class Space : public Memory, public dax::ExtentProvider {
   Address PresentUntil(Address address) const override;
   absl::Status FaultIn(Address address) override;
   absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) override;
-  void Abandon(Address address) override;
-  void Retire(Address address, const uint64_t* link) override;
-  void Flush(const void* address, size_t size_bytes) override;
+  void Abandon(Address address) noexcept override;
+  absl::Status ReserveRetires(size_t count) override;
+  void Retire(Address address, const uint64_t* link) noexcept override;
+  void Flush(const void* address, size_t size_bytes) noexcept override;
   absl::Status Drain() override;
   bool IsLost(Address address, uint64_t size_bytes) const override;
   Address PresentBeyond(Address end, Address wanted) const override;
-  void FlushInherited(const void* address, size_t size_bytes) override;
+  void FlushInherited(const void* address, size_t size_bytes) noexcept override;
 
   // Everything stored so far by any thread becomes durable (dax::Pool::Sync). kInternal.
   absl::Status Sync();
@@ -126,8 +130,9 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status MakeRoom();
 
   // Derives every extent (after a crash this finds all that leaked), waits for retired slots, and
-  // truncates extents without a used slot. Extents pinned beyond `deadline` are skipped, as are
-  // damaged ones. kFailedPrecondition: an extent must be derived and there is no oracle.
+  // truncates extents without a used slot. Those that are pinned are tried again until `deadline`,
+  // while others may work; damaged ones are skipped. kFailedPrecondition: an extent must be derived
+  // and there is no oracle.
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);
 
   // Compaction, one at a time. BeginEmptying chooses extents of records of which at most
@@ -160,7 +165,7 @@ class Space : public Memory, public dax::ExtentProvider {
                                  const std::function<void(std::string)>& report);
 
   // Waits until everything retired so far that no pin holds is free again.
-  void Quiesce();
+  void Quiesce() noexcept;
   // Saves the maps (E3). The pool's Close comes next. Commit point: the 8-byte store of
   // Superblock::maps_valid_since; without it, as after a crash, the maps do not count.
   // kInternal: the medium failed.

@@ -1,6 +1,7 @@
 // Handing out slots: shards, lists of extents with free slots, new extents.
 #include <algorithm>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kv/space_impl.h"
 
@@ -31,27 +32,33 @@ void NoteChange(ExtentFrame* frame) {
 }  // namespace
 
 absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
-  absl::Status status = impl_->EnumerateOnce();
+  return WithoutExceptions([&] { return impl_->Allocate(kind, size_bytes); });
+}
+
+absl::StatusOr<Address> Space::Impl::Allocate(SlotKind kind, uint64_t size_bytes) {
+  absl::Status status = EnumerateOnce();
   if (!status.ok()) return status;
-  if (kind == SlotKind::kLeaf) return impl_->AllocateSlot(kLeafClass, Purpose::kNew);
-  if (kind == SlotKind::kInner) return impl_->AllocateSlot(kInnerClass, Purpose::kNew);
+  if (kind == SlotKind::kLeaf) return AllocateSlot(kLeafClass, Purpose::kNew);
+  if (kind == SlotKind::kInner) return AllocateSlot(kInnerClass, Purpose::kNew);
   if (size_bytes < sizeof(RecordHeader) || size_bytes > kMaxRecordSizeBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a record can't have ", size_bytes, " bytes"));
   }
-  if (size_bytes > kMaxSlabSlotSizeBytes) return impl_->AllocateLarge(size_bytes);
-  return impl_->AllocateSlot(
-      kind == SlotKind::kFence ? FenceClass(size_bytes) : RecordClass(size_bytes), Purpose::kNew);
+  if (size_bytes > kMaxSlabSlotSizeBytes) return AllocateLarge(size_bytes);
+  return AllocateSlot(kind == SlotKind::kFence ? FenceClass(size_bytes) : RecordClass(size_bytes),
+                      Purpose::kNew);
 }
 
-void Space::Abandon(Address address) {
+void Space::Abandon(Address address) noexcept {
   rcu::ReadGuard guard;  // Keeps the frame: freed of its last slot the extent may be truncated.
   ExtentFrame* frame = impl_->FindFrame(address);
   if (frame == nullptr) return;
   const std::optional<uint32_t> slot = frame->SlotAt(address);
   if (!slot.has_value()) return;
-  // A large extent goes as a whole, and that sleeps.
-  if (frame->is_large()) return Retire(address, nullptr);
-  impl_->ReleaseSlot(frame, *slot);
+  if (!frame->is_large()) return impl_->ReleaseSlot(frame, *slot);
+  // It goes as a whole, and that sleeps. Release: pairs with the exchange in CollectAbandoned.
+  frame->abandoned.store(true, std::memory_order_relaxed);
+  impl_->abandoned_waiting.store(true, std::memory_order_release);
+  impl_->WakeWorkerToRetire(/*now=*/false);
 }
 
 Shard& Space::Impl::ShardOf(SizeClass& size_class) {
@@ -152,7 +159,7 @@ std::optional<Address> Space::Impl::ClaimFromOtherShards(SizeClass& size_class) 
 
 // A free lowers the count, then reads `place`; Attach stores `place`, then reads the count. Both
 // are sequentially consistent, so one of the two sees the other, and the frame gets into its list.
-void Space::Impl::Relist(ExtentFrame* frame) {
+void Space::Impl::Relist(ExtentFrame* frame) noexcept {
   SizeClass& size_class = ClassOf(*frame);
   const auto wanted_place = [frame] {
     const uint64_t free_slots = frame->slot_count() - frame->used_count();
@@ -175,7 +182,7 @@ void Space::Impl::Relist(ExtentFrame* frame) {
   frame->place.store(place, std::memory_order_seq_cst);
 }
 
-void Space::Impl::Attach(ExtentFrame* frame) {
+void Space::Impl::Attach(ExtentFrame* frame) noexcept {
   {
     std::lock_guard<std::mutex> lock(ClassOf(*frame).mutex);
     frame->place.store(Place::kFull, std::memory_order_seq_cst);
@@ -184,7 +191,7 @@ void Space::Impl::Attach(ExtentFrame* frame) {
 }
 
 // Needs the class's mutex.
-void Space::Impl::Unlist(SizeClass& size_class, ExtentFrame* frame) {
+void Space::Impl::Unlist(SizeClass& size_class, ExtentFrame* frame) noexcept {
   std::vector<ExtentFrame*>* list = size_class.ListOf(frame->place.load(std::memory_order_relaxed));
   if (list == nullptr) return;
   list->back()->list_index = frame->list_index;
@@ -192,7 +199,7 @@ void Space::Impl::Unlist(SizeClass& size_class, ExtentFrame* frame) {
   list->pop_back();
 }
 
-bool Space::Impl::Detach(ExtentFrame* frame) {
+bool Space::Impl::Detach(ExtentFrame* frame) noexcept {
   SizeClass& size_class = ClassOf(*frame);
   for (Shard& shard : size_class.shards) {
     if (frame->place.load(std::memory_order_relaxed) != Place::kCurrent) break;
@@ -211,7 +218,7 @@ bool Space::Impl::Detach(ExtentFrame* frame) {
   return true;
 }
 
-void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) {
+void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept {
   NoteChange(frame);
   if (KeepIfLost(frame, slot)) return;
   frame->Free(slot);
@@ -256,11 +263,11 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
 // Makes a reserved run with a header an extent, whose run the next Drain commits (E1). The frame
 // comes before that, so that nobody takes a live run for one of an earlier session.
 absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
+  absl::Cleanup release = [&] {
+    WithoutExceptions([&] { return pool->ReleaseRun(run); }).IgnoreError();
+  };
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, run);
-  if (!layout.ok()) {
-    pool->ReleaseRun(run).IgnoreError();
-    return layout.status();
-  }
+  if (!layout.ok()) return layout.status();
   auto owned = std::make_unique<ExtentFrame>(run, *layout);
   ExtentFrame* frame = owned.get();
   frame->changed.store(true, std::memory_order_relaxed);
@@ -270,27 +277,28 @@ absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
   } else {
     frame->place.store(Place::kCurrent, std::memory_order_relaxed);
   }
-  absl::Status status = InsertFrame(frame);
-  if (!status.ok()) {
-    pool->ReleaseRun(run).IgnoreError();
-    rcu::Retire(owned.release());
-    return status;
-  }
-  static_cast<void>(owned.release());  // `frames` has it.
   {
     std::lock_guard<std::mutex> lock(commit_mutex);
+    ReserveMore(uncommitted, 1);
+    absl::Status status = InsertFrame(frame);
+    if (!status.ok()) {
+      rcu::Retire(owned.release());
+      return status;
+    }
     uncommitted.push_back(run);
     // Pairs with the acquire in Space::Drain: whoever got a slot of this extent sees the count.
     uncommitted_count.store(uncommitted.size(), std::memory_order_release);
   }
+  static_cast<void>(owned.release());  // `frames` has it.
+  std::move(release).Cancel();
   ClassOf(*frame).run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
-  status = FaultRun(run);
+  absl::Status status = WithoutExceptions([&] { return FaultRun(run); });
   if (status.ok()) return frame;
-  // Nobody can use it: it goes back in a way that does not sleep here.
+  // Not wanted now. It goes back, or is used later, in a way that does not sleep here.
   if (frame->is_large()) {
-    space->Retire(frame->SlotAddress(0), nullptr);
+    space->Abandon(frame->SlotAddress(0));
   } else {
-    frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+    Attach(frame);
   }
   return status;
 }

@@ -48,19 +48,27 @@ absl::Status Space::Impl::EnumerateOnce() {
   if (enumerated.load(std::memory_order_acquire)) return absl::OkStatus();
   std::lock_guard<std::mutex> lock(enumerate_mutex);
   if (enumerated.load(std::memory_order_relaxed)) return absl::OkStatus();
-  absl::Status status = pool->ForEachRun([this](const dax::Run& run) {
+  // All or nothing, should memory run out.
+  std::array<std::vector<Address>, kSizeClasses + 1> unknown;
+  std::array<uint64_t, kSizeClasses + 1> size_bytes = {};
+  absl::Status status = pool->ForEachRun([&](const dax::Run& run) {
     const bool large = run.kind == kLargeRun;
     const bool slab = run.kind == kSlabRun && run.owner < kSizeClasses;
     if (!large && !slab) return absl::OkStatus();
-    SizeClass& size_class = classes[large ? kLargeClass : run.owner];
-    size_class.run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
-    if (FindFrame(run.offset()) != nullptr) return absl::OkStatus();  // A retire has loaded it.
-    std::lock_guard<std::mutex> class_lock(size_class.mutex);
-    size_class.unknown.push_back(run.offset());
+    const uint16_t class_number = large ? kLargeClass : run.owner;
+    size_bytes[class_number] += run.size_bytes();
+    // If a retire has loaded it, it is known.
+    if (FindFrame(run.offset()) == nullptr) unknown[class_number].push_back(run.offset());
     return absl::OkStatus();
   });
-  if (status.ok()) enumerated.store(true, std::memory_order_release);
-  return status;
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < classes.size(); ++i) {
+    classes[i].run_size_bytes.fetch_add(size_bytes[i], std::memory_order_relaxed);
+    std::lock_guard<std::mutex> class_lock(classes[i].mutex);
+    classes[i].unknown.swap(unknown[i]);
+  }
+  enumerated.store(true, std::memory_order_release);
+  return absl::OkStatus();
 }
 
 // O(1): reads the header and the map. The extent is present afterwards.
@@ -89,9 +97,20 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
   return frame.release();
 }
 
+void Space::Impl::PutBack(std::vector<Address>* list, SizeClass& size_class,
+                          Address extent) noexcept {
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  // Without room for it its free slots are not used in this session.
+  WithoutExceptions([&] {
+    list->push_back(extent);
+    return absl::OkStatus();
+  }).IgnoreError();
+}
+
 void Space::Impl::NoteDamage(Address extent, const absl::Status& status) {
   // The run was released since it was listed, or is a new one in its place, with a frame.
   if (status.ok() || absl::IsNotFound(status) || absl::IsAlreadyExists(status)) return;
+  if (absl::IsResourceExhausted(status)) return;  // Of memory.
   damaged.emplace(extent, std::string(status.message()));
 }
 
@@ -110,13 +129,17 @@ void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
       const Address extent = take();
       if (extent == kNullAddress) break;
       if (FindFrame(extent) != nullptr) continue;
-      const absl::StatusOr<ExtentFrame*> frame = LoadFrame(extent, /*retired=*/false);
+      const absl::StatusOr<ExtentFrame*> frame =
+          WithoutExceptions([&] { return LoadFrame(extent, /*retired=*/false); });
       ++loaded;
+      if (absl::IsResourceExhausted(frame.status())) {
+        PutBack(&size_class.unknown, size_class, extent);
+        break;
+      }
       if (!frame.ok()) {
         NoteDamage(extent, frame.status());
       } else if (*frame == nullptr) {
-        std::lock_guard<std::mutex> lock(size_class.mutex);
-        size_class.underived.push_back(extent);
+        PutBack(&size_class.underived, size_class, extent);
       }
     }
   }
@@ -130,12 +153,13 @@ void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
   worker_wakeup.notify_one();
 }
 
-bool Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t slot) {
+absl::StatusOr<bool> Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t slot) {
   const Address address = frame.SlotAddress(slot);
   const SlotKind kind = SlotKindOf(frame.layout().size_class);
   if (!IsPlausible(*pool, kind, address, frame.layout().slot_size_bytes)) return false;
-  const absl::StatusOr<bool> live = oracle->IsLive(kind, address);
-  return !live.ok() || *live;
+  absl::StatusOr<bool> live = oracle->IsLive(kind, address);
+  if (live.ok() || absl::IsResourceExhausted(live.status())) return live;
+  return true;  // Damage: better a leak than a slot used twice.
 }
 
 // A frame with every slot used that the index refers to at some moment of the call. Null: the
@@ -151,7 +175,10 @@ absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
   const uint64_t media_events = pool->media_events();
   for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
     if (stopping.load(std::memory_order_relaxed)) return nullptr;
-    if (IsLostSlot(*frame, slot) || IsSlotLive(*frame, slot)) frame->SetUsed(slot);
+    const absl::StatusOr<bool> live =
+        IsLostSlot(*frame, slot) ? true : IsSlotLive(*frame, slot);
+    if (!live.ok()) return live.status();
+    if (*live) frame->SetUsed(slot);
   }
   // A slot, or a leaf that refers to one, may have looked empty since it was lost.
   if (pool->media_events() != media_events) {
@@ -170,6 +197,34 @@ absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
 // found live.
 absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
   std::vector<ExtentFrame*> scanned;
+  scanned.reserve(extents.size());
+  absl::Status status = WithoutExceptions([&] { return ScanExtents(extents, &scanned); });
+  if (scanned.empty()) return status;
+  // Completes the leaves' FlushInherited, too: every processor passes a full barrier.
+  rcu::Synchronize();
+  absl::Status inherited = WithoutExceptions([&] { return MakeInheritedDurable(scanned); });
+  if (!inherited.ok()) {
+    for (ExtentFrame* frame : scanned) {
+      EraseFrame(frame);
+      rcu::Retire(frame);
+    }
+    return inherited;
+  }
+  RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
+  for (ExtentFrame* frame : scanned) {
+    // A pin may show any slot found dead. A slab that can't be held is not used in this session.
+    const bool in_pieces = pool->HasLostPages() && !LostPagesOf(*pool, frame->run()).empty();
+    const bool must_hold = frame->is_large() || in_pieces || IsPinned(*frame, 0);
+    const bool usable = !must_hold || HoldFreeSlots(frame).ok();
+    if (usable && !frame->is_large()) Attach(frame);
+  }
+  FreeHeld();
+  return status;
+}
+
+// Gives extents that have no frame theirs. `scanned`: those whose saved map did not count.
+absl::Status Space::Impl::ScanExtents(const std::vector<Address>& extents,
+                                      std::vector<ExtentFrame*>* scanned) {
   for (const Address extent : extents) {
     if (FindFrame(extent) != nullptr || damaged.count(extent) != 0) continue;
     absl::StatusOr<ExtentFrame*> frame = LoadFrame(extent, /*retired=*/false);
@@ -182,23 +237,11 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
             " are not known and there is no index to ask: set a liveness oracle first"));
       }
       frame = ScanExtent(extent);
-      if (frame.ok() && *frame != nullptr) scanned.push_back(*frame);
+      if (frame.ok() && *frame != nullptr) scanned->push_back(*frame);
     }
+    if (absl::IsResourceExhausted(frame.status())) return frame.status();
     NoteDamage(extent, frame.status());
   }
-  if (scanned.empty()) return absl::OkStatus();
-  // Completes the leaves' FlushInherited, too: every processor passes a full barrier.
-  rcu::Synchronize();
-  absl::Status inherited = MakeInheritedDurable(scanned);
-  if (!inherited.ok()) return inherited;
-  RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
-  for (ExtentFrame* frame : scanned) {
-    // A pin may show any slot found dead.
-    const bool in_pieces = pool->HasLostPages() && !LostPagesOf(*pool, frame->run()).empty();
-    if (frame->is_large() || in_pieces || IsPinned(*frame, 0)) HoldFreeSlots(frame);
-    if (!frame->is_large()) Attach(frame);
-  }
-  FreeHeld();
   return absl::OkStatus();
 }
 
@@ -216,18 +259,23 @@ absl::Status Space::Impl::MakeInheritedDurable(const std::vector<ExtentFrame*>& 
   return pool->CommitRuns(runs);
 }
 
-void Space::Impl::HoldFreeSlots(ExtentFrame* frame) {
-  for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
-    if (frame->IsUsed(slot)) continue;
-    frame->SetUsed(slot);
-    Hold(frame, slot);
-  }
+// kResourceExhausted: some are still free.
+absl::Status Space::Impl::HoldFreeSlots(ExtentFrame* frame) {
+  return WithoutExceptions([&] {
+    for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
+      if (frame->IsUsed(slot)) continue;
+      Hold(frame, slot);
+      frame->SetUsed(slot);
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::Status Space::Impl::DeriveSome(uint16_t class_number) {
   if (oracle == nullptr) return absl::OkStatus();
   SizeClass& size_class = classes[class_number];
   std::vector<Address> extents;
+  extents.reserve(kDerivesPerRefill);
   {
     std::lock_guard<std::mutex> lock(size_class.mutex);
     for (std::vector<Address>* list : {&size_class.underived, &size_class.unknown}) {
@@ -237,7 +285,10 @@ absl::Status Space::Impl::DeriveSome(uint16_t class_number) {
       }
     }
   }
-  return Derive(extents);
+  absl::Status status = WithoutExceptions([&] { return Derive(extents); });
+  if (status.ok()) return status;
+  for (const Address extent : extents) PutBack(&size_class.underived, size_class, extent);
+  return status;
 }
 
 absl::Status Space::Impl::DeriveAll() {
@@ -247,14 +298,15 @@ absl::Status Space::Impl::DeriveAll() {
     std::vector<Address> extents;
     {
       std::lock_guard<std::mutex> lock(size_class.mutex);
-      extents.swap(size_class.underived);
-      extents.insert(extents.end(), size_class.unknown.begin(), size_class.unknown.end());
-      size_class.unknown.clear();
+      extents.reserve(size_class.underived.size() + size_class.unknown.size());
+      for (std::vector<Address>* list : {&size_class.underived, &size_class.unknown}) {
+        extents.insert(extents.end(), list->begin(), list->end());
+        list->clear();
+      }
     }
-    status = Derive(extents);
+    status = WithoutExceptions([&] { return Derive(extents); });
     if (!status.ok()) {
-      std::lock_guard<std::mutex> lock(size_class.mutex);
-      size_class.underived.insert(size_class.underived.end(), extents.begin(), extents.end());
+      for (const Address extent : extents) PutBack(&size_class.underived, size_class, extent);
       return status;
     }
   }

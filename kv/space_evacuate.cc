@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "kv/exceptions.h"
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
 
@@ -65,6 +66,7 @@ absl::StatusOr<uint64_t> Space::BeginEmptying(const EmptyingLimits& limits) {
     }
   }
   if (run_size_bytes < used_size_bytes + limits.least_gain_bytes) return 0;
+  impl_->emptying.reserve(chosen.size());
   for (ExtentFrame* frame : chosen) {
     // Nobody allocates from it from then on.
     if (!impl_->Detach(frame)) continue;
@@ -88,15 +90,22 @@ absl::StatusOr<ReclaimResult> Space::EndEmptying() {
   const uint64_t extents_before = impl_->truncated_extents;
   const uint64_t size_bytes_before = impl_->truncated_size_bytes;
   impl_->RetireRound();
-  ReclaimResult result;
-  absl::Status status;
-  std::vector<ExtentFrame*> frames;
-  frames.swap(impl_->emptying);
-  for (ExtentFrame* frame : frames) {
-    frame->place.store(Place::kDetached, std::memory_order_seq_cst);
-    status.Update(impl_->TruncateIfEmpty(frame, absl::InfinitePast(), &result));
-  }
+  std::vector<ExtentFrame*> empty;
+  empty.swap(impl_->emptying);
+  for (ExtentFrame* frame : empty) frame->place.store(Place::kDetached, std::memory_order_seq_cst);
+  const auto first_in_use =
+      std::partition(empty.begin(), empty.end(),
+                     [this](const ExtentFrame* frame) { return impl_->IsEmpty(*frame); });
+  std::for_each(first_in_use, empty.end(), [this](ExtentFrame* frame) { impl_->Attach(frame); });
+  empty.erase(first_in_use, empty.end());
+  std::sort(empty.begin(), empty.end(), [](const ExtentFrame* a, const ExtentFrame* b) {
+    return a->run().first_page < b->run().first_page;
+  });
+  const absl::Status status = WithoutExceptions([&] { return impl_->TruncateExtents(&empty); });
+  for (ExtentFrame* frame : empty) impl_->Attach(frame);  // Pinned.
   if (!status.ok()) return status;
+  ReclaimResult result;
+  result.extents_pinned = empty.size();
   result.extents_freed = impl_->truncated_extents - extents_before;
   result.size_bytes_freed = impl_->truncated_size_bytes - size_bytes_before;
   return result;

@@ -18,6 +18,7 @@
 #ifndef DAXKV_KV_SPACE_IMPL_H_
 #define DAXKV_KV_SPACE_IMPL_H_
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <condition_variable>
@@ -33,8 +34,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "dax/mapping.h"
 #include "dax/pool.h"
+#include "kv/exceptions.h"
 #include "kv/extent_frame.h"
 #include "kv/extent_header.h"
 #include "kv/format.h"
@@ -60,8 +63,10 @@ struct alignas(64) Shard {
 
 struct SizeClass {
   std::mutex mutex;
-  // Frames in Place::kNearlyFull and kRoomy.
+  // Frames in Place::kNearlyFull and kRoomy. Each has room for all frames of the class, so that
+  // moving a frame from list to list needs no memory.
   std::vector<ExtentFrame*> nearly_full, roomy;
+  size_t frames = 0;
   // Extents of earlier sessions without a frame: not looked at yet; and those whose map does not
   // count. Hints: an extent may have got a frame, or gone, by another way.
   std::vector<Address> unknown, underived;
@@ -82,8 +87,19 @@ struct Retired {
 
 struct alignas(64) RetireQueue {
   std::mutex mutex;
-  std::vector<Retired> slots;
+  std::vector<Retired> slots;  // Has room for `promised` more.
+  size_t promised = 0;
 };
+
+// Room for `more` elements besides those there are. Unlike reserve() it lets room grow as
+// push_back does.
+template <typename T>
+void ReserveMore(std::vector<T>& elements, size_t more) {
+  const size_t wanted = elements.size() + more;
+  if (wanted > elements.capacity()) {
+    elements.reserve(std::max(wanted, 2 * elements.capacity()));
+  }
+}
 
 struct Space::Impl {
   Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapping_options);
@@ -110,6 +126,7 @@ struct Space::Impl {
   std::vector<ExtentFrame*> Frames() const;
 
   // ---- space_allocate.cc ----
+  absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes);
   SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
   Shard& ShardOf(SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
@@ -126,30 +143,44 @@ struct Space::Impl {
   // the new extents' runs.
   absl::Status DrainAndCommit();
   // Puts a frame into the list for its number of free slots, unless it is current or detached.
-  void Relist(ExtentFrame* frame);
+  void Relist(ExtentFrame* frame) noexcept;
   // The same for one that was current or detached.
-  void Attach(ExtentFrame* frame);
+  void Attach(ExtentFrame* frame) noexcept;
   // Takes a frame out of its list or shard. False: it was taken up by another thread meanwhile.
-  bool Detach(ExtentFrame* frame);
-  void Unlist(SizeClass& size_class, ExtentFrame* frame);
-  void ReleaseSlot(ExtentFrame* frame, uint32_t slot);
+  bool Detach(ExtentFrame* frame) noexcept;
+  void Unlist(SizeClass& size_class, ExtentFrame* frame) noexcept;
+  void ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept;
 
   // ---- space_retire.cc; under `maintenance` ----
-  std::vector<Retired> CollectRetired();
-  // Makes the stores that unlinked these slots durable, whether or not the threads that made them
-  // have come to do so.
-  absl::Status DrainLinks(const std::vector<Retired>& slots);
-  void FreeRetired(const std::vector<Retired>& slots);
+  void WakeWorkerToRetire(bool now);
+  // Moves what was retired into `in_round`, as far as there is memory for it.
+  void CollectRetired() noexcept;
+  void CollectAbandoned();
+  // Makes the stores that unlinked the slots of the round durable, whether or not the threads that
+  // made them have come to do so.
+  absl::Status DrainLinks() noexcept;
+  // Empties `in_round`, but for slots that there is no memory for.
+  void FreeRetired() noexcept;
+  absl::Status FreeRetiredSlot(Address address);
   void FreeHeld();
-  // Keeps a used slot that is dead until no pin may show it.
+  // Lets go of a frame's held slots; DropUnheldFrames must follow.
+  void ForgetHeld(ExtentFrame* frame) noexcept;
+  void DropUnheldFrames() noexcept;
+  // Keeps a used slot that is dead until no pin may show it. May throw; nothing has changed then.
   void Hold(ExtentFrame* frame, uint32_t slot);
   bool IsPinned(const ExtentFrame& frame, uint32_t slot) const;
-  // Frees everything retired so far, unless pinned.
-  void RetireRound();
-  absl::Status TruncateExtent(ExtentFrame* frame, absl::Time deadline);
-  void WorkerLoop();
+  // Frees everything retired so far, unless pinned. What can't be freed is kept for the next round.
+  void RetireRound() noexcept;
+  // Truncates what it can of detached frames, in ascending order, and takes it out of `frames`.
+  // Pinned ones are no error.
+  absl::Status TruncateExtents(std::vector<ExtentFrame*>* frames);
+  void TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status);
+  absl::Status TruncateTogether(absl::Span<ExtentFrame*> group);
+  void WorkerLoop() noexcept;
 
   // ---- space_derive.cc ----
+  // Puts an extent that there was no memory for back where it was found.
+  void PutBack(std::vector<Address>* list, SizeClass& size_class, Address extent) noexcept;
   // Lists the extents of earlier sessions, once.
   absl::Status EnumerateOnce();
   // A frame from the saved map; null if the map does not count. `retired`: a slot of the extent
@@ -163,8 +194,9 @@ struct Space::Impl {
   absl::Status Derive(const std::vector<Address>& extents);
   absl::StatusOr<ExtentFrame*> ScanExtent(Address extent);
   absl::Status MakeInheritedDurable(const std::vector<ExtentFrame*>& scanned);
-  void HoldFreeSlots(ExtentFrame* frame);
-  bool IsSlotLive(const ExtentFrame& frame, uint32_t slot);
+  absl::Status ScanExtents(const std::vector<Address>& extents, std::vector<ExtentFrame*>* scanned);
+  absl::Status HoldFreeSlots(ExtentFrame* frame);
+  absl::StatusOr<bool> IsSlotLive(const ExtentFrame& frame, uint32_t slot);
   absl::Status DeriveSome(uint16_t class_number);
   absl::Status DeriveAll();
 
@@ -186,11 +218,13 @@ struct Space::Impl {
   // ---- space_reclaim.cc ----
   // Slots that only a pin holds are dead, too; those on lost pages never hold anything again.
   bool IsEmpty(const ExtentFrame& frame);
-  // Truncates a slab extent that nobody allocates from, or a large one, if it is empty.
-  absl::Status TruncateIfEmpty(ExtentFrame* frame, absl::Time deadline, ReclaimResult* result);
-  absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);  // Under `maintenance`.
+  // Under `maintenance`. Tries; how many empty extents are pinned.
+  absl::StatusOr<uint64_t> Reclaim();
   // Threads that come together share a round.
   absl::Status MakeRoom();
+  // Under `maintenance`.
+  absl::StatusOr<uint64_t> Audit(const std::function<bool(Address)>& reachable,
+                                 const std::function<void(std::string)>& report);
 
   dax::Pool* const pool;
   Space* const space;
@@ -201,16 +235,18 @@ struct Space::Impl {
   std::array<RetireQueue, kShards> retire_queues;
 
   std::mutex maintenance;
-  LivenessOracle* oracle = nullptr;        // maintenance
-  std::vector<ExtentFrame*> held_frames;   // maintenance: frames whose `held` is not empty
-  std::vector<ExtentFrame*> emptying;      // maintenance: frames in Place::kEmptying
-  std::vector<Retired> undrained;          // maintenance: not freed as the medium failed
+  LivenessOracle* oracle = nullptr;       // maintenance
+  std::vector<ExtentFrame*> held_frames;  // maintenance: frames whose `held` is not empty
+  std::vector<ExtentFrame*> emptying;     // maintenance: frames in Place::kEmptying
+  // maintenance: collected and not free yet, as the round runs, the medium or memory failed
+  std::vector<Retired> in_round;
   std::map<Address, std::string> damaged;  // maintenance: extents that were refused, and why
   bool synced_since_open = false;          // maintenance
   uint64_t truncated_extents = 0;          // maintenance
   uint64_t truncated_size_bytes = 0;       // maintenance
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
+  std::atomic<bool> abandoned_waiting{false};  // Some frame is `abandoned`.
 
   std::mutex media_mutex;
   std::atomic<uint64_t> settled_media_events{0};

@@ -11,10 +11,14 @@ namespace {
 
 // A queue of so many addresses is not left waiting for more.
 constexpr size_t kUrgentRetires = 4096;
+// Extents whose layout is broken at once: their pages can't be pinned meanwhile.
+constexpr size_t kTruncatedTogether = 256;
 constexpr std::chrono::milliseconds kGatherTime(10);
 // How often pinned slots are looked at again: nobody tells us that a pin went.
 constexpr std::chrono::milliseconds kFirstHeldPoll(20);
 constexpr std::chrono::milliseconds kLastHeldPoll(1000);
+
+bool ByAddress(const ExtentFrame* a, const ExtentFrame* b) { return a->address() < b->address(); }
 
 unsigned QueueNumber() {
   static std::atomic<unsigned> next{0};
@@ -24,94 +28,146 @@ unsigned QueueNumber() {
 
 }  // namespace
 
-void Space::Retire(Address address, const uint64_t* link) {
+absl::Status Space::ReserveRetires(size_t count) {
+  if (count == 0) return absl::OkStatus();
+  RetireQueue& queue = impl_->retire_queues[QueueNumber()];
+  return WithoutExceptions([&] {
+    std::lock_guard<std::mutex> lock(queue.mutex);
+    ReserveMore(queue.slots, queue.promised + count);
+    queue.promised += count;
+    return absl::OkStatus();
+  });
+}
+
+void Space::Retire(Address address, const uint64_t* link) noexcept {
   RetireQueue& queue = impl_->retire_queues[QueueNumber()];
   bool many = false;
   {
     std::lock_guard<std::mutex> lock(queue.mutex);
+    if (queue.promised > 0) {
+      --queue.promised;
+    } else if (!WithoutExceptions([&] {
+                  ReserveMore(queue.slots, 1);
+                  return absl::OkStatus();
+                }).ok()) {
+      return;
+    }
     queue.slots.push_back({address, link});
     many = queue.slots.size() == kUrgentRetires;
   }
   // Relaxed: the worker looks into the queues under their mutexes; a round that clears the flag
   // collects what was queued before it was set.
   if (!many && impl_->retired_waiting.load(std::memory_order_relaxed)) return;
-  std::lock_guard<std::mutex> lock(impl_->worker_mutex);
-  impl_->retired_waiting.store(true, std::memory_order_relaxed);
-  impl_->urgent |= many;
-  impl_->worker_wakeup.notify_one();
+  impl_->WakeWorkerToRetire(/*now=*/many);
 }
 
-void Space::Quiesce() {
+void Space::Impl::WakeWorkerToRetire(bool now) {
+  std::lock_guard<std::mutex> lock(worker_mutex);
+  retired_waiting.store(true, std::memory_order_relaxed);
+  urgent |= now;
+  worker_wakeup.notify_one();
+}
+
+void Space::Quiesce() noexcept {
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   impl_->RetireRound();
 }
 
-std::vector<Retired> Space::Impl::CollectRetired() {
+void Space::Impl::CollectRetired() noexcept {
   {
     std::lock_guard<std::mutex> lock(worker_mutex);
     retired_waiting.store(false, std::memory_order_relaxed);
   }
-  std::vector<Retired> all = std::move(undrained);
-  undrained.clear();
-  for (RetireQueue& queue : retire_queues) {
-    std::vector<Retired> slots;
-    {
+  WithoutExceptions([this] {
+    CollectAbandoned();
+    for (RetireQueue& queue : retire_queues) {
       std::lock_guard<std::mutex> lock(queue.mutex);
-      slots.swap(queue.slots);
-      in_round_count.fetch_add(slots.size(), std::memory_order_relaxed);
+      ReserveMore(in_round, queue.slots.size());
+      in_round.insert(in_round.end(), queue.slots.begin(), queue.slots.end());
+      queue.slots.clear();
+      if (queue.promised == 0 && queue.slots.capacity() > kUrgentRetires) queue.slots = {};
+      in_round_count.store(in_round.size(), std::memory_order_relaxed);
     }
-    all.insert(all.end(), slots.begin(), slots.end());
-  }
-  return all;
+    return absl::OkStatus();
+  }).IgnoreError();
 }
 
-void Space::Impl::RetireRound() {
-  std::vector<Retired> slots = CollectRetired();
-  if (!slots.empty()) {
+void Space::Impl::CollectAbandoned() {
+  // Acquire: pairs with the release in Abandon.
+  if (!abandoned_waiting.exchange(false, std::memory_order_acquire)) return;
+  bool all = true;
+  frames.ForEach(0, UINT64_MAX, [&](const xarray::Located& located) {
+    ExtentFrame* frame = located.entry.pointer<ExtentFrame>();
+    if (!frame->abandoned.load(std::memory_order_relaxed)) return true;
+    all = WithoutExceptions([&] {
+            ReserveMore(in_round, 1);
+            return absl::OkStatus();
+          }).ok();
+    if (!all) return false;
+    in_round.push_back({frame->SlotAddress(0), nullptr});
+    frame->abandoned.store(false, std::memory_order_relaxed);
+    return true;
+  });
+  if (!all) abandoned_waiting.store(true, std::memory_order_relaxed);
+}
+
+// Without memory, or when it is not known what the medium holds, slots stay used.
+void Space::Impl::RetireRound() noexcept {
+  CollectRetired();
+  if (!in_round.empty()) {
     rcu::Synchronize();
-    if (DrainLinks(slots).ok()) {
-      FreeRetired(slots);
-    } else {
-      undrained = std::move(slots);  // What the medium holds is not known: they stay used.
-    }
+    if (DrainLinks().ok()) FreeRetired();
   }
-  FreeHeld();
+  WithoutExceptions([this] {
+    FreeHeld();
+    return absl::OkStatus();
+  }).IgnoreError();
 }
 
 // The store that unlinked a slot reaches the medium after its Retire: its writer waits for the
 // msync outside of any read section. Were the slot reused before, a power cut could leave the old
 // link and new bytes. Elsewhere the flush is started in the read section, and complete after the
 // grace period, in which every processor passes a full barrier.
-absl::Status Space::Impl::DrainLinks(const std::vector<Retired>& slots) {
+absl::Status Space::Impl::DrainLinks() noexcept {
   if (pool->media().media_class != dax::MediaClass::kPageCache) return absl::OkStatus();
-  for (const Retired& slot : slots) {
+  for (const Retired& slot : in_round) {
     if (slot.link != nullptr) pool->Flush(slot.link, sizeof(*slot.link));
   }
   return pool->Drain();
 }
 
-// Frees slots whose readers have all left. Wrong addresses (from damaged nodes), slots already free
-// and slots of extents that are yet to be derived are passed over (E5).
-void Space::Impl::FreeRetired(const std::vector<Retired>& slots) {
-  for (const auto& [address, link] : slots) {
-    ExtentFrame* frame = FindFrame(address);
-    if (frame == nullptr) {
-      const absl::StatusOr<dax::Run> run = pool->FindRun(address >> dax::kPageShift);
-      if (!run.ok() || !run->live) continue;
-      const absl::StatusOr<ExtentFrame*> loaded = LoadFrame(run->offset(), /*retired=*/true);
-      if (!loaded.ok() || *loaded == nullptr) continue;
-      frame = *loaded;
-    }
-    const std::optional<uint32_t> slot = frame->SlotAt(address);
-    if (!slot.has_value() || !frame->IsUsed(*slot)) continue;
-    if (frame->held.count(*slot) != 0) continue;
-    if (frame->is_large() || IsPinned(*frame, *slot)) {
-      Hold(frame, *slot);  // FreeHeld truncates the large ones.
-    } else {
-      ReleaseSlot(frame, *slot);
-    }
+void Space::Impl::FreeRetired() noexcept {
+  size_t kept = 0;
+  for (const Retired& slot : in_round) {
+    const absl::Status freed = WithoutExceptions([&] { return FreeRetiredSlot(slot.address); });
+    if (!freed.ok()) in_round[kept++] = slot;
   }
-  in_round_count.fetch_sub(slots.size(), std::memory_order_relaxed);
+  in_round.resize(kept);
+  if (kept == 0 && in_round.capacity() > kUrgentRetires) in_round = {};
+  in_round_count.store(kept, std::memory_order_relaxed);
+}
+
+// Frees a slot whose readers have all left. Wrong addresses (from damaged nodes), slots already
+// free and slots of extents that are yet to be derived are passed over (E5). kResourceExhausted.
+absl::Status Space::Impl::FreeRetiredSlot(Address address) {
+  ExtentFrame* frame = FindFrame(address);
+  if (frame == nullptr) {
+    const absl::StatusOr<dax::Run> run = pool->FindRun(address >> dax::kPageShift);
+    if (!run.ok() || !run->live) return absl::OkStatus();
+    const absl::StatusOr<ExtentFrame*> loaded = LoadFrame(run->offset(), /*retired=*/true);
+    if (absl::IsResourceExhausted(loaded.status())) return loaded.status();
+    if (!loaded.ok() || *loaded == nullptr) return absl::OkStatus();
+    frame = *loaded;
+  }
+  const std::optional<uint32_t> slot = frame->SlotAt(address);
+  if (!slot.has_value() || !frame->IsUsed(*slot)) return absl::OkStatus();
+  if (frame->held.count(*slot) != 0) return absl::OkStatus();
+  if (frame->is_large() || IsPinned(*frame, *slot)) {
+    Hold(frame, *slot);  // FreeHeld truncates the large ones.
+  } else {
+    ReleaseSlot(frame, *slot);
+  }
+  return absl::OkStatus();
 }
 
 // A pin that may show the slot was taken before the slot's grace period ended, so it is counted.
@@ -120,8 +176,9 @@ bool Space::Impl::IsPinned(const ExtentFrame& frame, uint32_t slot) const {
 }
 
 void Space::Impl::Hold(ExtentFrame* frame, uint32_t slot) {
-  if (frame->held.empty()) held_frames.push_back(frame);
+  ReserveMore(held_frames, 1);
   frame->held.insert(slot);
+  if (frame->held.size() == 1) held_frames.push_back(frame);
   if (held_count.fetch_add(1, std::memory_order_relaxed) != 0) return;
   // The worker begins to look whether pins went.
   std::lock_guard<std::mutex> lock(worker_mutex);
@@ -129,52 +186,97 @@ void Space::Impl::Hold(ExtentFrame* frame, uint32_t slot) {
 }
 
 void Space::Impl::FreeHeld() {
-  std::vector<ExtentFrame*> frames_to_try;
-  frames_to_try.swap(held_frames);
-  for (ExtentFrame* frame : frames_to_try) {
+  std::vector<ExtentFrame*> large;
+  large.reserve(held_frames.size());
+  for (ExtentFrame* frame : held_frames) {
     // A slab's slots share one pin count, but for those of an extent in pieces around a lost page.
     const auto is_pinned = [&](uint32_t slot) { return IsPinned(*frame, slot); };
     const auto end = pool->HasLostPages() ? frame->held.end() : std::next(frame->held.begin());
-    if (!frame->is_large() && std::any_of(frame->held.begin(), end, is_pinned)) {
-      held_frames.push_back(frame);
-      continue;
-    }
     if (frame->is_large()) {
-      if (TruncateExtent(frame, absl::InfinitePast()).ok()) {
-        held_count.fetch_sub(1, std::memory_order_relaxed);
-      } else {
-        held_frames.push_back(frame);  // Pinned, or the medium failed: again later.
-      }
-      continue;
+      large.push_back(frame);
+    } else if (std::none_of(frame->held.begin(), end, is_pinned)) {
+      for (const uint32_t slot : frame->held) ReleaseSlot(frame, slot);
+      ForgetHeld(frame);
     }
-    for (const uint32_t slot : frame->held) ReleaseSlot(frame, slot);
-    held_count.fetch_sub(frame->held.size(), std::memory_order_relaxed);
-    frame->held.clear();
+  }
+  DropUnheldFrames();
+  std::sort(large.begin(), large.end(), ByAddress);
+  // Those that are pinned, or that the medium refused, are tried again later.
+  TruncateExtents(&large).IgnoreError();
+}
+
+void Space::Impl::ForgetHeld(ExtentFrame* frame) noexcept {
+  held_count.fetch_sub(frame->held.size(), std::memory_order_relaxed);
+  frame->held.clear();
+}
+
+void Space::Impl::DropUnheldFrames() noexcept {
+  held_frames.erase(std::remove_if(held_frames.begin(), held_frames.end(),
+                                   [](const ExtentFrame* frame) { return frame->held.empty(); }),
+                    held_frames.end());
+}
+
+// ---- Truncation ----
+
+absl::Status Space::Impl::TruncateExtents(std::vector<ExtentFrame*>* frames) {
+  // A released run must not be committed by a later Drain.
+  absl::Status status = DrainAndCommit();
+  if (!status.ok()) return status;
+  // Neighbours go together: one grace period, one wait for the medium and one hole for all.
+  for (size_t begin = 0, end = 0; begin < frames->size(); begin = end) {
+    const auto follows = [&](size_t i) {
+      const dax::Run& before = (*frames)[i - 1]->run();
+      return (*frames)[i]->run().first_page == before.first_page + before.pages;
+    };
+    do {
+      ++end;
+    } while (end < frames->size() && end - begin < kTruncatedTogether && follows(end));
+    TruncateNeighbours(absl::MakeSpan(*frames).subspan(begin, end - begin), &status);
+  }
+  frames->erase(std::remove(frames->begin(), frames->end(), nullptr), frames->end());
+  return status;
+}
+
+// Frames that are truncated become null. If one of the group can't be, its halves are tried.
+void Space::Impl::TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status) {
+  const absl::Status truncated = WithoutExceptions([&] { return TruncateTogether(group); });
+  if (truncated.ok()) {
+    std::fill(group.begin(), group.end(), nullptr);
+  } else if (group.size() == 1 || absl::IsInternal(truncated)) {
+    if (!absl::IsDeadlineExceeded(truncated)) status->Update(truncated);
+  } else {
+    TruncateNeighbours(group.subspan(0, group.size() / 2), status);
+    TruncateNeighbours(group.subspan(group.size() / 2), status);
   }
 }
 
-// E4: the frame is detached, and empty but for held slots, so nobody but us knows it. Its entry
-// goes first: as soon as the run is released, the pages may get a new frame.
-absl::Status Space::Impl::TruncateExtent(ExtentFrame* frame, absl::Time deadline) {
-  const dax::Run run = frame->run();
-  // A released run must not be committed by a later Drain.
-  absl::Status committed = DrainAndCommit();
-  if (!committed.ok()) return committed;
-  EraseFrame(frame);
-  absl::Status status = mapping.Truncate(run.first_page, run.pages, deadline);
+// E4: the frames are detached, and empty but for held slots, so nobody but us knows them. Their
+// entries go first: as soon as a run is released, its pages may get a new frame.
+absl::Status Space::Impl::TruncateTogether(absl::Span<ExtentFrame*> group) {
+  const dax::Run& last = group.back()->run();
+  const uint64_t first_page = group.front()->run().first_page;
+  for (ExtentFrame* frame : group) EraseFrame(frame);
+  absl::Status status = WithoutExceptions([&] {
+    return mapping.Truncate(first_page, last.first_page + last.pages - first_page,
+                            absl::InfinitePast());
+  });
   if (!status.ok()) {
     // Without memory for this, retires into the extent are passed over until the next session.
-    InsertFrame(frame).IgnoreError();
+    for (ExtentFrame* frame : group) InsertFrame(frame).IgnoreError();
     return status;
   }
-  ClassOf(*frame).run_size_bytes.fetch_sub(run.size_bytes(), std::memory_order_relaxed);
-  ++truncated_extents;
-  truncated_size_bytes += run.size_bytes();
-  rcu::Retire(frame);
+  for (ExtentFrame* frame : group) {
+    ClassOf(*frame).run_size_bytes.fetch_sub(frame->run().size_bytes(), std::memory_order_relaxed);
+    ++truncated_extents;
+    truncated_size_bytes += frame->run().size_bytes();
+    ForgetHeld(frame);
+  }
+  DropUnheldFrames();
+  for (ExtentFrame* frame : group) rcu::Retire(frame);
   return absl::OkStatus();
 }
 
-void Space::Impl::WorkerLoop() {
+void Space::Impl::WorkerLoop() noexcept {
   const dax::SurviveMediaErrors survive;
   std::chrono::milliseconds held_poll = kFirstHeldPoll;
   std::unique_lock<std::mutex> lock(worker_mutex);
@@ -183,11 +285,16 @@ void Space::Impl::WorkerLoop() {
     return stop() || urgent || retired_waiting.load(std::memory_order_relaxed) ||
            !derive_wanted.empty();
   };
+  // What a pin holds, or what there was no memory to free.
+  const auto left_over = [this] {
+    return held_count.load(std::memory_order_relaxed) != 0 ||
+           in_round_count.load(std::memory_order_relaxed) != 0 ||
+           abandoned_waiting.load(std::memory_order_relaxed);
+  };
   while (!stop()) {
-    if (held_count.load(std::memory_order_relaxed) == 0) {
+    if (!left_over()) {
       held_poll = kFirstHeldPoll;
-      worker_wakeup.wait(
-          lock, [&] { return called() || held_count.load(std::memory_order_relaxed) != 0; });
+      worker_wakeup.wait(lock, [&] { return called() || left_over(); });
       if (!called()) continue;
     } else if (!worker_wakeup.wait_for(lock, held_poll, called)) {
       held_poll = std::min(held_poll * 2, kLastHeldPoll);
@@ -202,11 +309,13 @@ void Space::Impl::WorkerLoop() {
     const bool make_room = room_wanted;
     urgent = room_wanted = false;
     lock.unlock();
-    if (make_room) MakeRoom().IgnoreError();
+    if (make_room) space->MakeRoom().IgnoreError();
     {
       std::lock_guard<std::mutex> maintenance_lock(maintenance);
       RetireRound();
-      for (const uint16_t class_number : wanted) DeriveSome(class_number).IgnoreError();
+      for (const uint16_t class_number : wanted) {
+        WithoutExceptions([&] { return DeriveSome(class_number); }).IgnoreError();
+      }
     }
     lock.lock();
   }

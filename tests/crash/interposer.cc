@@ -5,6 +5,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <libpmem.h>
+#include <setjmp.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -99,6 +100,7 @@ constexpr unsigned kNever = ~0u;
 thread_local unsigned fences_to_live = kNever;
 thread_local bool dead = false;
 thread_local unsigned fence_delay_ms = 0;
+thread_local jmp_buf place_of_death;
 
 // What is done to this thread at a fence that `caller` makes, before it takes effect.
 void MeetFate(const void* caller) {
@@ -106,7 +108,7 @@ void MeetFate(const void* caller) {
   if (dead || fences_to_live == kNever || !IsOfProgram(caller)) return;
   if (fences_to_live-- > 0) return;
   dead = true;
-  throw ProcessDied();
+  longjmp(place_of_death, 1);
 }
 
 enum class Passage { kPasses, kDropped, kLate };
@@ -199,7 +201,10 @@ std::vector<CallSite> CallSites() {
   return all;
 }
 
-void DieAtFence(unsigned fences) { fences_to_live = fences; }
+void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run) {
+  fences_to_live = fences;
+  if (setjmp(place_of_death) == 0) run();
+}
 void EndDying() {
   fences_to_live = kNever;
   dead = false;

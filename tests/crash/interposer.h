@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+
 namespace daxkv::crash {
 
 enum class Platform {
@@ -67,10 +69,10 @@ void Mutate(const CallSite& site, Mutation mutation);
 // ---- What may happen to one thread ----
 
 // The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
-// before it takes effect. ProcessDied is thrown there, and no flush or fence of the thread counts
-// from then on, until EndDying.
-struct ProcessDied {};
-void DieAtFence(unsigned fences);
+// before it takes effect. There `run` ends: no destructor of its frames runs, locks that it held stay
+// locked and memory that it had is lost, as when a process dies. No flush or fence of the thread
+// counts from then on, until EndDying.
+void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
 void EndDying();
 // Each fence of this thread waits so long before it takes effect.
 void DelayFences(unsigned wait_ms);

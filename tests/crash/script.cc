@@ -137,11 +137,7 @@ Operation Killed(Operation operation, unsigned fence) {
   operation.name += " killed";
   operation.unfinished = true;
   operation.run = [run = std::move(operation.run), fence](Store& store, const Changes& changes) {
-    DieAtFence(fence);
-    try {
-      run(store, changes).IgnoreError();
-    } catch (const ProcessDied&) {
-    }
+    RunUntilDeath(fence, [&] { run(store, changes).IgnoreError(); });
     store.Abandon();
     EndDying();
     return absl::OkStatus();

@@ -137,11 +137,11 @@ class ArenaMemory : public Memory {
     sizes_[address] = {align, size};
     return address;
   }
-  void Abandon(Address address) override {
+  void Abandon(Address address) noexcept override {
     std::lock_guard<std::mutex> lock(mutex_);
     Free(address);
   }
-  void Retire(Address address, const uint64_t* /*link*/) override {
+  void Retire(Address address, const uint64_t* /*link*/) noexcept override {
     if (!rcu::InReadSection()) abort();
     if (!track_ && !reuse) return;  // Measurements: no bookkeeping.
     std::lock_guard<std::mutex> lock(mutex_);
@@ -150,7 +150,7 @@ class ArenaMemory : public Memory {
     ++retires;
   }
 
-  void Flush(const void* address, size_t size_bytes) override {
+  void Flush(const void* address, size_t size_bytes) noexcept override {
     flushes.fetch_add(1, std::memory_order_relaxed);
     if (!track_) return;
     const uint64_t at = static_cast<uint64_t>(static_cast<const char*>(address) - At(0));
@@ -161,7 +161,7 @@ class ArenaMemory : public Memory {
       lines.insert(line);
     }
   }
-  void FlushInherited(const void* address, size_t size_bytes) override {
+  void FlushInherited(const void* address, size_t size_bytes) noexcept override {
     Flush(address, size_bytes);
   }
   absl::Status Drain() override {

@@ -2,8 +2,10 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -117,6 +119,36 @@ TEST_P(FullTest, AFullPoolReopens) {
       ASSERT_THAT((*db)->Close(), IsOk());
     }
   }
+}
+
+// Compact waited for pins with a lock held that a put into a full store wants: a thread that had a
+// pin and put waited for itself.
+TEST_P(FullTest, APinsHolderPutsWhileCompactWaitsForThePin) {
+  TemporaryDirectory directory(GetParam());
+  Options options = TestOptions();
+  options.shape = dax::PoolShape::kFixed;
+  options.fixed_size_bytes = 16 << 20;
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory.Path("store"), options);
+  ASSERT_THAT(db.status(), IsOk());
+  ASSERT_THAT((*db)->Put("pinned", std::string(1 << 20, 'p')), IsOk());
+  Model model;
+  Fill(**db, "large", 300'000, &model);
+  absl::StatusOr<PinnedValue> pin = (*db)->Pin("pinned");
+  ASSERT_THAT(pin.status(), IsOk());
+  ASSERT_THAT((*db)->Delete("pinned"), IsOk());
+
+  std::future<absl::StatusOr<CompactionResult>> compaction =
+      std::async(std::launch::async, [&] { return (*db)->Compact(absl::InfiniteFuture()); });
+  EXPECT_EQ(compaction.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  std::future<absl::Status> put =
+      std::async(std::launch::async, [&] { return (*db)->Put("more", std::string(1 << 20, 'm')); });
+  const bool ended = put.wait_for(std::chrono::seconds(60)) == std::future_status::ready;
+  EXPECT_TRUE(ended) << "the put waits for the compaction, which waits for the pin";
+  EXPECT_TRUE(pin->value() == std::string(1 << 20, 'p'));
+  pin = PinnedValue();
+  EXPECT_THAT(put.get(), HasCode(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(compaction.get().status(), IsOk());
+  EXPECT_THAT((*db)->Put("more", std::string(1 << 20, 'm')), IsOk());
 }
 
 // A tmpfs of its own. Needs the right to mount.
