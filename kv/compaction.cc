@@ -135,10 +135,12 @@ absl::Status Compactor::MoveAll(Throttle* throttle, CompactionResult* result) {
 absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
                                  CompactionResult* result) {
   std::vector<Index::Move> moves;
+  std::vector<OwnedSlot> copies;  // Of the moves, in their order.
   std::vector<bool> moved;
   absl::Status stopped;
   for (size_t i = 0; i < found.size() && stopped.ok();) {
     moves.clear();
+    copies.clear();
     uint64_t size_bytes = 0;
     for (; i < found.size() && size_bytes < kBatchSizeBytes; ++i) {
       absl::StatusOr<Copied> copied = Copy(found[i].record());
@@ -146,20 +148,19 @@ absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
       if (absl::IsDataLoss(copied.status())) continue;
       stopped = copied.status();
       if (!stopped.ok()) break;
-      moves.push_back({found[i], copied->address});
+      moves.push_back({found[i], copied->slot.address()});
+      copies.push_back(std::move(copied->slot));
       size_bytes += copied->size_bytes;
     }
+    moved.assign(moves.size(), false);
     absl::Status status = space_->Drain();
     if (status.ok()) status = index_->Relocate(moves, &moved);
-    // After a failed drain nobody knows which copies the medium's index leads to: they stay.
-    if (!status.ok()) return status;
     for (size_t k = 0; k < moves.size(); ++k) {
-      if (!moved[k]) {
-        space_->Abandon(moves[k].to);
-        continue;
-      }
-      ++result->records_moved;
+      // After a failed drain nobody knows which copies the medium's index leads to: they stay.
+      if (moved[k] || absl::IsInternal(status)) copies[k].Release();
+      result->records_moved += moved[k];
     }
+    if (!status.ok()) return status;
     result->moved_size_bytes += size_bytes;
   }
   return stopped;
@@ -175,14 +176,12 @@ absl::StatusOr<Compactor::Copied> Compactor::Copy(Address from) {
   const uint64_t size_bytes = RecordSizeBytes(record->key.size(), record->value.size());
   absl::StatusOr<Address> to = space_->AllocateForMove(size_bytes);
   if (!to.ok()) return to.status();
+  OwnedSlot slot(space_, *to);
   WriteRecord(*space_, *to, record->kind, record->sequence, record->key, record->value);
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.
-  if (absl::Status intact = VerifyRecord(*space_, *record); !intact.ok()) {
-    space_->Abandon(*to);
-    return intact;
-  }
-  return Copied{*to, size_bytes};
+  if (absl::Status intact = VerifyRecord(*space_, *record); !intact.ok()) return intact;
+  return Copied{std::move(slot), size_bytes};
 }
 
 void Compactor::BackgroundLoop() {

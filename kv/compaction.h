@@ -63,7 +63,7 @@ class Compactor {
 
   // Copies a record to a new slot and starts flushing it.
   struct Copied {
-    Address address;
+    OwnedSlot slot;
     uint64_t size_bytes;
   };
   absl::StatusOr<Copied> Copy(Address from);

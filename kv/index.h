@@ -232,7 +232,7 @@ class Index {
                          std::string* next_from, bool* end) const;
   // Makes slots that still are as they were found lead to a copy of their record, complete, flushed
   // and drained at `to`, with the same sequence; retires the old one. One drain for all: durable on
-  // return. (*moved)[i] tells whether moves[i] was done; if not, `to` is still the caller's. Moves
+  // return. Sets (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves
   // within a leaf come one after the other. kInternal as of Upsert.
   struct Move {
     SlotPosition at;

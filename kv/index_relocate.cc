@@ -88,7 +88,6 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
 }
 
 absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved) {
-  moved->assign(moves.size(), false);
   absl::Status status;
   for (size_t begin = 0; begin < moves.size() && status.ok();) {
     size_t end = begin + 1;
