@@ -17,7 +17,7 @@
 // Invariant
 //   W1  WaitForAll returns only when every window has been left whose Enter came before the call
 //       (in the one order of all sequentially consistent operations). A window entered later sees
-//       what the caller stored before the call.
+//       what the caller stored, sequentially consistently, before the call.
 #ifndef DAXKV_KV_WRITE_WINDOWS_H_
 #define DAXKV_KV_WRITE_WINDOWS_H_
 
@@ -55,8 +55,6 @@ class WriteWindows {
 
   void WaitForAll() {
     std::lock_guard<std::mutex> lock(wait_mutex_);
-    // Orders the caller's stores before the look at the counters (W1).
-    std::atomic_thread_fence(std::memory_order_seq_cst);
     const unsigned phase = phase_.load(std::memory_order_relaxed) % 2;
     // In the other phase there are only windows of threads that read the phase before the last
     // flip and entered after it.
@@ -78,6 +76,7 @@ class WriteWindows {
 
   void Drain(unsigned phase) {
     constexpr unsigned kSpins = 100;
+    // Sequentially consistent, as the caller's store before the call is: no fence between (W1).
     for (Line& line : lines_) {
       for (unsigned spins = 0; line.open[phase].load(std::memory_order_seq_cst) != 0; ++spins) {
         if (spins < kSpins) {

@@ -17,7 +17,7 @@
 namespace daxkv::crash {
 namespace {
 
-uint64_t images_per_script = 2000;
+uint64_t images_per_script = 1200;
 Plan plan_of_all;
 
 // Where failing images are kept.
