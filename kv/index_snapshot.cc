@@ -74,7 +74,7 @@ struct Index::Impl::LeafReader {
   absl::Status ReadFence(Address fence, std::string_view* key, Obstacle& obstacle);
   absl::Status AddSlots(const LeafHistory* history);
   absl::Status AddSuperseded(const LeafHistory& history);
-  void Add(const RecordView& record);
+  void Add(const RecordView& record, uint16_t tag);
   void SetHeads();
 
   Impl& index;
@@ -109,11 +109,12 @@ absl::Status Index::Impl::LeafReader::ReadFences(Obstacle& obstacle) {
   return ReadFence(index.Header(next).low_fence, &contents.upper, obstacle);
 }
 
-void Index::Impl::LeafReader::Add(const RecordView& record) {
+// Until SetHeads an entry's head is its key's tag.
+void Index::Impl::LeafReader::Add(const RecordView& record, uint16_t tag) {
   // Slots at or above `upper` moved right.
   if (record.key.compare(contents.low) < 0) return;
   if (contents.has_upper && record.key.compare(contents.upper) >= 0) return;
-  contents.entries.push_back({0, record.address});
+  contents.entries.push_back({tag, record.address});
 }
 
 absl::Status Index::Impl::LeafReader::AddSlots(const LeafHistory* history) {
@@ -132,28 +133,30 @@ absl::Status Index::Impl::LeafReader::AddSlots(const LeafHistory* history) {
                                               ", which is no record of its tag; repair the store"));
     }
     const uint64_t begin = history == nullptr ? record->sequence : history->BeginOf(*record);
-    if (begin <= number) Add(*record);
+    if (begin <= number) Add(*record, SlotTag(slot));
   }
   return absl::OkStatus();
 }
 
 absl::Status Index::Impl::LeafReader::AddSuperseded(const LeafHistory& history) {
   const size_t from_slots = contents.entries.size();
+  // A key has one version at a number. If its slot showed that, the version was superseded between
+  // our look at the slot and this one: as the very record or, if that moved meanwhile, as its copy.
+  const auto known = [&](uint16_t tag, std::string_view key) {
+    const auto end = contents.entries.begin() + static_cast<ptrdiff_t>(from_slots);
+    return std::any_of(contents.entries.begin(), end, [&](const LeafContents::Entry& entry) {
+      return entry.head == tag && RecordAt(*index.memory, entry.record).key == key;
+    });
+  };
   absl::Status status;
   history.ForEachAt(number, [&](const Version& version) {
-    // It may have been superseded between our look at its slot and this one.
-    const auto end = contents.entries.begin() + static_cast<ptrdiff_t>(from_slots);
-    const bool known = std::any_of(contents.entries.begin(), end, [&](const auto& entry) {
-      return entry.record == version.record;
-    });
-    if (known) return true;
     const absl::StatusOr<RecordView> record = ViewRecord(*index.memory, version.record);
     if (absl::IsUnavailable(record.status())) {
       absent.push_back(version.record);
     } else if (!record.ok()) {
       status = record.status();
-    } else {
-      Add(*record);
+    } else if (!known(version.tag, record->key)) {
+      Add(*record, version.tag);
     }
     return status.ok();
   });

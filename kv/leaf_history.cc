@@ -1,19 +1,19 @@
 #include "kv/leaf_history.h"
 
-#include <algorithm>
 #include <memory>
 
 namespace daxkv::kv {
 
 uint64_t LeafHistory::BeginOf(const RecordView& record) const {
-  // A slot may be used again while a late version of the record that it held before is still here;
-  // the new record's number is above that version's.
-  uint64_t begin = record.sequence;
+  // Its address may be used again while a late version is here, even for an older record that
+  // compaction moves: the number tells them apart.
   for (const Version* version = late_.load(std::memory_order_acquire); version != nullptr;
        version = version->next.load(std::memory_order_acquire)) {
-    if (version->record == record.address) begin = std::max(begin, version->until);
+    if (version->record == record.address && version->since == record.sequence) {
+      return version->until;
+    }
   }
-  return begin;
+  return record.sequence;
 }
 
 bool LeafHistory::Holds(Address record) const {
