@@ -79,7 +79,7 @@ unsigned OrderOf(uint64_t pages) { return static_cast<unsigned>(__builtin_ctzll(
 }  // namespace
 
 RunAllocator::RunAllocator(uint64_t pages)
-    : pages_(pages), free_(pages), largest_((pages + kHugePages - 1) / kHugePages, kFull) {
+    : free_(pages), largest_((pages + kHugePages - 1) / kHugePages, kFull) {
   blocks_with_[kFull] = largest_.size();
   Free(0, pages);
 }

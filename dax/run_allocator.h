@@ -50,7 +50,6 @@ class RunAllocator {
   std::optional<uint64_t> FindBlocks(uint64_t count) const;
   void Refresh(uint64_t first, uint64_t pages);
 
-  const uint64_t pages_;
   PageBitmap free_;
   uint64_t free_pages_ = 0;
   std::vector<uint8_t> largest_;                        // By block: an order or kFull.
