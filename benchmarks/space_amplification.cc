@@ -163,11 +163,11 @@ absl::Status Run(const Parameters& parameters) {
     absl::StatusOr<kv::CompactionResult> result = db.Compact();
     if (!result.ok()) return result.status();
     std::printf(
-        "%s: %.1f s, %d extents freed, %d records (%.1f MiB) and %d leaves moved, "
+        "%s: %.1f s, %d extents freed, %d records (%.1f MiB) moved, "
         "%.1f MiB trimmed\n",
         when, absl::ToDoubleSeconds(absl::Now() - start), static_cast<int>(result->extents_freed),
         static_cast<int>(result->records_moved), MiB(result->moved_size_bytes),
-        static_cast<int>(result->leaves_rewritten), MiB(result->trimmed_size_bytes));
+        MiB(result->trimmed_size_bytes));
     return absl::OkStatus();
   };
   status = compact("compacted");

@@ -192,7 +192,6 @@ struct CompactionResult {
   uint64_t trimmed_size_bytes = 0;  // Spare blocks given back besides.
   uint64_t records_moved = 0;       // Out of sparse extents.
   uint64_t moved_size_bytes = 0;    // Of these records.
-  uint64_t leaves_rewritten = 0;    // Of the index, that were sparse and went into fewer.
 };
 
 struct CheckReport {
@@ -276,7 +275,8 @@ class Db {
   // As a crash would, if Close was not called.
   ~Db();
   // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
-  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns kFailedPrecondition.
+  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns
+  // kFailedPrecondition.
   absl::Status Close();
 
   // Stores `value` under `key`, in place of what was there. Durable on return.

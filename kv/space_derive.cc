@@ -175,8 +175,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
   const uint64_t media_events = pool->media_events();
   for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
     if (stopping.load(std::memory_order_relaxed)) return nullptr;
-    const absl::StatusOr<bool> live =
-        IsLostSlot(*frame, slot) ? true : IsSlotLive(*frame, slot);
+    const absl::StatusOr<bool> live = IsLostSlot(*frame, slot) ? true : IsSlotLive(*frame, slot);
     if (!live.ok()) return live.status();
     if (*live) frame->SetUsed(slot);
   }

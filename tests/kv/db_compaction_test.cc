@@ -34,18 +34,6 @@ void DeleteMost(Db& db, unsigned kept_of, Model* model) {
   for (const std::string& key : keys) model->erase(key);
 }
 
-void ExpectEqual(const Db& db, const Model& model) {
-  for (const auto& [key, value] : model) {
-    absl::StatusOr<std::string> got = db.Get(key);
-    ASSERT_THAT(got.status(), IsOk()) << key;
-    ASSERT_TRUE(*got == value) << key;
-  }
-  absl::StatusOr<CheckReport> report = db.Check();
-  ASSERT_THAT(report.status(), IsOk());
-  EXPECT_THAT(report->faults, testing::IsEmpty());
-  EXPECT_EQ(report->records, model.size());
-}
-
 Model NumberedModel(int records, size_t size_bytes) {
   Model model;
   for (int i = 0; i < records; ++i) {

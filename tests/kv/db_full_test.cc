@@ -31,18 +31,6 @@ void Fill(Db& db, const std::string& prefix, size_t size_bytes, Model* model) {
   }
 }
 
-void ExpectEqual(const Db& db, const Model& model) {
-  for (const auto& [key, value] : model) {
-    absl::StatusOr<std::string> got = db.Get(key);
-    ASSERT_THAT(got.status(), IsOk()) << key;
-    ASSERT_TRUE(*got == value) << key;
-  }
-  absl::StatusOr<CheckReport> report = db.Check();
-  ASSERT_THAT(report.status(), IsOk());
-  EXPECT_THAT(report->faults, testing::IsEmpty());
-  EXPECT_EQ(report->records, model.size());
-}
-
 // Fills, sees that everything else goes on, empties, and does so again: a leak would show as less
 // room each time.
 void FillAndEmptyRepeatedly(Db& db) {

@@ -44,6 +44,18 @@ std::string ValueFor(std::string_view key, uint64_t version, size_t size_bytes) 
 
 std::string NumberedKey(uint64_t number) { return absl::StrFormat("key%012d", number); }
 
+void ExpectEqual(const Db& db, const std::map<std::string, std::string>& model) {
+  for (const auto& [key, value] : model) {
+    absl::StatusOr<std::string> got = db.Get(key);
+    ASSERT_THAT(got.status(), IsOk()) << key;
+    ASSERT_TRUE(*got == value) << key;
+  }
+  absl::StatusOr<CheckReport> report = db.Check();
+  ASSERT_THAT(report.status(), IsOk());
+  EXPECT_THAT(report->faults, testing::IsEmpty());
+  EXPECT_EQ(report->records, model.size());
+}
+
 uint64_t DiskUsageBytes(const std::string& path) {
   uint64_t size_bytes = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(path)) {

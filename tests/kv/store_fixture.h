@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -55,6 +56,9 @@ MATCHER_P(HasCode, code, "has status code " + absl::StatusCodeToString(code)) {
   *result_listener << arg;
   return arg.code() == code;
 }
+
+// The store holds these keys and values and no others, and `check` finds no fault.
+void ExpectEqual(const Db& db, const std::map<std::string, std::string>& model);
 
 // A store in a directory pool, on the medium that the test is instantiated for.
 class StoreTest : public testing::TestWithParam<Medium> {
