@@ -1,5 +1,8 @@
 #include "dax/sigbus.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -66,23 +69,27 @@ bool TakeCareOf(const siginfo_t& info) {
   return false;
 }
 
+// What would have happened without us, and so with the signal's own words: another signal would hide
+// the address in a core file. It waits until the handler has returned. (Going back to the
+// instruction is not enough: the kernel sends some signals once, and the access then succeeds.)
+void SendAgainToDefaultAction(int signal, siginfo_t* info) {
+  std::signal(signal, SIG_DFL);
+  syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), signal, info);
+}
+
 void OnSigbus(int signal, siginfo_t* info, void* context) {
   const int saved_errno = errno;
   const bool done = TakeCareOf(*info);
   errno = saved_errno;
   if (done) return;
+  // The kernel lets nobody ignore a fault: it kills.
+  const bool fault = info->si_code > 0 && info->si_code != BUS_MCEERR_AO;
   if ((previous.sa_flags & SA_SIGINFO) != 0) {
     previous.sa_sigaction(signal, info, context);
-  } else if (previous.sa_handler == SIG_DFL) {
-    // Back at the instruction, the same signal meets the default action. One that no instruction
-    // caused has to be sent once more.
-    std::signal(SIGBUS, SIG_DFL);
-    if (info->si_code <= 0 || info->si_code == BUS_MCEERR_AO) raise(SIGBUS);
+  } else if (previous.sa_handler == SIG_DFL || (previous.sa_handler == SIG_IGN && fault)) {
+    SendAgainToDefaultAction(signal, info);
   } else if (previous.sa_handler != SIG_IGN) {
     previous.sa_handler(signal);
-  } else if (info->si_code > 0 && info->si_code != BUS_MCEERR_AO) {
-    // The kernel lets nobody ignore a fault: it kills.
-    std::signal(SIGBUS, SIG_DFL);
   }
 }
 
