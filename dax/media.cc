@@ -66,6 +66,10 @@ std::string_view MediaClassName(MediaClass media_class) {
   return "unknown";
 }
 
+std::string_view DurabilityName(Durability durability) {
+  return durability == Durability::kProcess ? "process" : "power";
+}
+
 std::string_view MediaPromise(const MediaInfo& media) {
   if (media.forced) {
     return "PMEM_IS_PMEM_FORCE says persistent memory: a returned write is flushed from the CPU "
@@ -75,6 +79,10 @@ std::string_view MediaPromise(const MediaInfo& media) {
     case MediaClass::kDax:
       return "persistent memory: a returned write survives power loss";
     case MediaClass::kPageCache:
+      if (media.durability == Durability::kProcess) {
+        return "ordinary file: a returned write survives the end of the process; what power loss "
+               "takes is bounded by the writeback in the background";
+      }
       return "ordinary file: a returned write survives power loss, at the cost of an msync";
     case MediaClass::kVolatile:
       return "memory file system: a returned write survives a crash of the process, not of the "

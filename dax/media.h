@@ -16,15 +16,25 @@ enum class MediaClass {
   kVolatile,   // tmpfs and its like: survives the process, not the machine.
 };
 
+// What a returned write on kPageCache survives; elsewhere the medium alone decides.
+enum class Durability {
+  kPower,    // Power loss: every wait for the medium is an msync.
+  kProcess,  // The end of the process: no msync; what a power cut costs is bounded by Pool::Sync.
+};
+
 struct MediaInfo {
   MediaClass media_class = MediaClass::kVolatile;
   // PMEM_IS_PMEM_FORCE=1 made this kDax; the medium itself did not.
   bool forced = false;
   std::string file_system;  // "ext4", "xfs", "tmpfs", "devdax", or the type's number in hex.
+  // As the pool is open now. Never kProcess but on kPageCache.
+  Durability durability = Durability::kPower;
 };
 
 // "dax", "page-cache", "volatile".
 std::string_view MediaClassName(MediaClass media_class);
+// "power", "process".
+std::string_view DurabilityName(Durability durability);
 // One line for people: what a returned Put survives on this medium.
 std::string_view MediaPromise(const MediaInfo& media);
 

@@ -159,7 +159,7 @@ absl::Status PageSpace::ForgetRun(const Run& run) {
       return absl::NotFoundError(absl::StrCat("somebody else released the ", Describe(run)));
     }
   }
-  persister_.Flush(&segment->Word(run.first_page), sizeof(uint64_t));
+  persister_.FlushToMedium(&segment->Word(run.first_page), sizeof(uint64_t));
   return absl::OkStatus();
 }
 
@@ -173,7 +173,9 @@ absl::Status PageSpace::ReleaseRuns(absl::Span<const Run> runs) {
     if (forgotten.ok()) released.push_back(run);
     status.Update(forgotten);
   }
-  const absl::Status durable = persister_.Drain();
+  // To the medium with every durability: the same pages in two runs would be damage, and a hole in a
+  // live one as well.
+  const absl::Status durable = persister_.DrainToMedium();
   // Without that the pages must not be used again: they stay out of the allocator until the next
   // open, which sees whether the words are there.
   if (!durable.ok()) return durable;

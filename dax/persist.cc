@@ -84,6 +84,33 @@ void Persister::Flush(const void* address, size_t size_bytes) noexcept {
   }
   if (size_bytes == 0) return;
   NoteIfLost(address, size_bytes);
+  if (process_only_.load(std::memory_order_relaxed)) return NoteUnsynced();
+  Write(address, size_bytes);
+}
+
+void Persister::FlushToMedium(const void* address, size_t size_bytes) noexcept {
+  if (!page_cache_) return Flush(address, size_bytes);
+  NoteIfLost(address, size_bytes);
+  Write(address, size_bytes);
+}
+
+// A load first: the flag's cache line stays shared.
+void Persister::NoteUnsynced() noexcept {
+  if (unsynced_.load(std::memory_order_relaxed)) return;
+  unsynced_.store(true, std::memory_order_relaxed);
+}
+
+bool Persister::TakeUnsynced() noexcept {
+  const bool unsynced = unsynced_.exchange(false, std::memory_order_relaxed);
+  return std::exchange(was_unsynced_, unsynced) || unsynced;
+}
+
+void Persister::SetDurability(Durability durability) {
+  process_only_.store(page_cache_ && durability == Durability::kProcess, std::memory_order_relaxed);
+}
+
+// Notes the range for the thread's next drain.
+void Persister::Write(const void* address, size_t size_bytes) noexcept {
   const auto first = reinterpret_cast<uintptr_t>(address);
   try {
     Note(first, first + size_bytes);
@@ -139,6 +166,13 @@ absl::Status Persister::TakeLostNote() noexcept {
 }
 
 absl::Status Persister::Drain() noexcept {
+  absl::Status status =
+      process_only_.load(std::memory_order_relaxed) ? CheckMedium() : DrainRanges();
+  if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());
+  return status;
+}
+
+absl::Status Persister::DrainToMedium() noexcept {
   absl::Status status = DrainRanges();
   if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());
   return status;

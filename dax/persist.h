@@ -6,6 +6,10 @@
 // millisecond whatever its length, so ranges are only noted at first, for each thread, and written
 // by one call for each neighbourhood when the thread drains.
 //
+// With Durability::kProcess, on kPageCache, Flush and Drain write nothing: the page cache has the
+// stores, and keeps them when the process ends. What must reach the medium in an order even then
+// goes through FlushToMedium and DrainToMedium, or SyncAll.
+//
 // Thread safety: all methods from any thread. Notes belong to a thread and a Persister; those of a
 // Persister that has gone are dropped.
 #ifndef DAXKV_DAX_PERSIST_H_
@@ -27,6 +31,7 @@ class Persister {
  public:
   // `base` is the mapping's first byte, for the offsets in messages. `lost`, if not null, outlives
   // this: pages of it don't become durable, and say so.
+  // Durable as the medium can (Durability::kPower).
   Persister(MediaClass media_class, const char* base, const LostPages* lost = nullptr);
   // Which pages hold data rather than what the pool itself lives by. Before anything is lost.
   void SetDataPages(std::function<bool(uint64_t page)> is_data) { is_data_ = std::move(is_data); }
@@ -40,6 +45,17 @@ class Persister {
   // kDataLoss: this thread flushed something on a page that is lost to a media error; the rest is
   // durable. Or the pool's own records lie on such a page: then nobody's drain succeeds any more.
   absl::Status Drain() noexcept;
+  // Another promise from now on. The caller sees to what was flushed under the one before (SyncAll).
+  void SetDurability(Durability durability);
+  // Whether something was flushed since the last call that only SyncAll makes durable. False when
+  // nothing was flushed since the last call but one, either: a store may reach the cache a moment
+  // after its flush is seen.
+  bool TakeUnsynced() noexcept;
+
+  // Flush and Drain in the strict sense, whatever the durability: for words that must be durable
+  // before what they free is used again. Statuses of Drain.
+  void FlushToMedium(const void* address, size_t size_bytes) noexcept;
+  absl::Status DrainToMedium() noexcept;
   // One word of the pool's own, whatever else this thread has flushed: what a later Drain of its has
   // to say stays to be said.
   absl::Status PersistWord(const void* address);
@@ -57,7 +73,14 @@ class Persister {
   absl::Status SyncRange(size_t size_bytes);
   absl::Status TakeLostNote() noexcept;
 
+  void NoteUnsynced() noexcept;
+  void Write(const void* address, size_t size_bytes) noexcept;
+
   const bool page_cache_;
+  // Only on kPageCache. Relaxed: who changes it syncs everything afterwards.
+  std::atomic<bool> process_only_{false};
+  std::atomic<bool> unsynced_{false};
+  bool was_unsynced_ = false;  // TakeUnsynced's, which one thread calls at a time.
   const char* const base_;
   // Outlived by no note: threads hold it weakly.
   const std::shared_ptr<const Persister*> identity_;

@@ -109,7 +109,10 @@ absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
   status = directory ? impl->OpenDirectory(options) : impl->OpenFixed(options, *type);
   if (status.ok()) status = impl->Start();
   if (!status.ok()) return status;
-  return std::unique_ptr<Pool>(new Pool(std::move(impl)));
+  std::unique_ptr<Pool> pool(new Pool(std::move(impl)));
+  if (options.durability == Durability::kProcess) status = pool->SetDurability(options.durability);
+  if (!status.ok()) return status;
+  return pool;
 }
 
 absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
@@ -376,6 +379,24 @@ void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept 
 }
 
 absl::Status Pool::Sync() { return impl_->persister->SyncAll(impl_->files->size_bytes()); }
+
+absl::Status Pool::SetDurability(Durability durability) {
+  if (media().media_class != MediaClass::kPageCache) return absl::OkStatus();
+  // In this order no store is under neither promise: first the strict one, then what was stored
+  // before, then the other.
+  impl_->persister->SetDurability(Durability::kPower);
+  const absl::Status synced = Sync();
+  if (!synced.ok()) return synced;
+  impl_->persister->SetDurability(durability);
+  impl_->media.durability = durability;
+  return absl::OkStatus();
+}
+
+absl::Status Pool::SyncIfNeeded() {
+  return impl_->persister->TakeUnsynced() ? Sync() : absl::OkStatus();
+}
+
+absl::Status Pool::PersistWord(const uint64_t* word) { return impl_->persister->PersistWord(word); }
 
 absl::Status Pool::ReportLostPage(uint64_t page) {
   if (page >= kMaxSegments * kMaxRunPages * 2 || !Contains(page << kPageShift, kPageSizeBytes)) {

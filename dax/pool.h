@@ -89,6 +89,8 @@ struct PoolOptions {
   // kDirectory, at creation: the most that the pool may grow to (address space is reserved for it
   // at each open), 64 MiB..16 TiB.
   uint64_t max_size_bytes = uint64_t{1} << 40;
+  // What a returned Drain promises on an ordinary file: see Pool::SetDurability.
+  Durability durability = Durability::kPower;
   // Whether this process's SIGBUS handler minds the pool's pages.
   SigbusPolicy sigbus = SigbusPolicy::kGuarded;
   // Advises the kernel to use huge pages throughout the pool (MADV_HUGEPAGE; counts on tmpfs mounted
@@ -233,7 +235,7 @@ class Pool {
   // Durability. Flush starts writing [address, address + size_bytes) back; Drain waits until all
   // that this thread flushed is durable, as far as the medium's promise goes: clwb and sfence on
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
-  // neighbouring ranges in one call. Drain's errors (kInternal with the range; EIO) mean that the
+  // neighbouring ranges in one call (but see SetDurability). Drain's errors (kInternal with the range; EIO) mean that the
   // data may not be durable; after one, every later Drain fails, in each thread.
   void Flush(const void* address, size_t size_bytes) noexcept;
   absl::Status Drain() noexcept;
@@ -241,6 +243,21 @@ class Pool {
     Flush(address, size_bytes);
     return Drain();
   }
+  // Makes everything durable, and changes what Drain promises from now on; on other media than
+  // kPageCache it changes nothing. With kProcess Flush and Drain write nothing back: a returned
+  // Drain survives the end of the process, and Sync is what survives power loss. Runs still come
+  // and go so that a power cut leaves each of them live or free and none overlapping (a release
+  // msyncs its words before it punches; growth, lost pages and Close msync as ever), but a live run
+  // may hold anything that was in it since the last Sync began, page by page: who uses kProcess must
+  // verify what it finds after one. The caller excludes other users of the pool meanwhile.
+  //   statuses of Sync
+  absl::Status SetDurability(Durability durability);
+  // Sync, if something was flushed under kProcess since the last call that only that makes durable.
+  // One thread at a time. Statuses of Sync.
+  absl::Status SyncIfNeeded();
+  // One 8-byte word, durable when this returns with either durability, without what else the thread
+  // has flushed. Statuses of Drain.
+  absl::Status PersistWord(const uint64_t* word);
   // Copies into the pool past the cache where that is quicker, and flushes. Drain finishes it.
   void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything stored so far by any thread becomes durable: msync of the whole mapping on

@@ -180,9 +180,9 @@ absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
   // Each store frees a run that counts as free already: a crash before or after means the same.
   for (const uint64_t page : stale) {
     Word(page).store(0, std::memory_order_release);
-    persister.Flush(&Word(page), sizeof(uint64_t));
+    persister.FlushToMedium(&Word(page), sizeof(uint64_t));
   }
-  if (!stale.empty()) build_status_ = persister.Drain();
+  if (!stale.empty()) build_status_ = persister.DrainToMedium();
   if (!build_status_.ok()) return build_status_;
   spare_ = std::move(spare);
   allocator_ = std::move(allocator);

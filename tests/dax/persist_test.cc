@@ -148,6 +148,74 @@ TEST_F(PersisterTest, OtherMediaNeedNoMsync) {
   }
 }
 
+TEST_F(PersisterTest, ForTheProcessAloneNothingIsWrittenButWhatMustBe) {
+  Persister persister(MediaClass::kPageCache, arena_);
+  persister.SetDurability(Durability::kProcess);
+  EXPECT_FALSE(persister.TakeUnsynced());
+  persister.Flush(arena_, 100);
+  persister.CopyAndFlush(arena_ + 4096, "copied", 6);
+  ASSERT_OK(persister.Drain());
+  EXPECT_TRUE(synced.empty());
+  EXPECT_TRUE(persister.TakeUnsynced());
+  EXPECT_TRUE(persister.TakeUnsynced());  // Once more: the store may follow its flush.
+  EXPECT_FALSE(persister.TakeUnsynced());
+  persister.FlushToMedium(arena_ + 64, 8);
+  ASSERT_OK(persister.Drain());
+  EXPECT_TRUE(synced.empty());
+  ASSERT_OK(persister.DrainToMedium());
+  EXPECT_EQ(TakeSynced(), (Ranges{{64, 8}}));
+  ASSERT_OK(persister.SyncAll(8192));
+  EXPECT_EQ(TakeSynced(), (Ranges{{0, 8192}}));
+  // A medium that failed is told of all the same.
+  fail_with = EIO;
+  EXPECT_TRUE(absl::IsInternal(persister.SyncAll(8192)));
+  fail_with = 0;
+  EXPECT_TRUE(absl::IsInternal(persister.Drain()));
+}
+
+TEST_F(PersisterTest, OtherMediaHaveOneDurability) {
+  Persister persister(MediaClass::kVolatile, arena_);
+  persister.SetDurability(Durability::kProcess);
+  persister.Flush(arena_, 100);
+  EXPECT_FALSE(persister.TakeUnsynced());
+}
+
+// libpmemobj's own msyncs come through here as well.
+TEST_F(PersisterTest, APoolForTheProcessAloneSyncsAtReleasesAndWhenAsked) {
+  const ScratchDirectory scratch(ScratchDirectory::OnDisk());
+  PoolOptions options = TestOptions();
+  options.durability = Durability::kProcess;
+  absl::StatusOr<std::unique_ptr<Pool>> pool = Pool::Open(scratch.Child("pool"), options);
+  ASSERT_TRUE(pool.ok()) << pool.status();
+  if ((*pool)->media().media_class != MediaClass::kPageCache) GTEST_SKIP() << "no disk here";
+  EXPECT_EQ((*pool)->media().durability, Durability::kProcess);
+  const auto make_run = [&] {
+    absl::StatusOr<PoolRun> run = (*pool)->AllocateRun(4, 1, 0, 4 * kPageSizeBytes);
+    EXPECT_TRUE(run.ok()) << run.status();
+    (*pool)->At(run->offset())[0] = 'x';
+    EXPECT_TRUE((*pool)->Persist((*pool)->At(run->offset()), 1).ok());
+    EXPECT_TRUE((*pool)->CommitRun(*run).ok());
+    return *run;
+  };
+  make_run();  // A segment's first use clears what an earlier epoch left there.
+  synced.clear();
+  const PoolRun run = make_run();
+  EXPECT_TRUE(synced.empty());
+  ASSERT_OK((*pool)->ReleaseRun(run));
+  EXPECT_EQ(synced.size(), 1u);
+  synced.clear();
+  ASSERT_OK((*pool)->SyncIfNeeded());
+  ASSERT_OK((*pool)->SyncIfNeeded());
+  EXPECT_EQ(synced.size(), 2u);
+  ASSERT_OK((*pool)->SyncIfNeeded());
+  EXPECT_EQ(synced.size(), 2u);
+  ASSERT_OK((*pool)->SetDurability(Durability::kPower));
+  synced.clear();
+  make_run();
+  EXPECT_EQ(synced.size(), 2u);
+  ASSERT_OK((*pool)->Close());
+}
+
 TEST(MediaTest, TheMemoryFileSystemIsVolatileUnlessForced) {
   const ScratchDirectory scratch(ScratchDirectory::OnMemory());
   const std::string path = scratch.Child("file");
@@ -171,6 +239,12 @@ TEST(MediaTest, ClassesHaveNames) {
   EXPECT_EQ(MediaClassName(MediaClass::kDax), "dax");
   EXPECT_EQ(MediaClassName(MediaClass::kPageCache), "page-cache");
   EXPECT_EQ(MediaClassName(MediaClass::kVolatile), "volatile");
+  EXPECT_EQ(DurabilityName(Durability::kPower), "power");
+  EXPECT_EQ(DurabilityName(Durability::kProcess), "process");
+  MediaInfo media{MediaClass::kPageCache, false, "ext4"};
+  const std::string_view for_power = MediaPromise(media);
+  media.durability = Durability::kProcess;
+  EXPECT_NE(MediaPromise(media), for_power);
 }
 
 }  // namespace
