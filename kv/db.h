@@ -54,6 +54,7 @@
 #include "dax/dax_stats.h"
 #include "dax/media.h"
 #include "dax/pool.h"
+#include "kv/backup.h"
 #include "kv/format.h"
 #include "kv/slot_usage.h"
 #include "kv/write_batch.h"
@@ -137,6 +138,8 @@ struct IteratorOptions {
   std::string lower_bound;  // Inclusive; empty: none.
   std::string upper_bound;  // Exclusive; empty: none.
   bool keys_only = false;   // value() stays empty; values are neither read nor verified.
+  bool always_verify =
+      false;  // Checks each record's CRC32C also without Options::verify_checksums.
   // What to look at; null: a snapshot of its own, taken now. Not used after NewIterator.
   const Snapshot* snapshot = nullptr;
 };
@@ -374,6 +377,23 @@ class Db {
   absl::StatusOr<CheckReport> Check() const;
   // With `count_bytes`, reads every record's header.
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
+
+  // Writes a snapshot of the store, taken now, to `sink` as a stream (kv/backup_format.h), with every
+  // record verified. Writers go on meanwhile; what they supersede is kept until it is done. Takes
+  // 1 MiB of memory besides, whatever the store's size. After an error the stream is useless.
+  //   kDataLoss naming key and offset, kResourceExhausted without memory; statuses of the sink
+  absl::StatusOr<BackupSummary> Backup(ByteSink* sink) const;
+  // Makes a new store at `path` of a backup's stream, which may come from anywhere: nothing of it
+  // is believed unchecked. The store is made at `path`.restoring and appears at `path` when it is
+  // whole and durable; a failure leaves nothing. `options` are those of creating it, on no device.
+  // Takes 32 MiB of memory besides. Does not open it.
+  //   kAlreadyExists       something is at `path`
+  //   kDataLoss            the stream is damaged or cut short; the message has its byte offset
+  //   kFailedPrecondition  the stream's format is newer; another restore to `path` is running
+  //   otherwise            statuses of Open, PutGroup and NewValueWriter, and of the source
+  static absl::StatusOr<BackupSummary> Restore(ByteSource* source, const std::string& path,
+                                               Options options,
+                                               RestoreExtent extent = RestoreExtent::kBackupOnly);
 
  private:
   explicit Db(std::unique_ptr<Engine> engine);

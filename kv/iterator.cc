@@ -209,7 +209,9 @@ absl::Status Iterator::Impl::Look() {
   valid = (options.upper_bound.empty() || record.key < options.upper_bound) &&
           record.key >= options.lower_bound;
   if (!valid || options.keys_only) return absl::OkStatus();
-  return WithKey(engine->Verify(record), record.key);
+  return WithKey(options.always_verify ? VerifyRecord(engine->memory(), record)
+                                       : engine->Verify(record),
+                 record.key);
 }
 
 Iterator::Iterator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -1,0 +1,100 @@
+// Db::Backup: one snapshot, walked by an iterator, as a stream.
+#include "kv/backup.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/time/clock.h"
+#include "dax/file_descriptor.h"
+#include "kv/backup_stream.h"
+#include "kv/engine.h"
+#include "kv/exceptions.h"
+
+namespace daxkv::kv {
+namespace {
+
+absl::Status AddRecords(const Engine& engine, Iterator& it, BackupWriter* writer) {
+  for (it.SeekToFirst(); it.Valid(); it.Next()) {
+    absl::Status status = writer->AddRecord(it.key(), it.value());
+    // The iterator has verified the bytes before they were copied. Were they there to the end?
+    if (status.ok()) status = engine.CheckLost(it.key());
+    if (status.ok()) status = WithKey(engine.CheckLost(it.value()), it.key());
+    if (!status.ok()) return status;
+  }
+  return it.status();
+}
+
+// Syncs the directory that `file` is in.
+absl::Status SyncDirectoryOf(const std::string& file) {
+  const size_t slash = file.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : file.substr(0, slash + 1);
+  const dax::FileDescriptor opened(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (opened.valid() && fsync(opened.get()) == 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("cannot sync the directory ", directory, ": ", std::strerror(errno)));
+}
+
+}  // namespace
+
+absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
+  if (engine_ == nullptr) return absl::FailedPreconditionError("the store is closed");
+  return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
+    const absl::StatusOr<Snapshot> snapshot = GetSnapshot();
+    if (!snapshot.ok()) return snapshot.status();
+    BackupSummary summary;
+    summary.snapshot_number = snapshot->entry_->number();
+    const int64_t taken_us = absl::ToUnixMicros(absl::Now());
+    summary.taken = absl::FromUnixMicros(taken_us);
+
+    IteratorOptions options;
+    options.snapshot = &*snapshot;
+    options.always_verify = true;
+    const std::unique_ptr<Iterator> it = NewIterator(options);
+    if (it == nullptr) return absl::ResourceExhaustedError("out of memory");
+
+    const dax::SurviveMediaErrors survive;
+    BackupWriter writer(sink);
+    absl::Status status = writer.Begin(summary.snapshot_number, static_cast<uint64_t>(taken_us));
+    if (status.ok()) status = writer.BeginKeyspace("");
+    if (status.ok()) status = AddRecords(*engine_, *it, &writer);
+    if (status.ok()) status = writer.End();
+    if (!status.ok()) return status;
+    summary.keyspaces = writer.totals().keyspaces;
+    summary.records = writer.totals().records;
+    summary.key_value_size_bytes = writer.totals().key_value_size_bytes;
+    summary.stream_size_bytes = writer.stream_size_bytes();
+    return summary;
+  });
+}
+
+absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file) {
+  return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
+    const std::string partial = file + ".partial";
+    const auto failed = [](const char* action, const std::string& path) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot ", action, " ", path, ": ", std::strerror(errno)));
+    };
+    dax::FileDescriptor opened(
+        open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    if (!opened.valid()) return failed("create", partial);
+    auto discard = absl::MakeCleanup([&] { unlink(partial.c_str()); });
+    DescriptorSink sink(opened.get());
+    absl::StatusOr<BackupSummary> summary = db.Backup(&sink);
+    if (!summary.ok()) return summary.status();
+    if (fsync(opened.get()) != 0) return failed("sync", partial);
+    if (std::rename(partial.c_str(), file.c_str()) != 0) return failed("rename to", file);
+    std::move(discard).Cancel();
+    absl::Status synced = SyncDirectoryOf(file);
+    if (!synced.ok()) return synced;
+    return summary;
+  });
+}
+
+}  // namespace daxkv::kv
