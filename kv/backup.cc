@@ -74,7 +74,8 @@ absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
   });
 }
 
-absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file) {
+absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file,
+                                           const StreamProgress& progress) {
   return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
     const std::string partial = file + ".partial";
     const auto failed = [](const char* action, const std::string& path) {
@@ -86,7 +87,8 @@ absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file
     if (!opened.valid()) return failed("create", partial);
     auto discard = absl::MakeCleanup([&] { unlink(partial.c_str()); });
     DescriptorSink sink(opened.get());
-    absl::StatusOr<BackupSummary> summary = db.Backup(&sink);
+    WatchedSink watched(&sink, progress);
+    absl::StatusOr<BackupSummary> summary = db.Backup(&watched);
     if (!summary.ok()) return summary.status();
     if (fsync(opened.get()) != 0) return failed("sync", partial);
     if (std::rename(partial.c_str(), file.c_str()) != 0) return failed("rename to", file);

@@ -10,9 +10,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <iosfwd>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,6 +63,34 @@ class DescriptorSource final : public ByteSource {
   const int descriptor_;
 };
 
+// Is told how many bytes of a stream are done, about once a MiB. A status that is not OK ends it.
+using StreamProgress = std::function<absl::Status(uint64_t stream_size_bytes)>;
+
+// Pass another one's bytes on and tell how many there were.
+class WatchedSink final : public ByteSink {
+ public:
+  WatchedSink(ByteSink* sink, StreamProgress progress)
+      : sink_(sink), progress_(std::move(progress)) {}
+  absl::Status Append(std::string_view bytes) override;
+
+ private:
+  ByteSink* const sink_;
+  const StreamProgress progress_;
+  uint64_t size_bytes_ = 0;
+};
+
+class WatchedSource final : public ByteSource {
+ public:
+  WatchedSource(ByteSource* source, StreamProgress progress)
+      : source_(source), progress_(std::move(progress)) {}
+  absl::StatusOr<size_t> Read(absl::Span<char> buffer) override;
+
+ private:
+  ByteSource* const source_;
+  const StreamProgress progress_;
+  uint64_t size_bytes_ = 0;
+};
+
 // A stream of the standard library, which must outlive it. kUnavailable when it fails.
 class OstreamSink final : public ByteSink {
  public:
@@ -95,12 +125,14 @@ struct BackupSummary {
 
 // Writes `file`.partial, makes it durable, and renames it to `file`, which is replaced; a failure
 // leaves what was there. Statuses of Db::Backup and DescriptorSink.
-absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file);
+absl::StatusOr<BackupSummary> BackupToFile(const Db& db, const std::string& file,
+                                           const StreamProgress& progress = nullptr);
 
 // Statuses of Db::Restore; kUnavailable: the file can't be read; kDataLoss also when something
 // follows the backup.
 absl::StatusOr<BackupSummary> RestoreFromFile(const std::string& file, const std::string& path,
-                                              const Options& options);
+                                              const Options& options,
+                                              const StreamProgress& progress = nullptr);
 
 }  // namespace daxkv::kv
 

@@ -44,6 +44,21 @@ absl::StatusOr<size_t> DescriptorSource::Read(absl::Span<char> buffer) {
   }
 }
 
+absl::Status WatchedSink::Append(std::string_view bytes) {
+  absl::Status status = sink_->Append(bytes);
+  size_bytes_ += bytes.size();
+  if (!status.ok() || progress_ == nullptr) return status;
+  return progress_(size_bytes_);
+}
+
+absl::StatusOr<size_t> WatchedSource::Read(absl::Span<char> buffer) {
+  absl::StatusOr<size_t> got = source_->Read(buffer);
+  if (!got.ok() || progress_ == nullptr) return got;
+  absl::Status status = progress_(size_bytes_ += *got);
+  if (!status.ok()) return status;
+  return got;
+}
+
 absl::Status OstreamSink::Append(std::string_view bytes) {
   stream_->write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   if (stream_->good()) return absl::OkStatus();

@@ -239,15 +239,17 @@ absl::StatusOr<BackupSummary> Db::Restore(ByteSource* source, const std::string&
 }
 
 absl::StatusOr<BackupSummary> RestoreFromFile(const std::string& file, const std::string& path,
-                                              const Options& options) {
+                                              const Options& options,
+                                              const StreamProgress& progress) {
   return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
     const dax::FileDescriptor opened(open(file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!opened.valid()) {
       return absl::UnavailableError(absl::StrCat("cannot open ", file, ": ", std::strerror(errno)));
     }
     DescriptorSource source(opened.get());
+    WatchedSource watched(&source, progress);
     absl::StatusOr<BackupSummary> summary =
-        Db::Restore(&source, path, options, RestoreExtent::kWholeSource);
+        Db::Restore(&watched, path, options, RestoreExtent::kWholeSource);
     if (summary.ok()) return summary;
     return absl::Status(summary.status().code(),
                         absl::StrCat(file, ": ", summary.status().message()));

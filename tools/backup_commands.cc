@@ -17,45 +17,60 @@
 namespace daxkv::tools {
 namespace {
 
-absl::Status CheckInterrupt() {
-  return Interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
+// Draws, and stops at an interrupt.
+kv::StreamProgress Watch(Progress* progress) {
+  return [progress](uint64_t stream_size_bytes) {
+    progress->Update(0, stream_size_bytes);
+    return Interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
+  };
 }
 
-// Sinks and sources that stop at an interrupt.
-class StoppableSink : public kv::ByteSink {
- public:
-  explicit StoppableSink(int descriptor) : sink_(descriptor) {}
-  absl::Status Append(std::string_view bytes) override {
-    absl::Status status = CheckInterrupt();
-    return status.ok() ? sink_.Append(bytes) : status;
-  }
-
- private:
-  kv::DescriptorSink sink_;
-};
-
-class StoppableSource : public kv::ByteSource {
- public:
-  explicit StoppableSource(int descriptor) : source_(descriptor) {}
-  absl::StatusOr<size_t> Read(absl::Span<char> buffer) override {
-    absl::Status status = CheckInterrupt();
-    if (!status.ok()) return status;
-    return source_.Read(buffer);
-  }
-
- private:
-  kv::DescriptorSource source_;
-};
-
-std::string Report(const char* done, const kv::BackupSummary& summary, absl::Duration elapsed) {
+absl::Status PrintReport(const char* done, const kv::BackupSummary& summary,
+                         absl::Duration elapsed) {
   const double seconds = std::max(1e-6, absl::ToDoubleSeconds(elapsed));
-  return absl::StrFormat(
+  const std::string text = absl::StrFormat(
       "%s %s records, %s of keys and values, as of %s (number %d), in %.2f s: %s/s\n", done,
       Grouped(summary.records), HumanBytes(summary.key_value_size_bytes),
       absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", summary.taken, absl::UTCTimeZone()),
       summary.snapshot_number, seconds,
-      HumanBytes(static_cast<uint64_t>(
-          static_cast<double>(summary.key_value_size_bytes) / seconds)));
+      HumanBytes(
+          static_cast<uint64_t>(static_cast<double>(summary.key_value_size_bytes) / seconds)));
+  absl::Status written = WriteTo(stdout, text);
+  return written.ok() ? FlushTo(stdout) : written;
 }
 
 }  // namespace
+
+absl::Status Backup(const StoreArgs& store, const std::string& file) {
+  CatchInterrupts();
+  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) -> absl::Status {
+    Progress progress("backup", 0, 0);
+    if (file == "-") {
+      kv::DescriptorSink stdout_sink(STDOUT_FILENO);
+      kv::WatchedSink sink(&stdout_sink, Watch(&progress));
+      return db.Backup(&sink).status();
+    }
+    absl::StatusOr<kv::BackupSummary> summary = kv::BackupToFile(db, file, Watch(&progress));
+    if (!summary.ok()) return summary.status();
+    return PrintReport("backed up", *summary, progress.elapsed());
+  });
+}
+
+absl::Status Restore(const StoreArgs& store, const std::string& file, const CreateArgs& args) {
+  CatchInterrupts();
+  absl::StatusOr<kv::Options> options = OptionsOf(args);
+  if (!options.ok()) return options.status();
+  Progress progress("restore", 0, 0);
+  absl::StatusOr<kv::BackupSummary> summary;
+  if (file == "-") {
+    kv::DescriptorSource stdin_source(STDIN_FILENO);
+    kv::WatchedSource source(&stdin_source, Watch(&progress));
+    summary = kv::Db::Restore(&source, store.path, *options, kv::RestoreExtent::kWholeSource);
+  } else {
+    summary = kv::RestoreFromFile(file, store.path, *options, Watch(&progress));
+  }
+  if (!summary.ok()) return summary.status();
+  return PrintReport("restored", *summary, progress.elapsed());
+}
+
+}  // namespace daxkv::tools

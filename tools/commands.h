@@ -32,8 +32,8 @@ struct PutArgs {
 
 struct CasArgs {
   std::string key;
-  std::optional<std::string> expected;  // Nullopt: no value.
-  std::optional<std::string> desired;   // Nullopt: delete.
+  std::optional<std::string> expected;          // Nullopt: no value.
+  std::optional<std::string> desired;           // Nullopt: delete.
   bool expect_absent = false, deletes = false;  // As given; said twice or not at all is an error.
 };
 
@@ -72,6 +72,9 @@ absl::Status Scan(const StoreArgs& store, const ScanArgs& args);
 absl::Status Count(const StoreArgs& store);
 absl::Status Load(const StoreArgs& store, const LoadArgs& args);
 absl::Status Dump(const StoreArgs& store, const std::string& file);
+// Writes a snapshot to a file or stdout ("-"); reads one of a file or stdin into a new store.
+absl::Status Backup(const StoreArgs& store, const std::string& file);
+absl::Status Restore(const StoreArgs& store, const std::string& file, const CreateArgs& args);
 absl::Status PrintInfo(const StoreArgs& store, bool json);
 absl::Status Check(const StoreArgs& store);
 absl::Status Compact(const StoreArgs& store);

@@ -68,6 +68,8 @@ struct CommandLine {
   ScanArgs scan;
   LoadArgs load;
   std::string dump_file;
+  std::string backup_file;
+  CreateArgs restore;
   bool info_json = false;
   std::function<absl::Status()> run;
 };
@@ -85,15 +87,19 @@ void AddRange(CLI::App* command, RangeArgs& range) {
   command->add_option("--to", range.to, "The key to stop before")->type_name("KEY");
 }
 
+void AddShape(CLI::App* command, CreateArgs& create) {
+  command
+      ->add_option("--fixed", create.fixed_size,
+                   "One file of this size (512M, 4G), instead of a directory that grows")
+      ->type_name("SIZE");
+  command->add_option("--max-size", create.max_size, "The most that a directory may grow to")
+      ->type_name("SIZE");
+}
+
 void AddRecordCommands(CLI::App& app, CommandLine& line) {
   CLI::App* create = AddCommand(app, line, "create", "Make an empty store",
                                 [&line] { return Create(line.store, line.create); });
-  create
-      ->add_option("--fixed", line.create.fixed_size,
-                   "One file of this size (512M, 4G), instead of a directory that grows")
-      ->type_name("SIZE");
-  create->add_option("--max-size", line.create.max_size, "The most that a directory may grow to")
-      ->type_name("SIZE");
+  AddShape(create, line.create);
 
   CLI::App* put = AddCommand(app, line, "put", "Store a value, durably",
                              [&line] { return Put(line.store, line.put); });
@@ -160,6 +166,16 @@ void AddStoreCommands(CLI::App& app, CommandLine& line) {
   CLI::App* dump = AddCommand(app, line, "dump", "Write all records to a file, as scan prints them",
                               [&line] { return Dump(line.store, line.dump_file); });
   dump->add_option("FILE", line.dump_file, "The file; - is stdout")->required();
+
+  CLI::App* backup = AddCommand(app, line, "backup", "Write a snapshot of the store to a file",
+                                [&line] { return Backup(line.store, line.backup_file); });
+  backup->add_option("FILE", line.backup_file, "The file; - is stdout")->required();
+
+  CLI::App* restore =
+      AddCommand(app, line, "restore", "Make a new store of what backup has written",
+                 [&line] { return Restore(line.store, line.backup_file, line.restore); });
+  restore->add_option("FILE", line.backup_file, "The file; - is stdin")->required();
+  AddShape(restore, line.restore);
 
   CLI::App* info =
       AddCommand(app, line, "info", "Print what the store is and how it uses its space",

@@ -108,20 +108,10 @@ absl::Status AddToBatch(std::string_view line, kv::WriteBatch* batch) {
 }  // namespace
 
 absl::Status Create(const StoreArgs& store, const CreateArgs& args) {
-  kv::Options options;
-  options.error_if_exists = true;
-  if (!args.fixed_size.empty()) {
-    absl::StatusOr<uint64_t> size_bytes = ParseBytes(args.fixed_size);
-    if (!size_bytes.ok()) return size_bytes.status();
-    options.shape = dax::PoolShape::kFixed;
-    options.fixed_size_bytes = *size_bytes;
-  }
-  if (!args.max_size.empty()) {
-    absl::StatusOr<uint64_t> size_bytes = ParseBytes(args.max_size);
-    if (!size_bytes.ok()) return size_bytes.status();
-    options.max_size_bytes = *size_bytes;
-  }
-  absl::StatusOr<std::unique_ptr<kv::Db>> db = kv::Db::Open(store.path, options);
+  absl::StatusOr<kv::Options> options = OptionsOf(args);
+  if (!options.ok()) return options.status();
+  options->error_if_exists = true;
+  absl::StatusOr<std::unique_ptr<kv::Db>> db = kv::Db::Open(store.path, *options);
   if (!db.ok()) return db.status();
   return (*db)->Close();
 }

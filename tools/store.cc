@@ -40,6 +40,22 @@ absl::Status WithStore(const StoreArgs& store, IfMissing if_missing,
   return status;
 }
 
+absl::StatusOr<kv::Options> OptionsOf(const CreateArgs& args) {
+  kv::Options options;
+  if (!args.fixed_size.empty()) {
+    absl::StatusOr<uint64_t> size_bytes = ParseBytes(args.fixed_size);
+    if (!size_bytes.ok()) return size_bytes.status();
+    options.shape = dax::PoolShape::kFixed;
+    options.fixed_size_bytes = *size_bytes;
+  }
+  if (!args.max_size.empty()) {
+    absl::StatusOr<uint64_t> size_bytes = ParseBytes(args.max_size);
+    if (!size_bytes.ok()) return size_bytes.status();
+    options.max_size_bytes = *size_bytes;
+  }
+  return options;
+}
+
 absl::StatusOr<std::string> ArgumentBytes(const StoreArgs& store, std::string_view argument) {
   if (!store.escaped) return std::string(argument);
   return Unescaped(argument);

@@ -22,6 +22,9 @@ enum class IfMissing { kCreate, kFail };
 absl::Status WithStore(const StoreArgs& store, IfMissing if_missing,
                        const std::function<absl::Status(kv::Db&)>& body);
 
+// Options for a new store. kInvalidArgument: not a size.
+absl::StatusOr<kv::Options> OptionsOf(const CreateArgs& args);
+
 // The bytes of a key or value argument: as they are, or unescaped with --escaped.
 absl::StatusOr<std::string> ArgumentBytes(const StoreArgs& store, std::string_view argument);
 

@@ -146,6 +146,28 @@ expect 0 "value" --db copy get good
 expect 3 "cannot open" --db copy load --format tsv missing
 expect 3 "cannot create" --db copy dump missing/folder/file
 
+# ---- Backups
+expect 0 "backed up 5,001 records" --db copy backup saved
+expect 0 "restored 5,001 records" --db anew restore saved
+expect 0 "" --db copy dump dumped
+expect 0 "" --db anew dump again.tsv
+same dumped again.tsv "a dump of a restored backup"
+expect 0 "clean" --db anew check
+expect 3 "something at anew already" --db anew restore saved
+"${OLDPWD_KVCTL}" --db copy backup - | "${OLDPWD_KVCTL}" --db piped restore --fixed 64M - >out ||
+  fail "a backup through a pipe"
+expect 0 "5001" --db piped count
+expect 0 "fixed" --db piped info
+head -c 30000 saved >cut
+expect 4 "cut short: it ends at byte 30000" --db none restore cut
+cat saved cut >longer
+expect 4 "something follows" --db none restore longer
+[[ ! -e none && ! -e none.restoring ]] || fail "a restore that failed left something"
+expect 3 "cannot open" --db none restore missing
+expect 3 "no store at" --db none backup saved
+expect 3 "cannot create" --db copy backup missing/folder/file
+expect 2 "not a size" --db none restore --fixed lots saved
+
 # ---- Administration
 expect 0 "clean" --db copy check
 expect 0 '"records": 5001' --db copy info --json
