@@ -10,9 +10,10 @@ namespace daxkv::ycsb {
 namespace {
 
 constexpr std::string_view kUsage =
-    R"(ycsb load|run ENGINE [-P FILE]... [-p NAME=VALUE]... [-threads N] [-target OPS] [-s]
+    R"(ycsb load|run|delete ENGINE [-P FILE]... [-p NAME=VALUE]... [-threads N] [-target OPS] [-s]
 
-The YCSB core workloads. `load` fills the store, `run` does the workload's operations on it.
+The YCSB core workloads. `load` fills the store, `run` does the workload's operations on it,
+`delete` deletes what a load with the same properties would insert.
 
   -P FILE         properties from FILE, e.g. benchmarks/workloads/workloada; later files win
   -p NAME=VALUE   one property; wins over files
@@ -71,11 +72,16 @@ class Parser {
  private:
   absl::Status ParseCommand() {
     const std::string& command = arguments_[next_++];
-    if (command != "load" && command != "run") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown command \"", command, "\": give load or run, then the engine"));
+    if (command == "load") {
+      line_.phase = Phase::kLoad;
+    } else if (command == "run") {
+      line_.phase = Phase::kRun;
+    } else if (command == "delete") {
+      line_.phase = Phase::kDelete;
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown command \"", command, "\": give load, run or delete, then the engine"));
     }
-    line_.phase = command == "load" ? Phase::kLoad : Phase::kRun;
     const std::string engine = next_ < arguments_.size() ? arguments_[next_++] : "";
     absl::StatusOr<const EngineType*> type = FindEngine(engine);
     if (!type.ok()) return type.status();
@@ -136,6 +142,10 @@ std::string UsageText() {
   absl::StrAppend(&text, "\nEngines\n");
   for (const EngineType& type : RegisteredEngines()) {
     absl::StrAppendFormat(&text, "  %-14s  %s\n", type.name, type.summary);
+  }
+  for (const MissingEngine& missing : MissingEngines()) {
+    absl::StrAppendFormat(&text, "  %-14s  not in this program: %s\n", missing.name,
+                          missing.remedy);
   }
   absl::StrAppend(&text, "\nProperties [default] (accepted)\n");
   for (const PropertyRule& rule : AllRules()) {

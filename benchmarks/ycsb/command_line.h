@@ -1,6 +1,6 @@
 // YCSB's command line:
 //
-//   ycsb load|run ENGINE [-P FILE]... [-p NAME=VALUE]... [-threads N] [-target OPS] [-s]
+//   ycsb load|run|delete ENGINE [-P FILE]... [-p NAME=VALUE]... [-threads N] [-target OPS] [-s]
 #ifndef DAXKV_BENCHMARKS_YCSB_COMMAND_LINE_H_
 #define DAXKV_BENCHMARKS_YCSB_COMMAND_LINE_H_
 

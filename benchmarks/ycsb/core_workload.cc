@@ -61,6 +61,16 @@ absl::Status CheckFit(const Settings& settings, Phase phase) {
   if (settings.Flag("dataintegrity") && settings.Text("fieldlengthdistribution") != "constant") {
     return DoNotFit(settings, "dataintegrity", "needs fieldlengthdistribution=constant");
   }
+  if (phase == Phase::kRun && settings.Whole("multiget") > 1) {
+    for (std::string_view other :
+         {"updateproportion", "insertproportion", "scanproportion", "readmodifywriteproportion"}) {
+      if (settings.Real(other) > 0) {
+        return DoNotFit(
+            settings, "multiget",
+            absl::StrCat("needs a workload of reads only, and ", std::string(other), " is not 0"));
+      }
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -85,6 +95,7 @@ std::vector<PropertyRule> CoreWorkloadRules() {
       ChoiceRule("requestdistribution",
                  {"uniform", "zipfian", "latest", "sequential", "hotspot", "exponential"},
                  "which keys are asked for"),
+      WholeRule("multiget", "1", 1, 1024, "records that a read asks for at a time; reads only"),
       RealRule("hotspotdatafraction", "0.2", 0, 1, "hotspot: the hot part of the keys"),
       RealRule("hotspotopnfraction", "0.8", 0, 1, "hotspot: operations on the hot part"),
       RealRule("exponential.percentile", "95", 1, 99, "exponential: operations on the newest part"),
@@ -114,6 +125,7 @@ CoreWorkload::CoreWorkload(const Settings& settings)
                     settings.Whole("minfieldlength"), settings.Whole("fieldlength")),
       scan_length_(DistributionNamed(settings.Text("scanlengthdistribution")),
                    settings.Whole("minscanlength"), settings.Whole("maxscanlength")),
+      multiget_(static_cast<size_t>(settings.Whole("multiget"))),
       read_all_fields_(settings.Flag("readallfields")),
       write_all_fields_(settings.Flag("writeallfields")),
       data_integrity_(settings.Flag("dataintegrity")),
@@ -130,7 +142,7 @@ absl::StatusOr<std::unique_ptr<CoreWorkload>> CoreWorkload::Make(const Settings&
                                                                  Phase phase) {
   if (absl::Status status = CheckFit(settings, phase); !status.ok()) return status;
   std::unique_ptr<CoreWorkload> workload(new CoreWorkload(settings));
-  if (phase == Phase::kLoad) {
+  if (phase != Phase::kRun) {
     workload->operations_ = static_cast<uint64_t>(InsertCount(settings));
     return workload;
   }

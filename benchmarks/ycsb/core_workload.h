@@ -14,6 +14,10 @@
 //           group counts with the latency of its group.
 //   SCAN    Session::Scan; every record is copied into one result buffer and decoded.
 //   READ-MODIFY-WRITE  a READ and an UPDATE as above, which are counted too.
+//   DELETE  one Session::Delete, in the delete phase only: the keys of the load phase with the same
+//           properties, in the same order.
+// With multiget=N a run of reads only asks for N records at a time by Session::ReadGroup; each of
+// them counts with the latency of its group.
 // With dataintegrity the records of READ and SCAN are compared with what belongs to their keys, and
 // [VERIFY] tells the outcome.
 #ifndef DAXKV_BENCHMARKS_YCSB_CORE_WORKLOAD_H_
@@ -46,7 +50,7 @@ class CoreWorkload {
   // kInvalidArgument, naming the properties, when they don't fit together.
   static absl::StatusOr<std::unique_ptr<CoreWorkload>> Make(const Settings& settings, Phase phase);
 
-  // Records to insert in the load phase, or operations in the run phase (0: until time is up).
+  // Records to insert or delete in these phases, or operations in the run phase (0: until time is up).
   uint64_t operations() const { return operations_; }
 
  private:
@@ -60,6 +64,7 @@ class CoreWorkload {
   std::vector<std::string> field_names_;
   LengthGenerator field_length_;
   LengthGenerator scan_length_;
+  size_t multiget_;
   bool read_all_fields_, write_all_fields_, data_integrity_, hashed_;
   int zero_padding_;
   double operation_limits_[5];  // Cumulated proportions of kRead..kReadModifyWrite; the last is 1.
@@ -77,13 +82,20 @@ class Worker {
 
   // Inserts the next `count` records of the load phase, as a group when there are several.
   absl::Status Load(size_t count);
-  // Does one operation of the mix. Failures are only measured.
-  void Transact();
+  // Deletes the next key, in the order in which the load phase inserts.
+  absl::Status Delete();
+  // Does one operation of the mix, or with multiget a group of up to `at_most` reads; at_most >= 1.
+  // Returns how many operations it was. Failures are only measured.
+  uint64_t Transact(uint64_t at_most);
+  // Updates a record of the request distribution.
+  void UpdateAny();
 
  private:
   using Clock = std::chrono::steady_clock;
   // Copies a scan's records into one buffer.
   class ScanResult;
+  // Decodes the records of a group of reads as they come.
+  class GroupReader;
 
   int64_t NextKey();
   Operation NextOperation();
@@ -98,6 +110,7 @@ class Worker {
 
   // These return what they have measured.
   absl::Status Read(std::string_view key);
+  void ReadGroup(size_t count);
   absl::Status Update(std::string_view key);
   void Insert();
   void Scan(std::string_view key);
@@ -116,6 +129,7 @@ class Worker {
   std::string record_;                        // To be written.
   std::unique_ptr<ScanResult> scan_result_;
   std::vector<std::string> group_keys_, group_records_;
+  std::vector<std::string_view> group_views_;
   std::vector<KeyRecord> group_;
 };
 

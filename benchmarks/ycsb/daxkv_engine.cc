@@ -1,6 +1,7 @@
 // daxkv under the driver. Loads and updates are Put (each durable before it returns, as far as the
 // medium's promise goes), or with daxkv.loadgroup PutGroup; reads are Get into a reused buffer, or
-// with daxkv.read=pin views of the bytes in the pool; scans are an Iterator.
+// with daxkv.read=pin views of the bytes in the pool; groups of
+// reads are MultiGet; scans are an Iterator.
 #include <memory>
 #include <string>
 #include <utility>
@@ -31,7 +32,18 @@ class DaxkvSession final : public Session {
     return status;
   }
 
-  absl::Status Scan(std::string_view start, size_t count, ScanSink* sink) override {
+  absl::Status ReadGroup(absl::Span<const std::string_view> keys, RecordSink* sink) override {
+    values_.resize(keys.size());
+    statuses_.resize(keys.size());
+    absl::Status status = db_->MultiGet(keys, absl::MakeSpan(values_), absl::MakeSpan(statuses_));
+    for (size_t i = 0; status.ok() && i < keys.size(); ++i) {
+      status = statuses_[i];
+      if (status.ok()) sink->Add(keys[i], values_[i]);
+    }
+    return status;
+  }
+
+  absl::Status Scan(std::string_view start, size_t count, RecordSink* sink) override {
     const std::unique_ptr<kv::Iterator> it = db_->NewIterator();
     it->Seek(start);
     for (; count > 0 && it->Valid(); --count) {
@@ -47,6 +59,7 @@ class DaxkvSession final : public Session {
   absl::Status Update(std::string_view key, std::string_view record) override {
     return db_->Put(key, record);
   }
+  absl::Status Delete(std::string_view key) override { return db_->Delete(key); }
   absl::Status InsertGroup(absl::Span<const KeyRecord> records) override {
     group_.clear();
     for (const KeyRecord& record : records) group_.push_back({record.key, record.record});
@@ -59,6 +72,8 @@ class DaxkvSession final : public Session {
   std::string copy_;
   kv::PinnedValue pinned_;
   std::vector<kv::KeyValue> group_;
+  std::vector<std::string> values_;
+  std::vector<absl::Status> statuses_;
 };
 
 class DaxkvEngine final : public Engine {
@@ -95,6 +110,7 @@ class DaxkvEngine final : public Engine {
     add("PoolFree(pages)", absl::StrCat(info->dax.pool.free_pages));
     return lines;
   }
+  absl::Status Compact() override { return db_->Compact().status(); }
   absl::Status Close() override { return db_->Close(); }
 
  private:

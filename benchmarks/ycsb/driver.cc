@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "benchmarks/ycsb/core_workload.h"
+#include "benchmarks/ycsb/process_memory.h"
 
 namespace daxkv::ycsb {
 namespace {
@@ -108,6 +109,14 @@ class PhaseRun {
       client->session = *std::move(session);
       clients_.push_back(std::move(client));
     }
+    if (phase_ != Phase::kRun) return absl::OkStatus();
+    for (int64_t i = 0; i < settings_.Whole("backgroundwriters"); ++i) {
+      auto writer = std::make_unique<Client>();
+      absl::StatusOr<std::unique_ptr<Session>> session = engine->NewSession();
+      if (!session.ok()) return session.status();
+      writer->session = *std::move(session);
+      writers_.push_back(std::move(writer));
+    }
     return absl::OkStatus();
   }
 
@@ -116,9 +125,15 @@ class PhaseRun {
     for (size_t i = 0; i < clients_.size(); ++i) {
       clients_[i]->thread = std::thread([this, i] { RunClient(i); });
     }
-    start_ = gate_.OpenWhenWaiting(clients_.size());
+    for (size_t i = 0; i < writers_.size(); ++i) {
+      writers_[i]->thread = std::thread([this, i] { RunWriter(i); });
+    }
+    start_ = gate_.OpenWhenWaiting(clients_.size() + writers_.size());
     Watch();
     for (const std::unique_ptr<Client>& client : clients_) client->thread.join();
+    // Relaxed: a flag that says nothing about other memory.
+    done_.store(true, std::memory_order_relaxed);
+    for (const std::unique_ptr<Client>& writer : writers_) writer->thread.join();
     return std::chrono::duration<double, std::milli>(end_ - start_).count();
   }
 
@@ -129,8 +144,24 @@ class PhaseRun {
     }
     return totals;
   }
+  // What the background writers did; once Run has returned.
+  MeasurementTotals WriterTotals() const {
+    MeasurementTotals totals;
+    for (const std::unique_ptr<Client>& writer : writers_) {
+      writer->measurements.AddTo(&totals, /*finished=*/true);
+    }
+    return totals;
+  }
 
  private:
+  // Updates without a pause for as long as the clients run.
+  void RunWriter(size_t index) {
+    Client* writer = writers_[index].get();
+    Worker worker(workload_, writer->session.get(), &writer->measurements, clients_.size() + index);
+    gate_.WaitUntilOpen();
+    while (!done_.load(std::memory_order_relaxed)) worker.UpdateAny();
+  }
+
   void RunClient(size_t index) {
     Client* client = clients_[index].get();
     Worker worker(workload_, client->session.get(), &client->measurements, index);
@@ -138,10 +169,16 @@ class PhaseRun {
     const Throttle throttle(target_, clients_.size(), index, gate_.start());
     if (phase_ == Phase::kLoad) {
       LoadShare(client->share, throttle, &worker);
-    } else {
-      for (uint64_t done = 0; (client->share == 0 || done < client->share) && !stopped(); ++done) {
+    } else if (phase_ == Phase::kDelete) {
+      for (uint64_t done = 0; done < client->share && !stopped(); ++done) {
         throttle.WaitFor(done);
-        worker.Transact();
+        worker.Delete().IgnoreError();  // Measured there.
+      }
+    } else {
+      const uint64_t share = client->share == 0 ? UINT64_MAX : client->share;
+      for (uint64_t done = 0; done < share && !stopped();) {
+        throttle.WaitFor(done);
+        done += worker.Transact(share - done);
       }
     }
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -220,7 +257,7 @@ class PhaseRun {
     // threads go on, hence the guard.
     const uint64_t twice = std::min(parts, 2 * all(Operation::kReadModifyWrite));
     return parts - twice + all(Operation::kInsert) + all(Operation::kScan) +
-           all(Operation::kReadModifyWrite);
+           all(Operation::kReadModifyWrite) + all(Operation::kDelete);
   }
 
  private:
@@ -230,10 +267,11 @@ class PhaseRun {
   std::ostream* const status_;
   const double target_;
   const size_t group_;
-  std::vector<std::unique_ptr<Client>> clients_;
+  std::vector<std::unique_ptr<Client>> clients_, writers_;
   StartingGate gate_;
   Clock::time_point start_;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> done_{false};  // For the background writers.
   std::mutex mutex_;
   std::condition_variable changed_;
   size_t finished_ = 0;    // Under mutex_.
@@ -252,6 +290,9 @@ std::vector<PropertyRule> DriverRules() {
       RealRule("target", "0", 0, 1'000'000'000, "operations a second, all threads; 0: no limit"),
       WholeRule("maxexecutiontime", "0", 0, 31'536'000,
                 "seconds after which a phase ends; 0: never"),
+      WholeRule("backgroundwriters", "0", 0, 64,
+                "threads besides that update at full speed as long as a run lasts"),
+      FlagRule("compactatend", false, "compact the store when the operations are done"),
       WholeRule("status.interval", "10", 1, 86400, "seconds between the status lines of -s"),
       ChoiceRule("measurementtype", {"hdrhistogram", "histogram"},
                  "both are one histogram with three significant digits"),
@@ -283,14 +324,22 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
   const double open_ms = MillisecondsSince(open_start);
 
   RunResult result;
-  std::vector<ReportLine> engine_lines;
+  MeasurementTotals writer_totals;
   double run_ms;
   {
     PhaseRun run(settings, phase, workload->get(), engine->get(), status);
     if (absl::Status prepared = run.Prepare(engine->get()); !prepared.ok()) return prepared;
     run_ms = run.Run();
     result.totals = run.Totals(/*finished=*/true);
+    writer_totals = run.WriterTotals();
   }
+  double compact_ms = 0;
+  if (settings.Flag("compactatend")) {
+    const Clock::time_point compact_start = Clock::now();
+    if (absl::Status status = (*engine)->Compact(); !status.ok()) return status;
+    compact_ms = MillisecondsSince(compact_start);
+  }
+  const std::vector<ReportLine> process_lines = ProcessMemoryLines();
   absl::StatusOr<std::vector<ReportLine>> report = (*engine)->Report();
   if (!report.ok()) return report.status();
   const Clock::time_point close_start = Clock::now();
@@ -302,8 +351,16 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
 
   result.lines = OverallLines(run_ms, PhaseRun::Done(result.totals));
   Append(OperationLines(result.totals, *percentiles), &result.lines);
+  for (ReportLine& line : OperationLines(writer_totals, *percentiles)) {
+    line.section = "BACKGROUND-" + line.section;
+    result.lines.push_back(std::move(line));
+  }
+  Append(process_lines, &result.lines);
   const std::string section = absl::AsciiStrToUpper(type.name);
   result.lines.push_back({section, "OpenTime(ms)", absl::StrFormat("%.3f", open_ms)});
+  if (settings.Flag("compactatend")) {
+    result.lines.push_back({section, "CompactTime(ms)", absl::StrFormat("%.3f", compact_ms)});
+  }
   Append(*std::move(report), &result.lines);
   return result;
 }

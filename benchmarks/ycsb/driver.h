@@ -22,8 +22,8 @@ struct RunResult {
   MeasurementTotals totals;
 };
 
-// Opens the engine, runs the phase, asks the engine for its report and closes it. A load ends at
-// its first failed insert; a run goes on and counts failures (RunResult::totals). With `status` a
+// Opens the engine, runs the phase, compacts if told so, asks the engine for its report and closes
+// it. A load ends at its first failed insert; the other phases go on and count failures (RunResult::totals). With `status` a
 // line about each interval of status.interval seconds is written there.
 // An error: the settings don't fit together, or the engine could not be opened, reported on or
 // closed.

@@ -14,13 +14,31 @@ std::vector<EngineType>& Registry() {
   return registry;
 }
 
+std::vector<MissingEngine>& MissingRegistry() {
+  static auto& registry = *new std::vector<MissingEngine>();
+  return registry;
+}
+
 }  // namespace
+
+absl::Status Session::ReadGroup(absl::Span<const std::string_view> keys, RecordSink* sink) {
+  std::string_view record;
+  for (const std::string_view key : keys) {
+    if (absl::Status status = Read(key, &record); !status.ok()) return status;
+    sink->Add(key, record);
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Session::InsertGroup(absl::Span<const KeyRecord> records) {
   for (const KeyRecord& record : records) {
     if (absl::Status status = Insert(record.key, record.record); !status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+absl::Status Engine::Compact() {
+  return absl::UnimplementedError("this engine cannot be asked to compact its store");
 }
 
 EngineRegistration::EngineRegistration(EngineType type) {
@@ -30,11 +48,21 @@ EngineRegistration::EngineRegistration(EngineType type) {
   registry.insert(after, std::move(type));
 }
 
+MissingEngineRegistration::MissingEngineRegistration(MissingEngine missing) {
+  MissingRegistry().push_back(std::move(missing));
+}
+
 const std::vector<EngineType>& RegisteredEngines() { return Registry(); }
+const std::vector<MissingEngine>& MissingEngines() { return MissingRegistry(); }
 
 absl::StatusOr<const EngineType*> FindEngine(std::string_view name) {
   for (const EngineType& type : Registry()) {
     if (type.name == name) return &type;
+  }
+  for (const MissingEngine& missing : MissingRegistry()) {
+    if (missing.name != name) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("this program has no engine \"", missing.name, "\": ", missing.remedy));
   }
   const auto append_name = [](std::string* out, const EngineType& type) { out->append(type.name); };
   return absl::InvalidArgumentError(absl::StrCat("unknown engine \"", std::string(name),

@@ -25,17 +25,17 @@
 
 namespace daxkv::ycsb {
 
-enum class Phase { kLoad, kRun };
+enum class Phase { kLoad, kRun, kDelete };
 
 struct KeyRecord {
   std::string_view key;
   std::string_view record;
 };
 
-// Receives the records of a scan; the views are good during the call only.
-class ScanSink {
+// Receives the records of a scan or of a group of reads; the views are good during the call only.
+class RecordSink {
  public:
-  virtual ~ScanSink() = default;
+  virtual ~RecordSink() = default;
   virtual void Add(std::string_view key, std::string_view record) = 0;
 };
 
@@ -46,11 +46,17 @@ class Session {
 
   // kNotFound when there is none. `record` is good until the session's next call.
   virtual absl::Status Read(std::string_view key, std::string_view* record) = 0;
+  // Adds the records of all keys, in the order of `keys`, read in one go where the engine can.
+  // kNotFound when one is missing.
+  virtual absl::Status ReadGroup(absl::Span<const std::string_view> keys, RecordSink* sink);
   // Up to `count` records in key order, from the first key >= `start`. Fewer at the end.
-  virtual absl::Status Scan(std::string_view start, size_t count, ScanSink* sink) = 0;
+  // kUnimplemented: the engine keeps no order.
+  virtual absl::Status Scan(std::string_view start, size_t count, RecordSink* sink) = 0;
   // Write the whole record, as durable on return as the engine's report says.
   virtual absl::Status Insert(std::string_view key, std::string_view record) = 0;
   virtual absl::Status Update(std::string_view key, std::string_view record) = 0;
+  // As durable on return as Insert; kNotFound, where the engine can tell, when there was none.
+  virtual absl::Status Delete(std::string_view key) = 0;
   // Inserts all, in one go where the engine can.
   virtual absl::Status InsertGroup(absl::Span<const KeyRecord> records);
 };
@@ -65,6 +71,9 @@ class Engine {
   virtual size_t load_group_records() const { return 1; }
   // Lines about the store and its durability, after the operations and before Close.
   virtual absl::StatusOr<std::vector<ReportLine>> Report() = 0;
+  // Gives back the space that updates and deletes left behind. Sessions are gone by then.
+  // kUnimplemented: the engine cannot be asked to.
+  virtual absl::Status Compact();
   // Sessions are gone by then.
   virtual absl::Status Close() = 0;
 };
@@ -82,9 +91,21 @@ class EngineRegistration {
   explicit EngineRegistration(EngineType type);
 };
 
+// An engine that this program could have and has not: its library was not there at the build.
+struct MissingEngine {
+  std::string name;
+  std::string remedy;  // What to do to have it, for messages.
+};
+class MissingEngineRegistration {
+ public:
+  explicit MissingEngineRegistration(MissingEngine missing);
+};
+const std::vector<MissingEngine>& MissingEngines();
+
 // All that were linked in, by name.
 const std::vector<EngineType>& RegisteredEngines();
-// kInvalidArgument, listing the known ones, when there is none of that name.
+// kInvalidArgument, listing the known ones, when there is none of that name; with the remedy when
+// it is a missing one.
 absl::StatusOr<const EngineType*> FindEngine(std::string_view name);
 
 }  // namespace daxkv::ycsb

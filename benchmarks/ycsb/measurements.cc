@@ -6,7 +6,7 @@ namespace daxkv::ycsb {
 
 std::string_view OperationName(Operation operation) {
   static constexpr std::string_view kNames[kOperations] = {
-      "READ", "UPDATE", "INSERT", "SCAN", "READ-MODIFY-WRITE", "VERIFY", "CLEANUP"};
+      "READ", "UPDATE", "INSERT", "SCAN", "READ-MODIFY-WRITE", "DELETE", "VERIFY", "CLEANUP"};
   return kNames[static_cast<size_t>(operation)];
 }
 

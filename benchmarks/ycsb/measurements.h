@@ -15,8 +15,17 @@
 
 namespace daxkv::ycsb {
 
-enum class Operation { kRead, kUpdate, kInsert, kScan, kReadModifyWrite, kVerify, kCleanup };
-inline constexpr size_t kOperations = 7;
+enum class Operation {
+  kRead,
+  kUpdate,
+  kInsert,
+  kScan,
+  kReadModifyWrite,
+  kDelete,
+  kVerify,
+  kCleanup
+};
+inline constexpr size_t kOperations = 8;
 // YCSB's names: "READ", "READ-MODIFY-WRITE".
 std::string_view OperationName(Operation operation);
 

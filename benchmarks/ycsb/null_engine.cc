@@ -18,12 +18,13 @@ class NullSession final : public Session {
     *record = record_;
     return absl::OkStatus();
   }
-  absl::Status Scan(std::string_view start, size_t count, ScanSink* sink) override {
+  absl::Status Scan(std::string_view start, size_t count, RecordSink* sink) override {
     for (size_t i = 0; i < count; ++i) sink->Add(start, record_);
     return absl::OkStatus();
   }
   absl::Status Insert(std::string_view, std::string_view) override { return absl::OkStatus(); }
   absl::Status Update(std::string_view, std::string_view) override { return absl::OkStatus(); }
+  absl::Status Delete(std::string_view) override { return absl::OkStatus(); }
 
  private:
   const std::string& record_;

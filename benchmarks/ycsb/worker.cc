@@ -7,7 +7,7 @@
 
 namespace daxkv::ycsb {
 
-class Worker::ScanResult final : public ScanSink {
+class Worker::ScanResult final : public RecordSink {
  public:
   struct Row {
     size_t key_size, record_size;  // Bytes, in this order in bytes_.
@@ -36,6 +36,24 @@ class Worker::ScanResult final : public ScanSink {
  private:
   std::string bytes_;
   std::vector<Row> rows_;
+};
+
+class Worker::GroupReader final : public RecordSink {
+ public:
+  explicit GroupReader(Worker* worker) : worker_(worker) {}
+  void Add(std::string_view key, std::string_view record) override {
+    absl::Status decoded = DecodeRecord(record, &worker_->fields_);
+    // The compiler must believe that somebody wants the field.
+    asm volatile("" : : "r"(worker_->fields_[0].data()) : "memory");
+    if (decoded.ok() && worker_->workload_->data_integrity_) decoded = worker_->Verify(key);
+    status_.Update(decoded);
+  }
+  // Of all records so far: the first that is not OK.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  Worker* const worker_;
+  absl::Status status_;
 };
 
 Worker::Worker(CoreWorkload* workload, Session* session, ThreadMeasurements* measurements,
@@ -117,19 +135,57 @@ absl::Status Worker::Load(size_t count) {
   return status;
 }
 
-void Worker::Transact() {
+absl::Status Worker::Delete() {
+  const int64_t number = workload_->load_sequence_.fetch_add(1, std::memory_order_relaxed);
+  const std::string_view key = namer_.Name(number);
+  const Clock::time_point start = Clock::now();
+  const absl::Status status = session_->Delete(key);
+  Measure(Operation::kDelete, start, status);
+  return status;
+}
+
+uint64_t Worker::Transact(uint64_t at_most) {
+  if (workload_->multiget_ > 1) {
+    const uint64_t count = std::min<uint64_t>(workload_->multiget_, at_most);
+    ReadGroup(count);
+    return count;
+  }
   switch (NextOperation()) {
     case Operation::kUpdate:
-      Update(namer_.Name(NextKey())).IgnoreError();  // Measured there.
-      return;
+      UpdateAny();
+      break;
     case Operation::kInsert:
-      return Insert();
+      Insert();
+      break;
     case Operation::kScan:
-      return Scan(namer_.Name(NextKey()));
+      Scan(namer_.Name(NextKey()));
+      break;
     case Operation::kReadModifyWrite:
-      return ReadModifyWrite(namer_.Name(NextKey()));
+      ReadModifyWrite(namer_.Name(NextKey()));
+      break;
     default:
       Read(namer_.Name(NextKey())).IgnoreError();  // Measured there.
+  }
+  return 1;
+}
+
+void Worker::UpdateAny() {
+  Update(namer_.Name(NextKey())).IgnoreError();  // Measured there.
+}
+
+void Worker::ReadGroup(size_t count) {
+  group_keys_.resize(count);
+  group_views_.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    group_keys_[i] = namer_.Name(NextKey());
+    group_views_[i] = group_keys_[i];
+  }
+  GroupReader reader(this);
+  const Clock::time_point start = Clock::now();
+  const absl::Status status = session_->ReadGroup(group_views_, &reader);
+  Measure(Operation::kRead, start, status, count);
+  if (status.ok() && (workload_->data_integrity_ || !reader.status().ok())) {
+    Measure(Operation::kVerify, start, reader.status(), count);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -27,8 +28,9 @@ using testing::Not;
 struct Shelf {
   std::mutex mutex;
   std::map<std::string, std::string, std::less<>> records;
-  std::atomic<int> groups{0}, reads{0}, inserts{0}, updates{0};
-  size_t largest_group = 0;  // Under mutex.
+  std::atomic<int> groups{0}, reads{0}, inserts{0}, updates{0}, compactions{0};
+  size_t largest_group = 0;         // Under mutex.
+  std::vector<size_t> read_groups;  // Their sizes; under mutex.
   bool full = false;
   bool lying = false;
 };
@@ -46,7 +48,19 @@ class ShelfSession final : public Session {
     *record = copy_;
     return absl::OkStatus();
   }
-  absl::Status Scan(std::string_view start, size_t count, ScanSink* sink) override {
+  absl::Status ReadGroup(absl::Span<const std::string_view> keys, RecordSink* sink) override {
+    {
+      const std::lock_guard<std::mutex> lock(shelf->mutex);
+      shelf->read_groups.push_back(keys.size());
+    }
+    return Session::ReadGroup(keys, sink);
+  }
+  absl::Status Delete(std::string_view key) override {
+    const std::lock_guard<std::mutex> lock(shelf->mutex);
+    return shelf->records.erase(std::string(key)) == 1 ? absl::OkStatus()
+                                                       : absl::NotFoundError("none");
+  }
+  absl::Status Scan(std::string_view start, size_t count, RecordSink* sink) override {
     const std::lock_guard<std::mutex> lock(shelf->mutex);
     auto it = shelf->records.lower_bound(start);
     for (; count > 0 && it != shelf->records.end(); --count, ++it) sink->Add(it->first, it->second);
@@ -88,6 +102,10 @@ class ShelfEngine final : public Engine {
   size_t load_group_records() const override { return group_; }
   absl::StatusOr<std::vector<ReportLine>> Report() override {
     return std::vector<ReportLine>{{"SHELF", "Records", absl::StrCat(shelf->records.size())}};
+  }
+  absl::Status Compact() override {
+    ++shelf->compactions;
+    return absl::OkStatus();
   }
   absl::Status Close() override { return absl::OkStatus(); }
 
@@ -191,6 +209,72 @@ TEST_F(DriverTest, WholeRecordUpdatesDoNotRead) {
     EXPECT_EQ(static_cast<uint64_t>(shelf->reads), Ok(*result, Operation::kRead));
     EXPECT_GT(shelf->updates, 0);
   }
+}
+
+TEST_F(DriverTest, MultigetReadsInGroups) {
+  const std::string more = " -P benchmarks/workloads/workloadc -p dataintegrity=true";
+  ASSERT_TRUE(Ycsb("load shelf" + more).ok());
+  absl::StatusOr<RunResult> result = Ycsb("run shelf -p multiget=16 -p operationcount=100" + more);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(Ok(*result, Operation::kRead), 100u);
+  EXPECT_EQ(Ok(*result, Operation::kVerify), 100u);
+  EXPECT_THAT(shelf->read_groups, testing::ElementsAre(16, 16, 16, 16, 16, 16, 4));
+
+  shelf->lying = true;
+  result = Ycsb("run shelf -p multiget=16" + more);
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(Ok(*result, Operation::kVerify), 0u);
+  EXPECT_EQ(result->totals.Count(Operation::kVerify, Outcome::kUnexpectedState), 1000u);
+  // A lie in the record's lengths is noticed without dataintegrity, too.
+  for (auto& [key, record] : shelf->records) record.pop_back();
+  result = Ycsb("run shelf -p multiget=16 -P benchmarks/workloads/workloadc");
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->totals.Count(Operation::kVerify, Outcome::kUnexpectedState), 1000u);
+
+  EXPECT_THAT(ErrorOf("run shelf -p multiget=16 -P benchmarks/workloads/workloada"),
+              HasSubstr("needs a workload of reads only, and updateproportion is not 0"));
+}
+
+TEST_F(DriverTest, DeleteTakesWhatALoadInserts) {
+  const std::string more = " -P benchmarks/workloads/workloada";
+  ASSERT_TRUE(Ycsb("load shelf" + more).ok());
+  absl::StatusOr<RunResult> result = Ycsb(
+      "delete shelf -threads 2 -p insertstart=200 -p insertcount=300 -p compactatend=true" + more);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(Ok(*result, Operation::kDelete), 300u);
+  EXPECT_EQ(shelf->records.size(), 700u);
+  EXPECT_EQ(shelf->compactions, 1);
+  EXPECT_THAT(ReportText(result->lines), HasSubstr("[SHELF], CompactTime(ms), "));
+  result = Ycsb("delete shelf" + more);
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(Ok(*result, Operation::kDelete), 700u);
+  EXPECT_EQ(result->totals.Count(Operation::kDelete, Outcome::kNotFound), 300u);
+  EXPECT_TRUE(shelf->records.empty());
+  EXPECT_EQ(shelf->compactions, 1);
+}
+
+TEST_F(DriverTest, BackgroundWritersAreToldApart) {
+  const std::string more = " -P benchmarks/workloads/workloadc -p fieldcount=1";
+  ASSERT_TRUE(Ycsb("load shelf" + more).ok());
+  absl::StatusOr<RunResult> result =
+      Ycsb("run shelf -p backgroundwriters=2 -p operationcount=100000" + more);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(Ok(*result, Operation::kRead), 100000u);
+  EXPECT_EQ(Ok(*result, Operation::kUpdate), 0u);
+  EXPECT_GT(shelf->updates, 0);
+  EXPECT_THAT(ReportText(result->lines),
+              HasSubstr(absl::StrCat("[BACKGROUND-UPDATE], Operations, ", shelf->updates.load())));
+}
+
+TEST_F(DriverTest, TellsTheProcessMemory) {
+  absl::StatusOr<RunResult> result = Ycsb("load shelf -P benchmarks/workloads/workloada");
+  ASSERT_TRUE(result.ok());
+  const auto anonymous =
+      std::find_if(result->lines.begin(), result->lines.end(),
+                   [](const ReportLine& line) { return line.measurement == "RssAnon(bytes)"; });
+  ASSERT_NE(anonymous, result->lines.end());
+  EXPECT_EQ(anonymous->section, "PROCESS");
+  EXPECT_GT(std::stoull(anonymous->value), uint64_t{1000} * 1000);  // The shelf's own records.
 }
 
 TEST_F(DriverTest, DataIntegrityCatchesAWrongValue) {
@@ -301,6 +385,14 @@ TEST_F(DriverTest, SettingsThatDoNotFitAreNamed) {
   EXPECT_THAT(ErrorOf(run + "-p updateproprtion=1"),
               HasSubstr("did you mean \"updateproportion\""));
   EXPECT_THAT(ErrorOf(run + "-threads 0"), HasSubstr("-threads: threadcount: \"0\""));
+}
+
+TEST(CommandLineTest, AMissingEngineHasItsRemedy) {
+  MissingEngineRegistration({"attic", "build the stairs first"});
+  EXPECT_EQ(std::string(ParseCommandLine({"load", "attic"}).status().message()),
+            "this program has no engine \"attic\": build the stairs first");
+  EXPECT_THAT(UsageText(),
+              HasSubstr("attic           not in this program: build the stairs first"));
 }
 
 TEST(CommandLineTest, MistakesAreNamed) {

@@ -18,9 +18,9 @@ expect() {
 }
 
 a=benchmarks/workloads/workloada
-expect 2 'ycsb load|run ENGINE' err
-expect 0 'ycsb load|run ENGINE' out --help
-expect 0 'ycsb load|run ENGINE' out run --help
+expect 2 'ycsb load|run|delete ENGINE' err
+expect 0 'ycsb load|run|delete ENGINE' out --help
+expect 0 'ycsb load|run|delete ENGINE' out run --help
 expect 2 'unknown engine "nosuch": this program has' err run nosuch -P $a
 expect 2 '-p: unknown property "recordcoutn"; did you mean "recordcount"?' err \
   run null -P $a -p recordcoutn=5
