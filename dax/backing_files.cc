@@ -31,6 +31,11 @@ bool ReadNumber(const std::string& path, uint64_t* number) {
   return text.ok() && absl::SimpleAtoi(*text, number);
 }
 
+// EOPNOTSUPP and ENOSYS.
+bool IsUnknownCall(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsUnimplemented(status);
+}
+
 }  // namespace
 
 absl::StatusOr<BackingFiles::DeviceShape> BackingFiles::ReadDeviceShape(const std::string& sysfs,
@@ -156,6 +161,7 @@ absl::Status BackingFiles::Append(const std::string& path) {
     if (!shape.ok()) return shape.status();
     part.size_bytes = shape->size_bytes;
   }
+  if (part.device) has_holes_.store(false, std::memory_order_relaxed);
   part.size_bytes &= ~(kPageSizeBytes - 1);
   part.inode = file.st_ino;
   part.file = std::move(opened);
@@ -231,11 +237,6 @@ uint64_t BackingFiles::size_bytes() const {
   return parts_.back().offset + parts_.back().size_bytes;
 }
 
-bool BackingFiles::IsDevice() const {
-  const std::shared_lock<std::shared_mutex> lock(mutex_);
-  return parts_.front().device;
-}
-
 std::string BackingFiles::first_path() const {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   return parts_.front().path;
@@ -281,15 +282,20 @@ absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) noexcep
   const absl::Status status = WithoutExceptions(
       [&] { return Allocate(FALLOC_FL_KEEP_SIZE, "reserve", offset, size_bytes); });
   // Where fallocate is unknown there are no holes either, so the blocks are there.
-  if (absl::IsUnavailable(status) || absl::IsUnimplemented(status)) return absl::OkStatus();
+  if (IsUnknownCall(status)) return absl::OkStatus();
   return status;
 }
 
 absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) noexcept {
   constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-  return WithoutExceptions([&] {
-    if (!IsDevice()) return Allocate(kMode, "punch", offset, size_bytes);
-    return absl::UnimplementedError("a device has no holes: space is reused inside it");
+  return WithoutExceptions([&]() -> absl::Status {
+    if (HasHoles()) {
+      const absl::Status status = Allocate(kMode, "punch", offset, size_bytes);
+      if (!IsUnknownCall(status)) return status;
+      has_holes_.store(false, std::memory_order_relaxed);
+    }
+    return absl::UnimplementedError(
+        absl::StrCat(first_path(), " has no holes: space is reused inside it"));
   });
 }
 

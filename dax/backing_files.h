@@ -5,6 +5,7 @@
 #ifndef DAXKV_DAX_BACKING_FILES_H_
 #define DAXKV_DAX_BACKING_FILES_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <shared_mutex>
@@ -60,7 +61,9 @@ class BackingFiles {
   absl::Status MapAgain(char* base, uint64_t page) const;
 
   uint64_t size_bytes() const;
-  bool IsDevice() const;
+  // Whether blocks can be given back, as far as is known: not on a device, nor where the file system
+  // has refused.
+  bool HasHoles() const { return has_holes_.load(std::memory_order_relaxed); }
   // The first file's path: what the media probe looks at.
   std::string first_path() const;
   // Allocates blocks for the range. kResourceExhausted: the file system is full; blocks may have
@@ -91,6 +94,7 @@ class BackingFiles {
   absl::Status Allocate(int mode, const char* action, uint64_t offset, uint64_t size_bytes);
 
   const std::string directory_;  // Empty: one file.
+  std::atomic<bool> has_holes_{true};
   mutable std::shared_mutex mutex_;
   std::vector<Part> parts_;  // Guarded by mutex_; only ever grows.
 };

@@ -213,6 +213,7 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
   return status;
 }
 
+// Where there are no holes, nothing can be given back, and nobody is told of a failure.
 absl::Status PageSpace::PunchSpare() {
   for (const std::unique_ptr<Segment>& segment : segments_) {
     if (segment->allocator() == nullptr) continue;
@@ -222,6 +223,7 @@ absl::Status PageSpace::PunchSpare() {
       status.Update(PunchRun(*segment, first, pages));
     });
     spare.Clear(0, segment->pages());
+    if (!files_.HasHoles()) return absl::OkStatus();
     if (!status.ok()) {
       segment->may_hide_blocks = true;
       return status;
@@ -232,13 +234,13 @@ absl::Status PageSpace::PunchSpare() {
 
 absl::Status PageSpace::PunchFree(Segment& segment) {
   absl::Status status = Build(segment);
-  if (!status.ok()) return status;
+  if (!status.ok() || !files_.HasHoles()) return status;
   segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
     status.Update(PunchRun(segment, first, pages));
   });
   segment.spare().Clear(0, segment.pages());
   segment.may_hide_blocks = !status.ok();
-  return status;
+  return files_.HasHoles() ? status : absl::OkStatus();
 }
 
 absl::Status PageSpace::Trim() {

@@ -468,6 +468,7 @@ absl::StatusOr<PoolStats> Pool::Stats() const {
   const absl::Status status = impl_->space->AddStats(stats);
   if (!status.ok()) return status;
   stats.file_size_bytes = impl_->files->size_bytes();
+  stats.has_holes = impl_->files->HasHoles();
   const absl::StatusOr<uint64_t> blocks_bytes = impl_->files->BlocksBytes();
   if (!blocks_bytes.ok()) return blocks_bytes.status();
   stats.file_blocks_bytes = *blocks_bytes;

@@ -124,6 +124,9 @@ struct PoolStats {
   uint64_t largest_free_run_pages = 0;
   uint64_t file_size_bytes = 0;    // Sum of the backing files' lengths.
   uint64_t file_blocks_bytes = 0;  // What the file system really holds for them (st_blocks).
+  // Whether pages of no run can be given back: not on a device, whose space is all its own, nor on
+  // a file system that has refused. There they are reused inside the pool.
+  bool has_holes = true;
 };
 
 class Pool {
@@ -266,8 +269,8 @@ class Pool {
 
   // Punches the spare blocks of free pages, and gives segments without runs (but the first) back to
   // libpmemobj, each by one transaction: the pool's next growth makes segments of that memory, of
-  // neighbours one, before it adds to the files. Returns the bytes given back: 0 on a device, whose
-  // space is always all its own and is reused inside the pool.
+  // neighbours one, before it adds to the files. Returns the bytes given back: 0 where there are
+  // no holes (PoolStats::has_holes).
   absl::StatusOr<uint64_t> Trim();
 
   // Walks descriptors and files. Costs O(pages / 64).

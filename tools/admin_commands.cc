@@ -87,7 +87,7 @@ Json ToJson(const kv::Info& info) {
         {"large_extents", info.large_size_bytes},
         {"files", pool.file_size_bytes},
         {"blocks", pool.file_blocks_bytes},
-        {"holes", HoleBytes(pool)},
+        {"holes", pool.has_holes ? Json(HoleBytes(pool)) : Json()},
         {"quarantined", QuarantinedBytes(pool)}}},
       {"index",
        {{"height", info.index_height},
@@ -180,7 +180,9 @@ std::string ToText(const kv::Info& info) {
                                 info.index_height, Grouped(info.leaves), Grouped(info.inner_nodes),
                                 HumanBytes(info.index_view_size_bytes)));
   line("files", absl::StrFormat("%s, blocks %s, holes %s", HumanBytes(pool.file_size_bytes),
-                                HumanBytes(pool.file_blocks_bytes), HumanBytes(HoleBytes(pool))));
+                                HumanBytes(pool.file_blocks_bytes),
+                                pool.has_holes ? HumanBytes(HoleBytes(pool))
+                                               : "impossible: free pages are reused inside"));
   line("pages", absl::StrFormat("%s in %d segments: %s live, %s reserved, %s free (longest run %s)",
                                 Grouped(pool.segment_pages), pool.segments,
                                 Grouped(pool.live_pages), Grouped(pool.reserved_pages),

@@ -1,6 +1,7 @@
 // The power cord under a kv::Db: the whole store, with compaction meanwhile.
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <memory>
@@ -22,7 +23,11 @@
 namespace daxkv::dax_vm {
 namespace {
 
-constexpr char kPath[] = "store";
+// $STORE, or a folder.
+std::string StorePath() {
+  const char* path = std::getenv("STORE");
+  return path != nullptr ? path : "store";
+}
 
 // "writer/slot"; the value begins with the number of the operation that put it.
 std::string Key(unsigned writer, unsigned slot) { return absl::StrFormat("%u/%02u", writer, slot); }
@@ -100,7 +105,7 @@ class DbSubject : public Subject {
 };
 
 int Run(int argc, char** argv) {
-  absl::StatusOr<std::unique_ptr<kv::Db>> db = kv::Db::Open(kPath, kv::Options());
+  absl::StatusOr<std::unique_ptr<kv::Db>> db = kv::Db::Open(StorePath(), kv::Options());
   if (!db.ok()) {
     std::cout << "power cord: cannot open: " << db.status() << std::endl;
     return 1;
