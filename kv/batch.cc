@@ -8,6 +8,7 @@
 #include "kv/batch_table.h"
 #include "kv/engine.h"
 #include "kv/key_order.h"
+#include "kv/store.h"
 
 namespace daxkv::kv {
 
@@ -54,13 +55,13 @@ class Engine::BatchWriter final : public AtomicCommit {
 
   // Applies what was written. Statuses of Put.
   absl::Status Apply() {
-    word_ = engine_.batch_table_->Claim();
+    word_ = engine_.store_.batch_table().Claim();
     absl::Status applied = engine_.index_->ApplyAtomically(entries_, *this);
     if (absl::IsResourceExhausted(applied) && engine_.space_->MakeRoom().ok()) {
       applied = engine_.index_->ApplyAtomically(entries_, *this);
     }
     // A word that may be set on the medium is nobody's until an open has redone its batch.
-    if (!committed_ || finished_) engine_.batch_table_->Release(word_);
+    if (!committed_ || finished_) engine_.store_.batch_table().Release(word_);
     return applied;
   }
 
@@ -91,11 +92,11 @@ class Engine::BatchWriter final : public AtomicCommit {
 
   absl::Status Commit() override {
     committed_ = true;
-    return engine_.batch_table_->Store(word_, slots_.back().address);
+    return engine_.store_.batch_table().Store(word_, slots_.back().address);
   }
 
   absl::Status Finish() override {
-    absl::Status cleared = engine_.batch_table_->Clear(word_);
+    absl::Status cleared = engine_.store_.batch_table().Clear(word_);
     finished_ = cleared.ok();
     return cleared;
   }

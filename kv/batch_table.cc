@@ -18,8 +18,8 @@ uint64_t Sealed(unsigned word, Address address) {
 
 absl::StatusOr<std::vector<Address>> BatchTable::Pending(bool after_crash) {
   if (after_crash) {
-    memory_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
-    absl::Status drained = memory_.Drain();
+    pool_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
+    absl::Status drained = pool_.Drain();
     if (!drained.ok()) return drained;
   }
   std::vector<Address> records;
@@ -38,8 +38,8 @@ absl::StatusOr<std::vector<Address>> BatchTable::Pending(bool after_crash) {
 
 absl::Status BatchTable::Forget() {
   for (unsigned word = 0; word < kBatchTableWords; ++word) words_[word] = 0;
-  memory_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
-  return memory_.Drain();
+  pool_.Flush(words_, kBatchTableWords * sizeof(uint64_t));
+  return pool_.Drain();
 }
 
 unsigned BatchTable::Claim() {
@@ -62,8 +62,8 @@ void BatchTable::Release(unsigned word) {
 // do, but the store must be a single one.
 absl::Status BatchTable::StoreWord(unsigned word, uint64_t value) {
   __atomic_store_n(&words_[word], value, __ATOMIC_RELEASE);
-  memory_.Flush(&words_[word], sizeof(uint64_t));
-  return memory_.Drain();
+  pool_.Flush(&words_[word], sizeof(uint64_t));
+  return pool_.Drain();
 }
 
 absl::Status BatchTable::Store(unsigned word, Address batch_record) {

@@ -19,15 +19,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "dax/pool.h"
 #include "kv/format.h"
-#include "kv/memory.h"
 
 namespace daxkv::kv {
 
 class BatchTable {
  public:
   // `words`: kBatchTableWords of them, in the pool.
-  BatchTable(Memory* memory, uint64_t* words) : memory_(*memory), words_(words) {}
+  BatchTable(dax::Pool* pool, uint64_t* words) : pool_(*pool), words_(words) {}
 
   // For the open, before anything else is changed: the batch records that words lead to. After a
   // crash it first makes the words durable as they are: the process that stored or cleared one may
@@ -48,7 +48,7 @@ class BatchTable {
  private:
   absl::Status StoreWord(unsigned word, uint64_t value);
 
-  Memory& memory_;
+  dax::Pool& pool_;
   uint64_t* const words_;
   std::mutex mutex_;
   std::condition_variable released_;

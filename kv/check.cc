@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kv/engine.h"
+#include "kv/extent_header.h"
+#include "kv/store.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
@@ -52,7 +53,7 @@ class Checker {
   // Every run of the pool has to be an extent of the store.
   void AddRun(const dax::Run& run) {
     ++report_.extents;
-    if (run.kind != kSlabRun && run.kind != kLargeRun) {
+    if (!UseOf(run).is_extent()) {
       AddFault(absl::StrCat("offset ", run.offset(), ": a run of the unknown kind ", run.kind));
     }
   }
@@ -75,15 +76,17 @@ class Checker {
 
 }  // namespace
 
-absl::StatusOr<CheckReport> Engine::Check() const {
+absl::StatusOr<CheckReport> Store::Check() const {
   const Compactor::Pause pause(compactor_.get());
+  Index& index = default_keyspace_->index();
+  Space& space = default_keyspace_->space();
   CheckReport report;
   report.recovered_after_crash = !pool_->was_clean();
   Checker checker(&report);
 
-  absl::Status verified = index_->Verify(
+  absl::Status verified = index.Verify(
       Index::VerifyOptions(),
-      [&](SlotKind kind, Address address) { checker.AddSlot(*space_, kind, address); },
+      [&](SlotKind kind, Address address) { checker.AddSlot(space, kind, address); },
       [&](std::string fault) { checker.AddFault(std::move(fault)); });
   // Damage was reported line by line; anything else kept the walk from being done.
   if (!verified.ok() && !absl::IsDataLoss(verified)) return verified;
@@ -103,17 +106,17 @@ absl::StatusOr<CheckReport> Engine::Check() const {
     checker.AddLostPage(page, pool_->FindRun(page));
   }
 
-  index_->snapshots().ForEachKept([&](Address address) { checker.AddKept(address); });
-  space_->Quiesce();
+  snapshots_->ForEachKept([&](Address address) { checker.AddKept(address); });
+  space.Quiesce();
   absl::StatusOr<uint64_t> audited =
-      space_->Audit([&](Address address) { return checker.Reachable(address); },
-                    [&](std::string fault) { checker.AddFault(std::move(fault)); });
+      space.Audit([&](Address address) { return checker.Reachable(address); },
+                  [&](std::string fault) { checker.AddFault(std::move(fault)); });
   if (!audited.ok()) return audited.status();
   report.slots = *audited;
   return report;
 }
 
-absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
+absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   Info info;
   info.path = pool_->path();
   info.shape = pool_->shape();
@@ -122,31 +125,33 @@ absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
   info.open_epoch = pool_->open_epoch();
   info.was_clean = pool_->was_clean();
 
-  absl::StatusOr<uint64_t> records = index_->Count();
+  const Index& index = default_keyspace_->index();
+  Space& space = default_keyspace_->space();
+  absl::StatusOr<uint64_t> records = index.Count();
   if (!records.ok()) return records.status();
   info.records = *records;
   if (count_bytes) {
-    absl::StatusOr<uint64_t> size_bytes = KeyValueSizeBytes();
+    absl::StatusOr<uint64_t> size_bytes = default_keyspace_->KeyValueSizeBytes();
     if (!size_bytes.ok()) return size_bytes.status();
     info.key_value_size_bytes = *size_bytes;
   }
-  const IndexStats index = index_->stats();
-  info.leaves = index.leaves;
-  info.inner_nodes = index.inner_nodes;
-  info.index_height = index.height;
-  info.index_view_size_bytes = index.view_size_bytes;
+  const IndexStats index_stats = index.stats();
+  info.leaves = index_stats.leaves;
+  info.inner_nodes = index_stats.inner_nodes;
+  info.index_height = index_stats.height;
+  info.index_view_size_bytes = index_stats.view_size_bytes;
 
-  const SnapshotStats snapshots = index_->snapshots().Stats();
+  const SnapshotStats snapshots = snapshots_->Stats();
   info.snapshots = snapshots.snapshots;
   info.oldest_snapshot_age = absl::FromChrono(snapshots.oldest_age);
   info.snapshot_versions = snapshots.versions;
   info.snapshot_version_size_bytes = snapshots.size_bytes;
 
-  absl::StatusOr<SpaceStats> space = space_->stats();
-  if (!space.ok()) return space.status();
-  info.slab_size_bytes = space->slab_size_bytes;
-  info.large_size_bytes = space->large_size_bytes;
-  absl::StatusOr<std::vector<SlotClassUsage>> classes = space_->UsageByClass();
+  absl::StatusOr<SpaceStats> space_stats = space.stats();
+  if (!space_stats.ok()) return space_stats.status();
+  info.slab_size_bytes = space_stats->slab_size_bytes;
+  info.large_size_bytes = space_stats->large_size_bytes;
+  absl::StatusOr<std::vector<SlotClassUsage>> classes = space.UsageByClass();
   if (!classes.ok()) return classes.status();
   info.slot_classes = *std::move(classes);
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
@@ -156,7 +161,7 @@ absl::StatusOr<Info> Engine::GetInfo(bool count_bytes) const {
     return absl::OkStatus();
   });
   if (!walked.ok()) return walked;
-  absl::StatusOr<dax::DaxStats> dax = dax::CollectStats(*pool_, space_->mapping());
+  absl::StatusOr<dax::DaxStats> dax = dax::CollectStats(*pool_, space.mapping());
   if (!dax.ok()) return dax.status();
   info.dax = *std::move(dax);
   return info;

@@ -49,8 +49,8 @@ class Compactor::Throttle {
   const uint64_t bytes_per_second_;
 };
 
-Compactor::Compactor(dax::Pool* pool, Space* space, Index* index, uint64_t bytes_per_second)
-    : pool_(pool), space_(space), index_(index), bytes_per_second_(bytes_per_second) {
+Compactor::Compactor(dax::Pool* pool, CompactionTargets* targets, uint64_t bytes_per_second)
+    : pool_(pool), targets_(targets), bytes_per_second_(bytes_per_second) {
   if (bytes_per_second_ != 0) background_ = std::thread([this] { BackgroundLoop(); });
 }
 
@@ -72,39 +72,54 @@ bool Compactor::Sleep(absl::Duration duration) {
 absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
   std::lock_guard<std::mutex> lock(passes_);
   CompactionResult result;
-  // What is empty already makes room for the copies.
-  absl::StatusOr<ReclaimResult> reclaimed = space_->Reclaim(absl::InfinitePast());
-  if (!reclaimed.ok()) return reclaimed.status();
-  result.extents_freed += reclaimed->extents_freed;
-  result.size_bytes_freed += reclaimed->size_bytes_freed;
-  Throttle throttle(this, /*bytes_per_second=*/0);
-  Space::EmptyingLimits limits;
-  limits.max_used_share = kDemandUsedShare;
-  bool gained = true;
-  for (unsigned pass = 0; gained && pass < kMostPasses; ++pass) {
-    absl::Status status = Pass(limits, &throttle, &result, &gained);
-    if (!status.ok()) return status;
-  }
-  reclaimed = space_->Reclaim(deadline);
-  if (!reclaimed.ok()) return reclaimed.status();
-  result.extents_freed += reclaimed->extents_freed;
-  result.size_bytes_freed += reclaimed->size_bytes_freed;
-  result.extents_pinned = reclaimed->extents_pinned;
+  absl::Status status = targets_->ForEachTarget(
+      /*open=*/false,
+      [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
+  if (!status.ok()) return status;
+  // Waits for pins only when nothing else is left to be done.
+  status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
+    absl::StatusOr<uint64_t> pinned = Reclaim(target, deadline, &result);
+    if (pinned.ok()) result.extents_pinned += *pinned;
+    return pinned.status();
+  });
+  if (!status.ok()) return status;
   absl::StatusOr<uint64_t> trimmed = pool_->Trim();
   if (!trimmed.ok()) return trimmed.status();
   result.trimmed_size_bytes = *trimmed;
   return result;
 }
 
-absl::Status Compactor::Pass(const Space::EmptyingLimits& limits, Throttle* throttle,
-                             CompactionResult* result, bool* gained) {
+absl::StatusOr<uint64_t> Compactor::Reclaim(const CompactionTarget& target, absl::Time deadline,
+                                            CompactionResult* result) {
+  absl::StatusOr<ReclaimResult> reclaimed = target.space->Reclaim(deadline);
+  if (!reclaimed.ok()) return reclaimed.status();
+  result->extents_freed += reclaimed->extents_freed;
+  result->size_bytes_freed += reclaimed->size_bytes_freed;
+  return reclaimed->extents_pinned;
+}
+
+absl::Status Compactor::CompactTarget(const CompactionTarget& target, CompactionResult* result) {
+  // What is empty already makes room for the copies.
+  absl::Status status = Reclaim(target, absl::InfinitePast(), result).status();
+  Throttle throttle(this, /*bytes_per_second=*/0);
+  Space::EmptyingLimits limits;
+  limits.max_used_share = kDemandUsedShare;
+  bool gained = true;
+  for (unsigned pass = 0; status.ok() && gained && pass < kMostPasses; ++pass) {
+    status = Pass(target, limits, &throttle, result, &gained);
+  }
+  return status;
+}
+
+absl::Status Compactor::Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
+                             Throttle* throttle, CompactionResult* result, bool* gained) {
   *gained = false;
-  absl::StatusOr<uint64_t> to_move = space_->BeginEmptying(limits);
+  absl::StatusOr<uint64_t> to_move = target.space->BeginEmptying(limits);
   if (!to_move.ok()) return to_move.status();
   absl::Status moved;
-  if (*to_move > 0) moved = WithoutExceptions([&] { return MoveAll(throttle, result); });
+  if (*to_move > 0) moved = WithoutExceptions([&] { return MoveAll(target, throttle, result); });
   // Also after an error: what was chosen takes part in allocation again.
-  absl::StatusOr<ReclaimResult> ended = space_->EndEmptying();
+  absl::StatusOr<ReclaimResult> ended = target.space->EndEmptying();
   // A pool without room for the next copies has some now, or there is nothing to be had.
   if (!moved.ok() && !absl::IsResourceExhausted(moved)) return moved;
   if (!ended.ok()) return ended.status();
@@ -114,17 +129,18 @@ absl::Status Compactor::Pass(const Space::EmptyingLimits& limits, Throttle* thro
   return absl::OkStatus();
 }
 
-absl::Status Compactor::MoveAll(Throttle* throttle, CompactionResult* result) {
-  const auto emptying = [this](Address address) { return space_->IsEmptying(address); };
+absl::Status Compactor::MoveAll(const CompactionTarget& target, Throttle* throttle,
+                                CompactionResult* result) {
+  const auto emptying = [&](Address address) { return target.space->IsEmptying(address); };
   std::vector<Index::SlotPosition> found;
   std::string from, next_from;
   for (bool end = false; !end; from.swap(next_from)) {
     found.clear();
     absl::Status status =
-        index_->FindSlots(from, kLeavesPerBatch, emptying, &found, &next_from, &end);
+        target.index->FindSlots(from, kLeavesPerBatch, emptying, &found, &next_from, &end);
     if (!status.ok()) return status;
     const uint64_t moved_before = result->moved_size_bytes;
-    status = MoveSome(found, result);
+    status = MoveSome(target, found, result);
     if (!status.ok()) return status;
     const uint64_t leaves_size_bytes = kLeavesPerBatch * kLeafSizeBytes;
     if (!throttle->Wait(leaves_size_bytes + 2 * (result->moved_size_bytes - moved_before))) break;
@@ -132,7 +148,8 @@ absl::Status Compactor::MoveAll(Throttle* throttle, CompactionResult* result) {
   return absl::OkStatus();
 }
 
-absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
+absl::Status Compactor::MoveSome(const CompactionTarget& target,
+                                 const std::vector<Index::SlotPosition>& found,
                                  CompactionResult* result) {
   std::vector<Index::Move> moves;
   std::vector<OwnedSlot> copies;  // Of the moves, in their order.
@@ -143,7 +160,7 @@ absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
     copies.clear();
     uint64_t size_bytes = 0;
     for (; i < found.size() && size_bytes < kBatchSizeBytes; ++i) {
-      absl::StatusOr<Copied> copied = Copy(found[i].record());
+      absl::StatusOr<Copied> copied = Copy(target.space, found[i].record());
       // A damaged record stays where it is, for check to tell of, and keeps its extent.
       if (absl::IsDataLoss(copied.status())) continue;
       stopped = copied.status();
@@ -153,8 +170,8 @@ absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
       size_bytes += copied->size_bytes;
     }
     moved.assign(moves.size(), false);
-    absl::Status status = space_->Drain();
-    if (status.ok()) status = index_->Relocate(moves, &moved);
+    absl::Status status = target.space->Drain();
+    if (status.ok()) status = target.index->Relocate(moves, &moved);
     for (size_t k = 0; k < moves.size(); ++k) {
       // After a failed drain nobody knows which copies the medium's index leads to: they stay.
       if (moved[k] || absl::IsInternal(status)) copies[k].Release();
@@ -167,20 +184,20 @@ absl::Status Compactor::MoveSome(const std::vector<Index::SlotPosition>& found,
 }
 
 // Outside of any ReadGuard: extents that are being emptied keep what they hold.
-absl::StatusOr<Compactor::Copied> Compactor::Copy(Address from) {
+absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
   absl::StatusOr<RecordView> record = [&] {
     rcu::ReadGuard guard;
-    return ViewRecord(*space_, from);
+    return ViewRecord(*space, from);
   }();
   if (!record.ok()) return record.status();
   const uint64_t size_bytes = RecordSizeBytes(record->key.size(), record->value.size());
-  absl::StatusOr<Address> to = space_->AllocateForMove(size_bytes);
+  absl::StatusOr<Address> to = space->AllocateForMove(size_bytes);
   if (!to.ok()) return to.status();
-  OwnedSlot slot(space_, *to);
-  WriteRecord(*space_, *to, record->kind, record->sequence, record->key, record->value);
+  OwnedSlot slot(space, *to);
+  WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value);
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.
-  if (absl::Status intact = VerifyRecord(*space_, *record); !intact.ok()) return intact;
+  if (absl::Status intact = VerifyRecord(*space, *record); !intact.ok()) return intact;
   return Copied{std::move(slot), size_bytes};
 }
 
@@ -196,7 +213,16 @@ void Compactor::BackgroundLoop() {
     CompactionResult result;
     bool gained;
     // What fails here fails for a caller, too, who is then told.
-    WithoutExceptions([&] { return Pass(limits, &throttle, &result, &gained); }).IgnoreError();
+    targets_
+        ->ForEachTarget(/*open=*/true,
+                        [&](const CompactionTarget& target) {
+                          if (stopping_.load(std::memory_order_relaxed)) return absl::OkStatus();
+                          WithoutExceptions([&] {
+                            return Pass(target, limits, &throttle, &result, &gained);
+                          }).IgnoreError();
+                          return absl::OkStatus();
+                        })
+        .IgnoreError();
   }
 }
 

@@ -1,4 +1,5 @@
-// Compaction: moves live records out of sparse extents and gives the empty ones back.
+// Compaction: moves live records out of sparse extents and gives the empty ones back, in one
+// keyspace after the other.
 //
 // One *pass*: Space chooses sparse extents and stops allocating from them; the leaves of the index
 // are walked, in order; each record found in such an extent is copied to another slot (same
@@ -23,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -33,11 +35,27 @@
 
 namespace daxkv::kv {
 
+// The parts of a keyspace.
+struct CompactionTarget {
+  Space* space;
+  Index* index;
+};
+
+class CompactionTargets {
+ public:
+  virtual ~CompactionTargets() = default;
+  // Calls visit(target) for every keyspace, or for those that are `open` already, until it returns
+  // an error, which is then returned. A target stays as long as the call. Also returns what kept a
+  // keyspace from being opened.
+  virtual absl::Status ForEachTarget(
+      bool open, absl::FunctionRef<absl::Status(const CompactionTarget&)> visit) = 0;
+};
+
 class Compactor {
  public:
   // All must outlive the compactor. `bytes_per_second`: what the background may read and write of
   // records and leaves; 0: there is no background.
-  Compactor(dax::Pool* pool, Space* space, Index* index, uint64_t bytes_per_second);
+  Compactor(dax::Pool* pool, CompactionTargets* targets, uint64_t bytes_per_second);
   ~Compactor();
 
   // Everything that pays, at full speed. Statuses of Db::Compact.
@@ -56,24 +74,30 @@ class Compactor {
   class Throttle;
 
   // Each needs passes_.
-  absl::Status Pass(const Space::EmptyingLimits& limits, Throttle* throttle,
-                    CompactionResult* result, bool* gained);
-  absl::Status MoveAll(Throttle* throttle, CompactionResult* result);
-  absl::Status MoveSome(const std::vector<Index::SlotPosition>& found, CompactionResult* result);
+  absl::Status Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
+                    Throttle* throttle, CompactionResult* result, bool* gained);
+  // Adds to the result; returns how many empty extents are pinned.
+  absl::StatusOr<uint64_t> Reclaim(const CompactionTarget& target, absl::Time deadline,
+                                   CompactionResult* result);
+  // Every pass that pays, behind a Reclaim.
+  absl::Status CompactTarget(const CompactionTarget& target, CompactionResult* result);
+  absl::Status MoveAll(const CompactionTarget& target, Throttle* throttle,
+                       CompactionResult* result);
+  absl::Status MoveSome(const CompactionTarget& target,
+                        const std::vector<Index::SlotPosition>& found, CompactionResult* result);
 
   // Copies a record to a new slot and starts flushing it.
   struct Copied {
     OwnedSlot slot;
     uint64_t size_bytes;
   };
-  absl::StatusOr<Copied> Copy(Address from);
+  absl::StatusOr<Copied> Copy(Space* space, Address from);
   void BackgroundLoop();
   // Waits until the time has come or the compactor stops; false in that case.
   bool Sleep(absl::Duration duration);
 
   dax::Pool* const pool_;
-  Space* const space_;
-  Index* const index_;
+  CompactionTargets* const targets_;
   const uint64_t bytes_per_second_;
 
   std::mutex passes_;

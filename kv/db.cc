@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kv/engine.h"
 #include "kv/exceptions.h"
+#include "kv/store.h"
 
 namespace daxkv::kv {
 namespace {
@@ -51,38 +52,41 @@ absl::Status PinnedValue::CheckMedium() const {
   return WithoutExceptions([&] { return pins_->engine->CheckLost(value_); });
 }
 
-Db::Db(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+Db::Db(std::unique_ptr<Store> store)
+    : store_(std::move(store)), engine_(&store_->default_keyspace()) {}
 Db::~Db() = default;
 
 absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, const Options& options) {
   return WithoutExceptions([&]() -> absl::StatusOr<std::unique_ptr<Db>> {
-    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(path, options);
-    if (!engine.ok()) return engine.status();
-    return std::unique_ptr<Db>(new Db(*std::move(engine)));
+    absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(path, options);
+    if (!store.ok()) return store.status();
+    return std::unique_ptr<Db>(new Db(*std::move(store)));
   });
 }
 
 absl::Status Db::Close() {
-  absl::Status closed = OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Close(); });
+  absl::Status closed = OnOpenStore(engine_, [&](Engine&) { return store_->Close(); });
   // Pins are still held: the caller may release them and try again.
-  if (!absl::IsFailedPrecondition(closed)) engine_.reset();
+  if (absl::IsFailedPrecondition(closed)) return closed;
+  engine_ = nullptr;
+  store_.reset();
   return closed;
 }
 
 absl::Status Db::Put(std::string_view key, std::string_view value) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Put(key, value); });
   });
 }
 
 absl::StatusOr<GroupResult> Db::PutGroup(absl::Span<const KeyValue> records) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.PutGroup(records); });
   });
 }
 
 absl::StatusOr<GroupResult> Db::DeleteGroup(absl::Span<const std::string_view> keys) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.DeleteGroup(keys); });
   });
 }
@@ -95,39 +99,39 @@ absl::StatusOr<std::string> Db::Get(std::string_view key) const {
 }
 
 absl::Status Db::Get(std::string_view key, std::string* value) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.Get(key, value); });
   });
 }
 
 absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+  return OnOpenStore(engine_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
     return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] { return engine.Pin(key); }));
   });
 }
 
 absl::Status Db::Contains(std::string_view key) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.Contains(key); });
   });
 }
 
 Snapshot::Snapshot(Snapshot&& other) noexcept
-    : engine_(other.engine_), entry_(std::exchange(other.entry_, nullptr)) {}
+    : snapshots_(other.snapshots_), entry_(std::exchange(other.entry_, nullptr)) {}
 Snapshot& Snapshot::operator=(Snapshot&& other) noexcept {
   if (this == &other) return *this;
-  if (entry_ != nullptr) engine_->ReleaseSnapshot(entry_);
-  engine_ = other.engine_;
+  if (entry_ != nullptr) snapshots_->Release(entry_);
+  snapshots_ = other.snapshots_;
   entry_ = std::exchange(other.entry_, nullptr);
   return *this;
 }
 Snapshot::~Snapshot() {
-  if (entry_ != nullptr) engine_->ReleaseSnapshot(entry_);
+  if (entry_ != nullptr) snapshots_->Release(entry_);
 }
 
 absl::StatusOr<Snapshot> Db::GetSnapshot() const {
-  return OnOpenStore(engine_.get(), [](Engine& engine) -> absl::StatusOr<Snapshot> {
-    return Snapshot(&engine, engine.AcquireSnapshot());
+  return OnOpenStore(engine_, [](Engine& engine) -> absl::StatusOr<Snapshot> {
+    return Snapshot(&engine.snapshots(), engine.snapshots().Acquire());
   });
 }
 
@@ -139,33 +143,32 @@ absl::StatusOr<std::string> Db::Get(std::string_view key, const Snapshot& snapsh
 }
 
 absl::Status Db::Get(std::string_view key, const Snapshot& snapshot, std::string* value) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.GetAt(*snapshot.entry_, key, value); });
   });
 }
 
 absl::StatusOr<PinnedValue> Db::Pin(std::string_view key, const Snapshot& snapshot) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+  return OnOpenStore(engine_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
     return PinnedValue::Pins::ValueOf(
         engine, engine.Reading([&] { return engine.PinAt(*snapshot.entry_, key); }));
   });
 }
 
 absl::Status Db::Contains(std::string_view key, const Snapshot& snapshot) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.ContainsAt(*snapshot.entry_, key); });
   });
 }
 
 absl::Status Db::Delete(std::string_view key) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
-    return engine.Writing([&] { return engine.Delete(key); });
-  });
+  return OnOpenStore(
+      engine_, [&](Engine& engine) { return engine.Writing([&] { return engine.Delete(key); }); });
 }
 
 absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
                           absl::Span<absl::Status> statuses) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) -> absl::Status {
+  return OnOpenStore(engine_, [&](Engine& engine) -> absl::Status {
     if (values.size() != keys.size() || statuses.size() != keys.size()) {
       return absl::InvalidArgumentError(absl::StrCat(keys.size(), " keys, but room for ",
                                                      values.size(), " values and ", statuses.size(),
@@ -179,59 +182,59 @@ absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<st
 }
 
 absl::Status Db::Write(const WriteBatch& batch) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) { return engine.Write(batch); });
+  return OnOpenStore(engine_, [&](Engine& engine) { return engine.Write(batch); });
 }
 
 absl::Status Db::Insert(std::string_view key, std::string_view value) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Insert(key, value); });
   });
 }
 
 absl::Status Db::Update(std::string_view key, UpdateFunction function) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Update(key, function); });
   });
 }
 
 absl::Status Db::CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
                                 std::optional<std::string_view> desired) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.CompareAndSwap(key, expected, desired); });
   });
 }
 
 absl::StatusOr<uint64_t> Db::DeleteRange(std::string_view from, std::string_view to) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.DeleteRange(from, to); });
   });
 }
 
 absl::StatusOr<RangeEstimate> Db::ApproximateRange(std::string_view from,
                                                    std::string_view to) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
+  return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.ApproximateRange(from, to); });
   });
 }
 
 absl::Status Db::Sync() {
-  return OnOpenStore(engine_.get(), [](Engine& engine) { return engine.Sync(); });
+  return OnOpenStore(engine_, [&](Engine&) { return store_->Sync(); });
 }
 
 absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
-    return engine.Writing([&] { return engine.Compact(deadline); });
+  return OnOpenStore(engine_, [&](Engine& engine) {
+    return engine.Writing([&] { return store_->Compact(deadline); });
   });
 }
 
 absl::StatusOr<CheckReport> Db::Check() const {
-  return OnOpenStore(engine_.get(),
-                     [](Engine& engine) { return engine.Reading([&] { return engine.Check(); }); });
+  return OnOpenStore(
+      engine_, [&](Engine& engine) { return engine.Reading([&] { return store_->Check(); }); });
 }
 
 absl::StatusOr<Info> Db::GetInfo(bool count_bytes) const {
-  return OnOpenStore(engine_.get(), [&](Engine& engine) {
-    return engine.Reading([&] { return engine.GetInfo(count_bytes); });
+  return OnOpenStore(engine_, [&](Engine& engine) {
+    return engine.Reading([&] { return store_->GetInfo(count_bytes); });
   });
 }
 

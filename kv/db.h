@@ -63,6 +63,8 @@ namespace daxkv::kv {
 
 class Engine;
 class SnapshotEntry;
+class Snapshots;
+class Store;
 
 struct Options {
   bool create_if_missing = true;
@@ -129,8 +131,8 @@ class Snapshot {
 
  private:
   friend class Db;
-  Snapshot(Engine* engine, SnapshotEntry* entry) : engine_(engine), entry_(entry) {}
-  Engine* engine_;
+  Snapshot(Snapshots* snapshots, SnapshotEntry* entry) : snapshots_(snapshots), entry_(entry) {}
+  Snapshots* snapshots_;
   SnapshotEntry* entry_;  // Null when moved from.
 };
 
@@ -396,8 +398,9 @@ class Db {
                                                RestoreExtent extent = RestoreExtent::kBackupOnly);
 
  private:
-  explicit Db(std::unique_ptr<Engine> engine);
-  std::unique_ptr<Engine> engine_;  // Null once closed.
+  explicit Db(std::unique_ptr<Store> store);
+  std::unique_ptr<Store> store_;
+  Engine* engine_;  // The default keyspace; null once closed.
 };
 
 }  // namespace daxkv::kv

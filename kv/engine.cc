@@ -5,7 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kv/batch_redo.h"
-#include "kv/superblock.h"
+#include "kv/store.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
@@ -62,101 +62,64 @@ absl::Status WithKey(absl::Status status, std::string_view key) {
       key.size() > kMaxKeyInMessageSizeBytes ? "\"...: " : "\": ", status.message()));
 }
 
-Engine::Engine(std::unique_ptr<dax::Pool> pool, const Options& options)
-    : verify_checksums_(options.verify_checksums),
-      compaction_bytes_per_second_(options.compaction_bytes_per_second),
-      pool_(std::move(pool)) {}
+Engine::Engine(Store* store)
+    : verify_checksums_(store->options().verify_checksums),
+      store_(*store),
+      pool_(&store->pool()),
+      snapshots_(store->snapshots()) {}
 
 Engine::~Engine() {
-  compactor_.reset();
   // Its worker may be asking the index.
   if (space_ != nullptr) space_->SetLivenessOracle(nullptr);
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& path,
-                                                     const Options& options) {
-  dax::PoolOptions pool_options;
-  pool_options.create_if_missing = options.create_if_missing;
-  pool_options.error_if_exists = options.error_if_exists;
-  pool_options.shape = options.shape;
-  pool_options.fixed_size_bytes = options.fixed_size_bytes;
-  pool_options.max_size_bytes = options.max_size_bytes;
-  pool_options.huge_pages = options.huge_pages;
-  pool_options.sigbus = options.sigbus;
-  absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
-  if (!pool.ok()) return pool.status();
-  const dax::SurviveMediaErrors survive;
-  std::unique_ptr<Engine> engine(new Engine(*std::move(pool), options));
-  absl::Status opened = engine->OpenParts(options.mapping);
-  if (!opened.ok()) return opened;
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Store* store, KeyspaceId id,
+                                                       uint64_t* root) {
+  return OpenOrCreate(store, id, root, /*create=*/true);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Store* store, KeyspaceId id, uint64_t* root) {
+  return OpenOrCreate(store, id, root, /*create=*/false);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenOrCreate(Store* store, KeyspaceId id,
+                                                             uint64_t* root, bool create) {
+  std::unique_ptr<Engine> engine(new Engine(store));
+  absl::StatusOr<std::unique_ptr<Space>> space =
+      Space::Open(&store->pool(), id, store->options().mapping);
+  if (!space.ok()) return space.status();
+  engine->space_ = *std::move(space);
+  absl::StatusOr<std::unique_ptr<Index>> index =
+      create ? Index::Create(engine->space_.get(), &store->snapshots(), root)
+             : Index::Open(engine->space_.get(), &store->snapshots(), root);
+  if (!index.ok()) return index.status();
+  engine->index_ = *std::move(index);
+  engine->SetBatchRedo(nullptr);
   return engine;
 }
 
-absl::Status Engine::OpenParts(const dax::MappingOptions& mapping_options) {
-  absl::StatusOr<bool> has_store = HasStore(*pool_);
-  if (!has_store.ok()) {
-    // Nothing was touched: a pool that was clean is left clean for the program it belongs to.
-    if (pool_->was_clean()) pool_->Close().IgnoreError();
-    return has_store.status();
-  }
-  absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get(), mapping_options);
-  if (!space.ok()) return space.status();
-  space_ = *std::move(space);
-
-  uint64_t* root = &SuperblockOf(*pool_)->root;
-  absl::StatusOr<std::unique_ptr<Index>> index =
-      *has_store ? Index::Open(space_.get(), root) : Index::Create(space_.get(), root);
-  if (!index.ok()) return index.status();
-  index_ = *std::move(index);
-  absl::Status status = *has_store ? absl::OkStatus() : CommitSuperblock(*pool_);
-  if (!status.ok()) return status;
-  oracle_ = std::make_unique<IndexOracle>(*space_, *index_, /*redo=*/nullptr);
-  batch_table_ = std::make_unique<BatchTable>(
-      space_.get(), reinterpret_cast<uint64_t*>(pool_->root_area() + kBatchTableOffset));
-  status = RedoBatches();
-  space_->SetLivenessOracle(oracle_.get());
-  compactor_ = std::make_unique<Compactor>(pool_.get(), space_.get(), index_.get(),
-                                           compaction_bytes_per_second_);
-  return status;
+void Engine::SetBatchRedo(const BatchRedo* redo) {
+  auto oracle = std::make_unique<IndexOracle>(*space_, *index_, redo);
+  space_->SetLivenessOracle(oracle.get());
+  oracle_ = std::move(oracle);
 }
 
-absl::Status Engine::RedoBatches() {
-  BatchRedo redo(space_.get(), index_.get(), batch_table_.get());
-  absl::Status status = redo.Read(/*after_crash=*/!pool_->was_clean());
-  if (!status.ok() || redo.empty()) return status;
-  IndexOracle oracle(*space_, *index_, &redo);
-  space_->SetLivenessOracle(&oracle);
-  status = redo.Apply();
-  // Waits until the other one is not asked any more.
-  space_->SetLivenessOracle(oracle_.get());
-  if (status.ok()) redo.Release();
-  return status;
-}
-
-absl::Status Engine::Close() {
+absl::Status Engine::CheckUnused() const {
   const uint64_t pins = space_->mapping().stats().pins;
   if (pins != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat(pins, " pins are still held; release every PinnedValue and iterator first"));
   }
   const uint64_t writers = reserved_values_.load(std::memory_order_relaxed);
-  if (writers != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(writers, " ValueWriters are still there; commit or destroy them first"));
-  }
-  const SnapshotStats snapshots = index_->snapshots().Stats();
-  if (snapshots.snapshots != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(snapshots.snapshots,
-                     " snapshots are still held; release every Snapshot and iterator first"));
-  }
-  compactor_.reset();
+  if (writers == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(writers, " ValueWriters are still there; commit or destroy them first"));
+}
+
+absl::Status Engine::Close() {
   absl::Status closed = space_->Close();
   index_.reset();
   space_.reset();
-  // Without what came before, the pool must not be marked clean.
-  if (closed.ok()) closed = pool_->Close();
-  pool_.reset();
   return closed;
 }
 
@@ -304,12 +267,6 @@ absl::Status Engine::Delete(std::string_view key) {
   absl::Status valid = CheckKey(key);
   if (!valid.ok()) return valid;
   return WithKey(index_->Remove(key), key);
-}
-
-absl::Status Engine::Sync() { return pool_->Sync(); }
-
-absl::StatusOr<CompactionResult> Engine::Compact(absl::Time deadline) {
-  return compactor_->Compact(deadline);
 }
 
 }  // namespace daxkv::kv

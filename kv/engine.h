@@ -1,13 +1,12 @@
-// The engine behind Db: one open store. db.h states what each call promises; this class is the same
-// interface without the handling of exceptions, over the parts it is made of:
+// One open keyspace of a Store. db.h states what each call promises; this class is the same interface
+// without the handling of exceptions, over the parts it is made of:
 //
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
-//      \--> Compactor (moves records, through Index and Space)
 //
 // engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
 // key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
 // value_writer.cc values filled in place; group.cc PutGroup; engine_snapshot.cc reads at a snapshot;
-// iterator.cc the cursor; check.cc Check and GetInfo.
+// iterator.cc the cursor.
 //
 // Thread safety: as Db.
 //
@@ -39,11 +38,10 @@
 #include "absl/types/span.h"
 #include "dax/mapping.h"
 #include "dax/pool.h"
-#include "kv/batch_table.h"
-#include "kv/compaction.h"
 #include "kv/db.h"
 #include "kv/index.h"
 #include "kv/record.h"
+#include "kv/snapshots.h"
 #include "kv/space.h"
 
 namespace daxkv::kv {
@@ -68,14 +66,26 @@ struct VersionRead {
   PinnedRecord pinned;  // Of a long value.
 };
 
+class BatchRedo;
+class Store;
+
 class Engine {
  public:
-  static absl::StatusOr<std::unique_ptr<Engine>> Open(const std::string& path,
-                                                      const Options& options);
+  // The keyspace whose index begins at the word `root` in the pool; `store`, opened up to its
+  // keyspaces, must outlive the engine. Create makes an empty index (commit point: the store of
+  // *root). Statuses of Space::Open, Index::Create and Index::Open.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Store* store, KeyspaceId id,
+                                                        uint64_t* root);
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(Store* store, KeyspaceId id, uint64_t* root);
+  // As a crash would, if Close was not called.
   ~Engine();
-  // The engine can only be destroyed after this, whatever it returns, except after
-  // kFailedPrecondition: pins are still held, and nothing was done.
+  // kFailedPrecondition, if pins or ValueWriters are still there.
+  absl::Status CheckUnused() const;
+  // Nothing is in use. Whatever it returns, the engine can only be destroyed afterwards.
   absl::Status Close();
+  // While a redo is under way, slots that it needs are live. Waits until the one before is no
+  // longer asked. Null: none.
+  void SetBatchRedo(const BatchRedo* redo);
 
   absl::Status Put(std::string_view key, std::string_view value);
   absl::StatusOr<GroupResult> PutGroup(absl::Span<const KeyValue> records);
@@ -96,10 +106,6 @@ class Engine {
   absl::Status Write(const WriteBatch& batch);
   absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
-  absl::Status Sync();
-  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
-  absl::StatusOr<CheckReport> Check() const;
-  absl::StatusOr<Info> GetInfo(bool count_bytes) const;
 
   // For ValueWriter: a slot for a value of `size_bytes` with its key in place, and what becomes of
   // it. The caller owns the slot from the first until one of the others, which are called once.
@@ -107,11 +113,11 @@ class Engine {
   char* ReservedBytes(Address address, uint64_t key_size_bytes) const;
   absl::Status CommitValue(Address address, std::string_view key, uint64_t size_bytes);
   void AbandonValue(Address address);
-  SnapshotEntry* AcquireSnapshot() const { return index_->snapshots().Acquire(); }
-  void ReleaseSnapshot(SnapshotEntry* snapshot) const { index_->snapshots().Release(snapshot); }
 
-  // For the iterator.
-  const Index& index() const { return *index_; }
+  Store& store() const { return store_; }
+  Index& index() const { return *index_; }
+  Space& space() const { return *space_; }
+  Snapshots& snapshots() const { return snapshots_; }
   // Runs read(), which changes nothing, so that no lost page's zeros are believed: losses are taken
   // in before it, and when one was met by anybody meanwhile, it is run again.
   template <typename Read>
@@ -140,6 +146,8 @@ class Engine {
   // kDataLoss when some of the bytes, which lie in the pool, are lost to a media error.
   absl::Status CheckLost(std::string_view bytes) const;
   const Memory& memory() const { return *space_; }
+  // Keys and values of all records; reads their headers.
+  absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
   // VerifyRecord, if the options ask for it.
   absl::Status Verify(const RecordView& record) const;
 
@@ -149,14 +157,10 @@ class Engine {
   class BatchWriter;
   enum class PinMode { kTry, kWait };
 
-  Engine(std::unique_ptr<dax::Pool> pool, const Options& options);
-  // Opens space and index on the pool, creating the store if it has none.
-  absl::Status OpenParts(const dax::MappingOptions& mapping_options);
-  // Completes the atomic batches that a crash cut short, before anything else is changed.
-  absl::Status RedoBatches();
-  uint64_t NextSequence() { return index_->snapshots().NextNumber(); }
-  // Keys and values of all records; reads their headers.
-  absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
+  explicit Engine(Store* store);
+  static absl::StatusOr<std::unique_ptr<Engine>> OpenOrCreate(Store* store, KeyspaceId id,
+                                                              uint64_t* root, bool create);
+  uint64_t NextSequence() { return snapshots_.NextNumber(); }
   // Allocates a record's slot, making room if there seems to be none.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons the
@@ -177,13 +181,12 @@ class Engine {
                             absl::Span<const Index::GroupEntry> entries, GroupResult* result);
 
   const bool verify_checksums_;
-  const uint64_t compaction_bytes_per_second_;
-  std::unique_ptr<dax::Pool> pool_;
+  Store& store_;
+  dax::Pool* const pool_;
+  Snapshots& snapshots_;
   std::unique_ptr<Space> space_;
   std::unique_ptr<Index> index_;
-  std::unique_ptr<BatchTable> batch_table_;
   std::unique_ptr<IndexOracle> oracle_;
-  std::unique_ptr<Compactor> compactor_;
   std::atomic<uint64_t> reserved_values_{0};  // By ValueWriters that are still there.
 };
 

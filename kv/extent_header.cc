@@ -36,7 +36,8 @@ void WriteHeader(dax::Pool& pool, const dax::Run& run, uint32_t magic, uint16_t 
   header.self = run.offset();
   header.slot_size_bytes = layout.slot_size_bytes;
   header.slot_count = layout.slot_count;
-  header.first_slot_offset = layout.first_slot_offset;
+  header.first_slot_offset = static_cast<uint16_t>(layout.first_slot_offset);
+  header.keyspace = UseOf(run).keyspace;
   header.checksum = HeaderChecksum(header);
   *HeaderAt(pool, run.offset()) = header;
 }
@@ -47,8 +48,8 @@ absl::Status Damaged(const dax::Run& run, std::string_view what) {
 }
 
 // The layout that an undamaged header of this run states, up to a large record's size.
-SlotLayout ExpectedLayout(const dax::Run& run, const ExtentHeader& header) {
-  if (run.kind == kSlabRun) return SlabLayout(run.owner, run.pages);
+SlotLayout ExpectedLayout(const dax::Run& run, const RunUse& use, const ExtentHeader& header) {
+  if (use.kind == RunUse::Kind::kSlab) return SlabLayout(use.size_class, run.pages);
   SlotLayout layout;
   layout.size_class = kLargeClass;
   layout.slot_size_bytes = header.slot_size_bytes;
@@ -57,10 +58,39 @@ SlotLayout ExpectedLayout(const dax::Run& run, const ExtentHeader& header) {
   return layout;
 }
 
+constexpr uint16_t kKeyspaceMask = (1 << kKeyspaceIdBits) - 1;
+static_assert(kFirstSlabRun + (kSizeClasses - 1) / 2 <= UINT8_MAX);
+
 }  // namespace
 
+RunUse UseOf(const dax::Run& run) {
+  RunUse use;
+  if (run.kind == kLargeRun) {
+    if (run.owner > kKeyspaceMask) return use;
+    use.kind = RunUse::Kind::kLarge;
+    use.keyspace = run.owner;
+    use.size_class = kLargeClass;
+  } else if (run.kind >= kFirstSlabRun) {
+    const unsigned size_class = 2u * (run.kind - kFirstSlabRun) + (run.owner >> kKeyspaceIdBits);
+    if (size_class >= kSizeClasses) return use;
+    use.kind = RunUse::Kind::kSlab;
+    use.keyspace = run.owner & kKeyspaceMask;
+    use.size_class = static_cast<uint16_t>(size_class);
+  }
+  return use;
+}
+
+uint8_t SlabRunKind(uint16_t size_class) {
+  return static_cast<uint8_t>(kFirstSlabRun + size_class / 2);
+}
+
+uint16_t SlabRunOwner(KeyspaceId keyspace, uint16_t size_class) {
+  return static_cast<uint16_t>(keyspace | (size_class % 2) << kKeyspaceIdBits);
+}
+
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run) {
-  WriteHeader(pool, run, kSlabMagic, run.owner, SlabLayout(run.owner, run.pages));
+  const uint16_t size_class = UseOf(run).size_class;
+  WriteHeader(pool, run, kSlabMagic, size_class, SlabLayout(size_class, run.pages));
 }
 
 void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes) {
@@ -76,10 +106,10 @@ void FlushHeader(dax::Pool& pool, const dax::Run& run) {
 }
 
 absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& run) {
-  if (run.kind != kSlabRun && run.kind != kLargeRun) return Damaged(run, "unknown kind of run");
-  const bool slab = run.kind == kSlabRun;
-  if (slab && run.owner >= kSizeClasses) return Damaged(run, "size class out of range");
-  if (slab && (run.pages < SmallRunPages(run.owner) || run.pages > dax::kHugePages)) {
+  const RunUse use = UseOf(run);
+  if (!use.is_extent()) return Damaged(run, "unknown kind of run");
+  const bool slab = use.kind == RunUse::Kind::kSlab;
+  if (slab && (run.pages < SmallRunPages(use.size_class) || run.pages > dax::kHugePages)) {
     return Damaged(run, "run of a size that slabs do not have");
   }
   const ExtentHeader& header = *HeaderAt(pool, run.offset());
@@ -87,8 +117,9 @@ absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& ru
   if (header.checksum != HeaderChecksum(header)) return Damaged(run, "wrong header checksum");
   if (header.version != kExtentVersion) return Damaged(run, "unknown extent version");
   if (header.self != run.offset()) return Damaged(run, "header belongs to another offset");
-  if (header.size_class != (slab ? run.owner : 0)) return Damaged(run, "wrong size class");
-  const SlotLayout layout = ExpectedLayout(run, header);
+  if (header.size_class != (slab ? use.size_class : 0)) return Damaged(run, "wrong size class");
+  if (header.keyspace != use.keyspace) return Damaged(run, "header of another keyspace");
+  const SlotLayout layout = ExpectedLayout(run, use, header);
   if (header.slot_size_bytes != layout.slot_size_bytes || header.slot_count != layout.slot_count ||
       header.first_slot_offset != layout.first_slot_offset) {
     return Damaged(run, "slots that do not fit the run");

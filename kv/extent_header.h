@@ -21,6 +21,21 @@ inline constexpr uint64_t kMapOffset = sizeof(ExtentHeader);
 // 64-bit words of the map of `slot_count` slots.
 inline uint32_t MapWords(uint32_t slot_count) { return (slot_count + 63) / 64; }
 
+// What a run is for, as far as its descriptor tells.
+struct RunUse {
+  enum class Kind { kUnknown, kSlab, kLarge };
+  Kind kind = Kind::kUnknown;
+  KeyspaceId keyspace = kDefaultKeyspace;  // Of an extent.
+  uint16_t size_class = 0;                 // Of a slab; kLargeClass of a large extent.
+
+  bool is_extent() const { return kind != Kind::kUnknown; }
+  bool IsExtentOf(KeyspaceId id) const { return is_extent() && keyspace == id; }
+};
+RunUse UseOf(const dax::Run& run);
+// Kind and owner of a run for slabs.
+uint8_t SlabRunKind(uint16_t size_class);
+uint16_t SlabRunOwner(KeyspaceId keyspace, uint16_t size_class);
+
 // Writes the header of the fresh extent in `run`, with no valid map. It is flushed by whoever commits
 // the run, perhaps another thread, with FlushHeader.
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);

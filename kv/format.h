@@ -4,7 +4,8 @@
 // Slots lie in slab extents (many slots of one size class) or alone in a large run.
 //
 //   Superblock   in the pool's root area; where the index begins
-//   Extent       a committed run of kind kSlabRun or kLargeRun, beginning with an ExtentHeader
+//   Extent       a committed run of slots, beginning with an ExtentHeader; each belongs to one
+//                keyspace, and so does everything in it
 //   Record       a key and its value, written once and never changed; see RecordHeader
 //   Batch table  32 words behind the superblock: atomic batches that are being applied
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
@@ -23,12 +24,23 @@ inline constexpr Address kNullAddress = 0;
 inline constexpr uint64_t kAddressMask = (uint64_t{1} << 48) - 1;
 
 // 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
-inline constexpr uint32_t kFormatVersion = 2;
+// 3: keyspaces; an extent's run and header tell whose it is.
+inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint64_t kMaxKeySizeBytes = 65536;
 inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
 
-// Kinds of pool runs (dax::Run::kind). For slab runs dax::Run::owner is the size class.
-enum RunKind : uint8_t { kSlabRun = 1, kLargeRun = 2 };
+// A keyspace is an ordered map of its own: an index, and extents that only it uses. Keyspace 0, the
+// default one, is always there, and its index begins in the superblock.
+using KeyspaceId = uint16_t;
+inline constexpr KeyspaceId kDefaultKeyspace = 0;
+inline constexpr unsigned kKeyspaceIdBits = 15;
+
+// Kinds of pool runs (dax::Run::kind); their owners (dax::Run::owner).
+//   1       a large extent; the owner is its keyspace
+//   16 + n  a slab extent of size class 2 n or 2 n + 1; the owner is its keyspace in bits 0..14 and the
+//           lowest bit of its size class in bit 15
+// So what an extent is for can be told without touching it (extent_header.h, RunUse).
+enum RunKind : uint8_t { kLargeRun = 1, kFirstSlabRun = 16 };
 
 // ---- Superblock: 64 bytes at the start of dax::Pool::root_area() ----------------------------
 //
@@ -176,12 +188,13 @@ static_assert(kLeafSizeBytes == 64 + kLeafSlots * 8 && kInnerSlots == 248);
 //
 //   offset size
 //        0    4  magic "DKSX" (slab) or "DKLX" (large)
-//        4    2  extent format version (1)
+//        4    2  extent format version (2)
 //        6    2  size class (slab), 0 (large)
 //        8    8  own address
 //       16    4  slot size in bytes (slab), size of the record (large)
 //       20    4  slot count (slab), 1 (large)
-//       24    4  offset of the first slot in the extent
+//       24    2  offset of the first slot in the extent
+//       26    2  keyspace
 //       28    4  CRC32C of bytes 0..27, seed 0
 //       32    8  map state: 0, or bit 32 set and bits 0..31 the CRC32C of map epoch and map, seed 0
 //       40    8  map epoch: the open epoch whose clean close saved the map. The map counts if that
@@ -196,7 +209,8 @@ struct ExtentHeader {
   Address self;
   uint32_t slot_size_bytes;
   uint32_t slot_count;
-  uint32_t first_slot_offset;
+  uint16_t first_slot_offset;
+  uint16_t keyspace;
   uint32_t checksum;
   uint64_t map_state;
   uint64_t map_epoch;
@@ -204,7 +218,7 @@ struct ExtentHeader {
 };
 inline constexpr uint32_t kSlabMagic = 0x5853'4b44;   // "DKSX"
 inline constexpr uint32_t kLargeMagic = 0x584c'4b44;  // "DKLX"
-inline constexpr uint16_t kExtentVersion = 1;
+inline constexpr uint16_t kExtentVersion = 2;
 inline constexpr uint64_t kLargeRecordOffset = 64;
 static_assert(sizeof(ExtentHeader) == 64 && offsetof(ExtentHeader, map_state) == 32 &&
               offsetof(ExtentHeader, map_epoch) == 40);

@@ -11,9 +11,6 @@ namespace {
 
 constexpr unsigned kRootLevelShift = 48;
 constexpr unsigned kMaxLevel = 16;
-// Sequence numbers have the open epoch in the upper 24 bits: those of a later open are higher
-// without any being saved.
-constexpr unsigned kSequenceCounterBits = 40;
 
 // X6. Never 0, which unwritten nodes have.
 uint64_t MakeStamp(uint64_t open_epoch) {
@@ -24,17 +21,18 @@ uint64_t MakeStamp(uint64_t open_epoch) {
 
 }  // namespace
 
-Index::Impl::Impl(Memory* memory_in, uint64_t* root_word_in)
+Index::Impl::Impl(Memory* memory_in, Snapshots* snapshots_in, uint64_t* root_word_in)
     : memory(memory_in),
+      snapshots(*snapshots_in),
       root_word(root_word_in),
-      stamp(MakeStamp(memory_in->open_epoch())),
-      snapshots(memory_in, memory_in->open_epoch() << kSequenceCounterBits) {}
+      stamp(MakeStamp(memory_in->open_epoch())) {}
 
 Index::Index(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Index::~Index() = default;
 
-absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, uint64_t* root) {
-  auto impl = std::make_unique<Impl>(memory, root);
+absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, Snapshots* snapshots,
+                                                     uint64_t* root) {
+  auto impl = std::make_unique<Impl>(memory, snapshots, root);
   absl::StatusOr<Address> leaf = memory->Allocate(SlotKind::kLeaf, kLeafSizeBytes);
   if (!leaf.ok()) return leaf.status();
   OwnedSlot owned(memory, *leaf);
@@ -53,8 +51,9 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, uint64_t* r
   return index;
 }
 
-absl::StatusOr<std::unique_ptr<Index>> Index::Open(Memory* memory, uint64_t* root) {
-  auto impl = std::make_unique<Impl>(memory, root);
+absl::StatusOr<std::unique_ptr<Index>> Index::Open(Memory* memory, Snapshots* snapshots,
+                                                   uint64_t* root) {
+  auto impl = std::make_unique<Impl>(memory, snapshots, root);
   const uint64_t word = LoadWord(*root);
   const Address address = word & kAddressMask;
   const uint64_t level = word >> kRootLevelShift;
@@ -121,7 +120,8 @@ void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafN
   if (window.sees_snapshot()) {
     const uint64_t until =
         slot == 0 ? window.End() : window.Begin(reserve, self, SlotAddress(slot), NumberOf(slot));
-    kept = old != nullptr && window.Supersede(reserve, self, *old, &leaf.slots[place], until);
+    kept =
+        old != nullptr && window.Supersede(reserve, memory, self, *old, &leaf.slots[place], until);
   }
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
@@ -249,7 +249,6 @@ absl::Status Index::ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& 
                                LeafContents* contents) const {
   return impl_->ReadLeafAt(snapshot.number(), target, contents);
 }
-Snapshots& Index::snapshots() const { return impl_->snapshots; }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
                                    const ExpectedVersion* expected) {
   return WithoutExceptions([&] { return impl_->Upsert(key, address, expected); });

@@ -122,12 +122,14 @@ class AtomicCommit {
 
 class Index {
  public:
-  // `root` is Superblock::root, in the pool; the index alone stores it from here on. Create makes
-  // an empty leaf and commits it as the root (8-byte store of *root). Open reads nothing but the
-  // root node: O(1).
+  // `root` is a word in the pool; the index alone stores it from here on. Indexes that one snapshot
+  // shall show share `snapshots`, which outlive them. Create makes an empty leaf and commits it as
+  // the root (8-byte store of *root). Open reads nothing but the root node: O(1).
   //   kDataLoss, kResourceExhausted as of Memory
-  static absl::StatusOr<std::unique_ptr<Index>> Create(Memory* memory, uint64_t* root);
-  static absl::StatusOr<std::unique_ptr<Index>> Open(Memory* memory, uint64_t* root);
+  static absl::StatusOr<std::unique_ptr<Index>> Create(Memory* memory, Snapshots* snapshots,
+                                                       uint64_t* root);
+  static absl::StatusOr<std::unique_ptr<Index>> Open(Memory* memory, Snapshots* snapshots,
+                                                     uint64_t* root);
   ~Index();
 
   // Finds `key` and calls `visit` with its record inside the ReadGuard. `visit` may return
@@ -155,8 +157,6 @@ class Index {
   // What a snapshot, which the caller holds, sees of a leaf. kDataLoss, kResourceExhausted.
   absl::Status ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& target,
                           LeafContents* contents) const;
-  // The counter of sequence numbers, and the snapshots; made and released there.
-  Snapshots& snapshots() const;
 
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
   // retires the one it replaces. Durable on return. Returns whether a record was replaced.

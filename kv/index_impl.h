@@ -133,7 +133,7 @@ struct NewChild {
 };
 
 struct Index::Impl {
-  Impl(Memory* memory_in, uint64_t* root_word_in);
+  Impl(Memory* memory_in, Snapshots* snapshots_in, uint64_t* root_word_in);
 
   // ---- index_node.cc
   LeafNode& Leaf(Address address) const;
@@ -338,7 +338,8 @@ struct Index::Impl {
   }
 
   Memory* const memory;
-  uint64_t* const root_word;  // Superblock::root.
+  Snapshots& snapshots;
+  uint64_t* const root_word;  // Superblock::root, or a keyspace's.
   const uint64_t stamp;       // X6.
 
   // The root: a frame, or while that is null, root_leaf (the leftmost leaf, which stays so).
@@ -353,8 +354,6 @@ struct Index::Impl {
   std::unordered_map<Address, std::unique_ptr<InnerFrame>> frames;
 
   std::atomic<bool> medium_failed{false};
-
-  Snapshots snapshots;
 };
 
 }  // namespace daxkv::kv

@@ -74,7 +74,7 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
         // What says that a record appeared late names its old place.
         const LeafHistory* history = snapshots.HistoryOf(self);
         if (history != nullptr && history->BeginOf(*old) != old->sequence) continue;
-        kept = window.Supersede(&reserve, self, *old, &leaf.slots[at.place], old->sequence);
+        kept = window.Supersede(&reserve, memory, self, *old, &leaf.slots[at.place], old->sequence);
       }
       // Commits. After a crash before this line is durable, the record is at its old place, which is
       // reused only when it is.

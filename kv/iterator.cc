@@ -22,7 +22,7 @@ struct Iterator::Impl {
   ~Impl() { Release(); }
 
   void Release() {
-    if (snapshot != nullptr) engine->index().snapshots().Release(std::exchange(snapshot, nullptr));
+    if (snapshot != nullptr) engine->snapshots().Release(std::exchange(snapshot, nullptr));
   }
   absl::Status Refresh();
 
@@ -73,8 +73,7 @@ struct Iterator::Impl {
 absl::Status Iterator::Impl::Refresh() {
   Release();
   valid = has_leaf = false;
-  Snapshots& snapshots = engine->index().snapshots();
-  snapshot = snapshots.Acquire();
+  snapshot = engine->snapshots().Acquire();
   return absl::OkStatus();
 }
 
@@ -219,11 +218,11 @@ Iterator::~Iterator() = default;
 
 std::unique_ptr<Iterator> Db::NewIterator(IteratorOptions options) const noexcept {
   try {
-    auto impl = std::make_unique<Iterator::Impl>(engine_.get(), std::move(options));
+    auto impl = std::make_unique<Iterator::Impl>(engine_, std::move(options));
     if (engine_ == nullptr) {
       impl->status = absl::FailedPreconditionError("the store is closed");
     } else if (impl->options.snapshot != nullptr) {
-      impl->snapshot = engine_->index().snapshots().Share(impl->options.snapshot->entry_);
+      impl->snapshot = engine_->snapshots().Share(impl->options.snapshot->entry_);
     } else {
       impl->status = WithoutExceptions([&] { return impl->Refresh(); });
     }

@@ -7,6 +7,8 @@
 //   late        a record whose number (`since`) is older than its appearance (`until`): a snapshot
 //               was taken between the two. It is not there yet at numbers in [since, until)
 //
+// Leaves of all keyspaces are in here: a leaf's address tells whose it is.
+//
 // Thread safety: lists are read inside a ReadGuard, without a lock; changed under a stripe's mutex
 // by anybody; a version is added, and moved to another leaf, only by the holder of its leaf's lock.
 //
@@ -27,6 +29,7 @@
 
 #include "absl/status/status.h"
 #include "kv/format.h"
+#include "kv/memory.h"
 #include "kv/record.h"
 #include "xarray/rcu.h"
 #include "xarray/typed_xarray.h"
@@ -39,6 +42,7 @@ struct Version : public rcu::Head {
   uint64_t since = 0;
   uint64_t until = 0;
   Address record = kNullAddress;
+  Memory* memory = nullptr;        // What a superseded record's slot goes back to.
   const uint64_t* link = nullptr;  // The slot of the leaf that led to a superseded record.
   uint32_t size_bytes = 0;         // Of the superseded record.
   uint16_t tag = 0;                // Of its key.

@@ -9,7 +9,7 @@
 // So a slot above 256 bytes is at most 1/32 larger than its record needs, and every slot is
 // 8-byte aligned (64-byte from 2 KiB on). Fences are never moved: kept by themselves, they do not
 // keep extents of records from becoming empty. (One above 512 bytes lies among the records.) The
-// numbers are part of the format (dax::Run::owner).
+// numbers are part of the format (RunKind).
 #ifndef DAXKV_KV_SIZE_CLASSES_H_
 #define DAXKV_KV_SIZE_CLASSES_H_
 

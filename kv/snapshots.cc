@@ -8,9 +8,13 @@
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
+namespace {
 
-Snapshots::Snapshots(Memory* memory, uint64_t last_number)
-    : memory_(memory), last_number_(last_number) {}
+constexpr unsigned kCounterBits = 40;
+
+}  // namespace
+
+Snapshots::Snapshots(uint64_t open_epoch) : last_number_(open_epoch << kCounterBits) {}
 
 Snapshots::~Snapshots() {
   for (SnapshotEntry* entry = newest_.load(std::memory_order_relaxed); entry != nullptr;) {
@@ -114,9 +118,10 @@ void Snapshots::Free(Version* version) noexcept {
   rcu::ReadGuard guard;  // N4
   const Address record = version->record;
   const uint64_t* const link = version->link;
+  Memory* const memory = version->memory;
   const bool superseded = version->kind == Version::Kind::kSuperseded;
   histories_.Remove(version);
-  if (superseded) memory_->Retire(record, link);
+  if (superseded) memory->Retire(record, link);
 }
 
 SnapshotStats Snapshots::Stats() const {
@@ -201,8 +206,8 @@ uint64_t CommitWindow::Begin(HistoryReserve* reserve, Address leaf, Address reco
   return fresh_number_;
 }
 
-bool CommitWindow::Supersede(HistoryReserve* reserve, Address leaf, const RecordView& old,
-                             const uint64_t* link, uint64_t until) noexcept {
+bool CommitWindow::Supersede(HistoryReserve* reserve, Memory* memory, Address leaf,
+                             const RecordView& old, const uint64_t* link, uint64_t until) noexcept {
   if (newest_ == nullptr) return false;
   uint64_t since = old.sequence;
   {
@@ -216,6 +221,7 @@ bool CommitWindow::Supersede(HistoryReserve* reserve, Address leaf, const Record
   version->since = since;
   version->until = until;
   version->record = old.address;
+  version->memory = memory;
   version->link = link;
   version->tag = KeyTag(old.key);
   version->size_bytes = static_cast<uint32_t>(

@@ -1,4 +1,5 @@
-// Snapshots: numbers at which the store can be read as it was, whatever is written meanwhile.
+// Snapshots: numbers at which the store can be read as it was, whatever is written meanwhile. All
+// indexes of a store share them, and so a snapshot sees all of them at one moment.
 //
 // Every put takes a number from one counter, and its record carries it. A snapshot takes the
 // counter's value S. At S a key has the version that *begins* at or below S and does not end there:
@@ -76,8 +77,8 @@ struct SnapshotStats {
 
 class Snapshots {
  public:
-  // `memory` gets the slots that come free. Numbers begin above `last_number`.
-  Snapshots(Memory* memory, uint64_t last_number);
+  // Numbers begin above all those of earlier opens: the upper 24 bits are the open epoch.
+  explicit Snapshots(uint64_t open_epoch);
   // There may be versions left, but no user of a snapshot.
   ~Snapshots();
   Snapshots(const Snapshots&) = delete;
@@ -110,7 +111,6 @@ class Snapshots {
   void HandOn(SnapshotEntry& released, SnapshotEntry* older) noexcept;
   void Free(Version* version) noexcept;
 
-  Memory* const memory_;
   alignas(64) std::atomic<uint64_t> last_number_;
   alignas(64) std::atomic<SnapshotEntry*> newest_{nullptr};  // Stored under mutex_.
   mutable std::mutex mutex_;
@@ -169,9 +169,10 @@ class CommitWindow {
   // Where a version ends by a delete.
   uint64_t End() const { return fresh_number_; }
   // To be called before the slot of a record is overwritten by a version that begins at `until`, or
-  // cleared. Whether the record is kept; if not, the caller retires it once the slot is stored.
-  bool Supersede(HistoryReserve* reserve, Address leaf, const RecordView& old, const uint64_t* link,
-                 uint64_t until) noexcept;
+  // cleared. Whether the record is kept, to go back to `memory` later; if not, the caller retires it
+  // once the slot is stored.
+  bool Supersede(HistoryReserve* reserve, Memory* memory, Address leaf, const RecordView& old,
+                 const uint64_t* link, uint64_t until) noexcept;
   // To be called when versions of the locked leaf `from` must follow their keys to another leaf,
   // before that is linked: `home(version)` is the leaf that covers the version's key from now on.
   void MoveVersions(Address from, absl::FunctionRef<Address(const Version&)> home) noexcept;

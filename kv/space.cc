@@ -31,8 +31,10 @@ absl::Status NoExtentAt(Address address) {
 
 }  // namespace
 
-Space::Impl::Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapping_options)
+Space::Impl::Impl(dax::Pool* pool, KeyspaceId keyspace, Space* space,
+                  const dax::MappingOptions& mapping_options)
     : pool(pool),
+      keyspace(keyspace),
       space(space),
       mapping(pool, space, mapping_options),
       worker([this] { WorkerLoop(); }) {}
@@ -107,18 +109,20 @@ std::vector<ExtentFrame*> Space::Impl::Frames() const {
 
 // ---- Open and close ----
 
-Space::Space(dax::Pool* pool, const dax::MappingOptions& mapping_options)
+Space::Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options)
     : Memory(pool->At(0), pool->open_epoch(), pool->media_event_counter()),
-      impl_(std::make_unique<Impl>(pool, this, mapping_options)) {}
+      impl_(std::make_unique<Impl>(pool, keyspace, this, mapping_options)) {}
 
 Space::~Space() = default;
 
-absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool,
+absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool, KeyspaceId keyspace,
                                                    const dax::MappingOptions& mapping_options) {
-  std::unique_ptr<Space> space(new Space(pool, mapping_options));
-  // After damage to the word as after a crash: a lower epoch would make old maps count.
+  std::unique_ptr<Space> space(new Space(pool, keyspace, mapping_options));
+  // After damage to the word as after a crash: a lower epoch would make old maps count. No epoch is
+  // used twice: with this one, the session's first space has done it.
   const uint64_t valid_since = space->impl_->superblock()->maps_valid_since;
-  if (!pool->was_clean() || !dax::Pool::UnsealEpoch(valid_since)) {
+  const bool done = valid_since == dax::Pool::SealEpoch(pool->open_epoch());
+  if (!done && (!pool->was_clean() || !dax::Pool::UnsealEpoch(valid_since))) {
     const absl::Status status = space->impl_->SetMapsValidSince(pool->open_epoch());
     if (!status.ok()) return status;
   }
@@ -224,12 +228,21 @@ Address Space::PresentUntil(Address address) const {
 absl::Status Space::FaultIn(Address address) {
   if (address > kAddressMask) return NoExtentAt(address);
   return WithoutExceptions([&]() -> absl::Status {
-    const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(PageOf(address));
+    const absl::StatusOr<dax::Run> run = impl_->FindExtent(PageOf(address));
     if (absl::IsNotFound(run.status())) return NoExtentAt(address);
     if (!run.ok()) return run.status();
     if (IsLost(address, 1)) return LostError(address);
     return impl_->FaultRun(*run);
   });
+}
+
+absl::StatusOr<dax::Run> Space::Impl::FindExtent(uint64_t page) const {
+  absl::StatusOr<dax::Run> run = pool->FindRun(page);
+  if (run.ok() && !UseOf(*run).IsExtentOf(keyspace)) {
+    return absl::NotFoundError(
+        absl::StrCat("no extent of keyspace ", keyspace, " at pool offset ", run->offset()));
+  }
+  return run;
 }
 
 absl::Status Space::Impl::FaultRun(const dax::Run& run) {
@@ -248,7 +261,7 @@ absl::Status Space::Impl::FaultRun(const dax::Run& run) {
 
 absl::StatusOr<dax::Extent> Space::Provide(uint64_t index, unsigned max_order, dax::Access) {
   // A run that is not live yet was reserved in this session: an extent about to be committed.
-  const absl::StatusOr<dax::Run> run = impl_->pool->FindRun(index);
+  const absl::StatusOr<dax::Run> run = impl_->FindExtent(index);
   if (!run.ok()) return run.status();
   // Records behind a header that is lost can be read all the same.
   if (!impl_->IsHeaderLost(*run)) {
@@ -313,7 +326,9 @@ uint64_t Space::Impl::RetiredCount() const {
 absl::StatusOr<SpaceStats> Space::stats() const {
   SpaceStats stats;
   const absl::Status status = impl_->pool->ForEachRun([&](const dax::Run& run) {
-    const bool large = run.kind == kLargeRun;
+    const RunUse use = UseOf(run);
+    if (!use.IsExtentOf(impl_->keyspace)) return absl::OkStatus();
+    const bool large = use.kind == RunUse::Kind::kLarge;
     ++(large ? stats.large_extents : stats.slab_extents);
     (large ? stats.large_size_bytes : stats.slab_size_bytes) += run.size_bytes();
     rcu::ReadGuard guard;  // Keeps the frame.

@@ -1,4 +1,5 @@
-// Space: slots for records and nodes inside the pool's runs.
+// Space: slots for records and nodes of one keyspace, inside the pool's runs. The spaces of a pool
+// share its pages and nothing else: each has its own mapping and its own extents.
 //
 // Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB at first, growing with
 // their size class to 2 MiB. A larger record has a run of its own. Which slots are used is kept in
@@ -86,9 +87,11 @@ struct ReclaimResult {
 
 class Space : public Memory, public dax::ExtentProvider {
  public:
-  // `pool` must outlive the space. O(1). kInternal: the medium failed.
+  // `pool` must outlive the space. One space of a keyspace at a time; the first of a session opens
+  // before there are others. O(1). kInternal: the medium failed.
   static absl::StatusOr<std::unique_ptr<Space>> Open(
-      dax::Pool* pool, const dax::MappingOptions& mapping_options = dax::MappingOptions());
+      dax::Pool* pool, KeyspaceId keyspace = kDefaultKeyspace,
+      const dax::MappingOptions& mapping_options = dax::MappingOptions());
   // Saves nothing unless Close was called: the next open sees a crash. Nothing may be pinned.
   ~Space() override;
   // Without an oracle, extents whose saved map does not count stay as they are: their free slots
@@ -121,7 +124,8 @@ class Space : public Memory, public dax::ExtentProvider {
   // free slots on them aside. Costs two loads if there are none. Hold nothing.
   void SettleMediaErrors();
 
-  // dax::ExtentProvider: validates the extent's header against its run. kNotFound, kDataLoss.
+  // dax::ExtentProvider: validates the extent's header against its run, which must be the
+  // keyspace's. kNotFound, kDataLoss.
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,
                                       dax::Access access) override;
 
@@ -177,7 +181,7 @@ class Space : public Memory, public dax::ExtentProvider {
 
  private:
   struct Impl;
-  Space(dax::Pool* pool, const dax::MappingOptions& mapping_options);
+  Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options);
   std::unique_ptr<Impl> impl_;
 };
 

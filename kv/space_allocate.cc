@@ -237,7 +237,8 @@ absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
     pages *= 2;
   }
   const auto allocate = [&](uint64_t run_pages) {
-    return pool->AllocateRun(run_pages, kSlabRun, class_number, run_pages << dax::kPageShift);
+    return pool->AllocateRun(run_pages, SlabRunKind(class_number),
+                             SlabRunOwner(keyspace, class_number), run_pages << dax::kPageShift);
   };
   absl::StatusOr<dax::Run> run = allocate(pages);
   if (pages > small_pages && absl::IsResourceExhausted(run.status())) run = allocate(small_pages);
@@ -251,7 +252,8 @@ absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
 absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   const uint64_t used_size_bytes = kLargeRecordOffset + size_bytes;
   const uint64_t pages = (used_size_bytes + dax::kPageSizeBytes - 1) >> dax::kPageShift;
-  const absl::StatusOr<dax::Run> run = pool->AllocateRun(pages, kLargeRun, 0, used_size_bytes);
+  const absl::StatusOr<dax::Run> run =
+      pool->AllocateRun(pages, kLargeRun, keyspace, used_size_bytes);
   if (absl::IsResourceExhausted(run.status())) WantRoom();
   if (!run.ok()) return run.status();
   WriteLargeHeader(*pool, *run, size_bytes);

@@ -52,10 +52,9 @@ absl::Status Space::Impl::EnumerateOnce() {
   std::array<std::vector<Address>, kSizeClasses + 1> unknown;
   std::array<uint64_t, kSizeClasses + 1> size_bytes = {};
   absl::Status status = pool->ForEachRun([&](const dax::Run& run) {
-    const bool large = run.kind == kLargeRun;
-    const bool slab = run.kind == kSlabRun && run.owner < kSizeClasses;
-    if (!large && !slab) return absl::OkStatus();
-    const uint16_t class_number = large ? kLargeClass : run.owner;
+    const RunUse use = UseOf(run);
+    if (!use.IsExtentOf(keyspace)) return absl::OkStatus();
+    const uint16_t class_number = use.size_class;
     size_bytes[class_number] += run.size_bytes();
     // If a retire has loaded it, it is known.
     if (FindFrame(run.offset()) == nullptr) unknown[class_number].push_back(run.offset());
@@ -73,7 +72,7 @@ absl::Status Space::Impl::EnumerateOnce() {
 
 // O(1): reads the header and the map. The extent is present afterwards.
 absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired) {
-  const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+  const absl::StatusOr<dax::Run> run = FindExtent(extent >> dax::kPageShift);
   if (!run.ok()) return run.status();
   if (!run->live || run->offset() != extent) return nullptr;
   absl::Status status = FaultRun(*run);
@@ -165,7 +164,7 @@ absl::StatusOr<bool> Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t 
 // A frame with every slot used that the index refers to at some moment of the call. Null: the
 // extent has a frame, or is gone, or we are stopping.
 absl::StatusOr<ExtentFrame*> Space::Impl::ScanExtent(Address extent) {
-  const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+  const absl::StatusOr<dax::Run> run = FindExtent(extent >> dax::kPageShift);
   if (!run.ok()) return run.status();
   if (IsHeaderLost(*run)) return LostHeaderError(extent);
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
@@ -228,7 +227,7 @@ absl::Status Space::Impl::ScanExtents(const std::vector<Address>& extents,
     if (FindFrame(extent) != nullptr || damaged.count(extent) != 0) continue;
     absl::StatusOr<ExtentFrame*> frame = LoadFrame(extent, /*retired=*/false);
     if (frame.ok() && *frame == nullptr) {
-      const absl::StatusOr<dax::Run> run = pool->FindRun(extent >> dax::kPageShift);
+      const absl::StatusOr<dax::Run> run = FindExtent(extent >> dax::kPageShift);
       if (!run.ok() || !run->live || run->offset() != extent) continue;  // Gone since.
       if (oracle == nullptr) {
         return absl::FailedPreconditionError(absl::StrCat(

@@ -102,13 +102,17 @@ void ReserveMore(std::vector<T>& elements, size_t more) {
 }
 
 struct Space::Impl {
-  Impl(dax::Pool* pool, Space* space, const dax::MappingOptions& mapping_options);
+  Impl(dax::Pool* pool, KeyspaceId keyspace, Space* space,
+       const dax::MappingOptions& mapping_options);
   ~Impl();
 
   // ---- space.cc ----
   Superblock* superblock() { return reinterpret_cast<Superblock*>(pool->root_area()); }
   absl::Status SetMapsValidSince(uint64_t epoch);
   uint64_t MapsValidSince();
+  // The keyspace's extent that covers the page. As dax::Pool::FindRun; kNotFound too when what is
+  // there is not the keyspace's.
+  absl::StatusOr<dax::Run> FindExtent(uint64_t page) const;
   // Makes every entry of a run present.
   absl::Status FaultRun(const dax::Run& run);
   absl::Status SaveMaps();
@@ -227,6 +231,7 @@ struct Space::Impl {
                                  const std::function<void(std::string)>& report);
 
   dax::Pool* const pool;
+  const KeyspaceId keyspace;
   Space* const space;
   dax::Mapping mapping;
 

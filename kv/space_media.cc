@@ -16,7 +16,7 @@ Address Space::PresentBeyond(Address end, Address wanted) const {
   if (!pool.HasLostPages()) return end;
   const absl::StatusOr<dax::Run> run = pool.FindRun((end - 1) >> dax::kPageShift);
   // PresentUntil has seen to all of a large record.
-  if (!run.ok() || run->kind != kSlabRun) return end;
+  if (!run.ok() || UseOf(*run).kind != RunUse::Kind::kSlab) return end;
   const Address run_end = run->offset() + run->size_bytes();
   while (end < wanted && end < run_end) {
     const std::optional<dax::Extent> next = impl_->mapping.LookUp(end >> dax::kPageShift);

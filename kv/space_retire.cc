@@ -152,7 +152,7 @@ void Space::Impl::FreeRetired() noexcept {
 absl::Status Space::Impl::FreeRetiredSlot(Address address) {
   ExtentFrame* frame = FindFrame(address);
   if (frame == nullptr) {
-    const absl::StatusOr<dax::Run> run = pool->FindRun(address >> dax::kPageShift);
+    const absl::StatusOr<dax::Run> run = FindExtent(address >> dax::kPageShift);
     if (!run.ok() || !run->live) return absl::OkStatus();
     const absl::StatusOr<ExtentFrame*> loaded = LoadFrame(run->offset(), /*retired=*/true);
     if (absl::IsResourceExhausted(loaded.status())) return loaded.status();

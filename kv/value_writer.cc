@@ -73,7 +73,7 @@ absl::StatusOr<ValueWriter> Db::NewValueWriter(std::string_view key, uint64_t si
   if (engine_ == nullptr) return absl::FailedPreconditionError("the store is closed");
   const dax::SurviveMediaErrors survive;
   return WithoutExceptions([&]() -> absl::StatusOr<ValueWriter> {
-    auto impl = std::make_unique<ValueWriter::Impl>(engine_.get(), key);
+    auto impl = std::make_unique<ValueWriter::Impl>(engine_, key);
     absl::StatusOr<Address> address = engine_->ReserveValue(key, size_bytes);
     if (!address.ok()) return address.status();
     impl->address = *address;

@@ -30,22 +30,29 @@ using Model = std::map<std::string, std::string>;
 class IndexHarness {
  public:
   explicit IndexHarness(uint64_t size_bytes = 64 << 20, bool track = true)
-      : memory_(std::make_unique<ArenaMemory>(size_bytes, track)) {
-    absl::StatusOr<std::unique_ptr<Index>> index = Index::Create(memory_.get(), memory_->root());
+      : memory_(std::make_unique<ArenaMemory>(size_bytes, track)),
+        snapshots_(std::make_unique<Snapshots>(memory_->open_epoch())) {
+    absl::StatusOr<std::unique_ptr<Index>> index =
+        Index::Create(memory_.get(), snapshots_.get(), memory_->root());
     EXPECT_TRUE(index.ok()) << index.status();
     index_ = std::move(*index);
   }
   // On a crash image or a closed arena.
   static absl::StatusOr<std::unique_ptr<IndexHarness>> Open(std::unique_ptr<ArenaMemory> memory) {
-    absl::StatusOr<std::unique_ptr<Index>> index = Index::Open(memory.get(), memory->root());
+    auto snapshots = std::make_unique<Snapshots>(memory->open_epoch());
+    absl::StatusOr<std::unique_ptr<Index>> index =
+        Index::Open(memory.get(), snapshots.get(), memory->root());
     if (!index.ok()) return index.status();
-    return std::unique_ptr<IndexHarness>(new IndexHarness(std::move(memory), std::move(*index)));
+    return std::unique_ptr<IndexHarness>(
+        new IndexHarness(std::move(memory), std::move(snapshots), std::move(*index)));
   }
   void Reopen() {
     index_.reset();
     rcu::Barrier();
     memory_ = memory_->Reopened();
-    absl::StatusOr<std::unique_ptr<Index>> index = Index::Open(memory_.get(), memory_->root());
+    snapshots_ = std::make_unique<Snapshots>(memory_->open_epoch());
+    absl::StatusOr<std::unique_ptr<Index>> index =
+        Index::Open(memory_.get(), snapshots_.get(), memory_->root());
     ASSERT_TRUE(index.ok()) << index.status();
     index_ = std::move(*index);
   }
@@ -136,10 +143,12 @@ class IndexHarness {
   ArenaMemory& memory() { return *memory_; }
 
  private:
-  IndexHarness(std::unique_ptr<ArenaMemory> memory, std::unique_ptr<Index> index)
-      : memory_(std::move(memory)), index_(std::move(index)) {}
+  IndexHarness(std::unique_ptr<ArenaMemory> memory, std::unique_ptr<Snapshots> snapshots,
+               std::unique_ptr<Index> index)
+      : memory_(std::move(memory)), snapshots_(std::move(snapshots)), index_(std::move(index)) {}
 
   std::unique_ptr<ArenaMemory> memory_;
+  std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<Index> index_;
   inline static std::atomic<uint64_t> sequence_{0};
 };

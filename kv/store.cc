@@ -1,0 +1,98 @@
+#include "kv/store.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kv/batch_redo.h"
+#include "kv/superblock.h"
+
+namespace daxkv::kv {
+
+Store::Store(std::unique_ptr<dax::Pool> pool, const Options& options)
+    : options_(options),
+      pool_(std::move(pool)),
+      snapshots_(std::make_unique<Snapshots>(pool_->open_epoch())),
+      batch_table_(std::make_unique<BatchTable>(
+          pool_.get(), reinterpret_cast<uint64_t*>(pool_->root_area() + kBatchTableOffset))) {}
+
+Store::~Store() = default;
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path,
+                                                   const Options& options) {
+  dax::PoolOptions pool_options;
+  pool_options.create_if_missing = options.create_if_missing;
+  pool_options.error_if_exists = options.error_if_exists;
+  pool_options.shape = options.shape;
+  pool_options.fixed_size_bytes = options.fixed_size_bytes;
+  pool_options.max_size_bytes = options.max_size_bytes;
+  pool_options.huge_pages = options.huge_pages;
+  pool_options.sigbus = options.sigbus;
+  absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
+  if (!pool.ok()) return pool.status();
+  const dax::SurviveMediaErrors survive;
+  std::unique_ptr<Store> store(new Store(*std::move(pool), options));
+  absl::Status opened = store->OpenParts();
+  if (!opened.ok()) return opened;
+  return store;
+}
+
+absl::Status Store::OpenParts() {
+  absl::StatusOr<bool> has_store = HasStore(*pool_);
+  if (!has_store.ok()) {
+    // Nothing was touched: a pool that was clean is left clean for the program it belongs to.
+    if (pool_->was_clean()) pool_->Close().IgnoreError();
+    return has_store.status();
+  }
+  uint64_t* const root = &SuperblockOf(*pool_)->root;
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      *has_store ? Engine::Open(this, kDefaultKeyspace, root)
+                 : Engine::Create(this, kDefaultKeyspace, root);
+  if (!engine.ok()) return engine.status();
+  default_keyspace_ = *std::move(engine);
+  absl::Status status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
+  if (!status.ok()) return status;
+  compactor_ = std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
+                                           options_.compaction_bytes_per_second);
+  return absl::OkStatus();
+}
+
+absl::Status Store::RedoBatches() {
+  Engine& engine = *default_keyspace_;
+  BatchRedo redo(&engine.space(), &engine.index(), batch_table_.get());
+  absl::Status status = redo.Read(/*after_crash=*/!pool_->was_clean());
+  if (!status.ok() || redo.empty()) return status;
+  engine.SetBatchRedo(&redo);
+  status = redo.Apply();
+  // Waits until the redo is not asked any more.
+  engine.SetBatchRedo(nullptr);
+  if (status.ok()) redo.Release();
+  return status;
+}
+
+absl::Status Store::CheckUnused() const {
+  absl::Status unused = default_keyspace_->CheckUnused();
+  if (!unused.ok()) return unused;
+  const SnapshotStats snapshots = snapshots_->Stats();
+  if (snapshots.snapshots == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      snapshots.snapshots, " snapshots are still held; release every Snapshot and iterator first"));
+}
+
+absl::Status Store::Close() {
+  absl::Status unused = CheckUnused();
+  if (!unused.ok()) return unused;
+  compactor_.reset();
+  absl::Status closed = default_keyspace_->Close();
+  default_keyspace_.reset();
+  // Without what came before, the pool must not be marked clean.
+  if (closed.ok()) closed = pool_->Close();
+  pool_.reset();
+  return closed;
+}
+
+absl::Status Store::ForEachTarget(bool /*open*/,
+                                  absl::FunctionRef<absl::Status(const CompactionTarget&)> visit) {
+  return visit({&default_keyspace_->space(), &default_keyspace_->index()});
+}
+
+}  // namespace daxkv::kv

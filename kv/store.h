@@ -1,0 +1,75 @@
+// The store behind Db: what its keyspaces share. Internal to kv/.
+//
+//   Store --> dax::Pool
+//     |-----> Snapshots    one counter of numbers, so that a snapshot shows all keyspaces alike
+//     |-----> BatchTable   atomic batches
+//     |-----> Compactor    one background thread
+//     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
+//
+// store.cc opens and closes; check.cc has Check and GetInfo.
+//
+// Thread safety: as Db.
+#ifndef DAXKV_KV_STORE_H_
+#define DAXKV_KV_STORE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "dax/pool.h"
+#include "kv/batch_table.h"
+#include "kv/compaction.h"
+#include "kv/db.h"
+#include "kv/engine.h"
+#include "kv/snapshots.h"
+
+namespace daxkv::kv {
+
+class Store final : private CompactionTargets {
+ public:
+  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path,
+                                                     const Options& options);
+  ~Store() override;
+  // The store can only be destroyed after this, whatever it returns, except after
+  // kFailedPrecondition: pins are still held, and nothing was done.
+  absl::Status Close();
+
+  // What Engines use; all of it outlives them.
+  const Options& options() const { return options_; }
+  dax::Pool& pool() const { return *pool_; }
+  Snapshots& snapshots() const { return *snapshots_; }
+  BatchTable& batch_table() const { return *batch_table_; }
+
+  Engine& default_keyspace() const { return *default_keyspace_; }
+
+  absl::Status Sync() { return pool_->Sync(); }
+  absl::StatusOr<CompactionResult> Compact(absl::Time deadline) {
+    return compactor_->Compact(deadline);
+  }
+  absl::StatusOr<CheckReport> Check() const;
+  absl::StatusOr<Info> GetInfo(bool count_bytes) const;
+
+ private:
+  Store(std::unique_ptr<dax::Pool> pool, const Options& options);
+  // Opens what lies in the pool, creating the store if it has none.
+  absl::Status OpenParts();
+  // Completes the atomic batches that a crash cut short, before anything else is changed.
+  absl::Status RedoBatches();
+  // kFailedPrecondition, if something is still in use.
+  absl::Status CheckUnused() const;
+  absl::Status ForEachTarget(
+      bool open, absl::FunctionRef<absl::Status(const CompactionTarget&)> visit) override;
+
+  const Options options_;
+  std::unique_ptr<dax::Pool> pool_;
+  std::unique_ptr<Snapshots> snapshots_;
+  std::unique_ptr<BatchTable> batch_table_;
+  std::unique_ptr<Engine> default_keyspace_;
+  std::unique_ptr<Compactor> compactor_;
+};
+
+}  // namespace daxkv::kv
+
+#endif  // DAXKV_KV_STORE_H_
