@@ -1,0 +1,63 @@
+"""Who is compared, and how each is started."""
+
+import dataclasses
+
+OURS, PEER, FLOOR, DRIVER = "ours", "peer", "floor", "driver"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """An entry of the comparison: an engine of ycsb with some properties."""
+
+    name: str
+    kind: str
+    ycsb_name: str
+    path_property: str = ""  # Names the property that says where the store lies.
+    properties: tuple = ()
+    environment: tuple = ()
+    ordered: bool = True  # Whether it can scan.
+    deletes: bool = True
+    compacts: bool = True
+    workloads: tuple = ()  # The only ones that it runs; empty: all.
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("daxkv", OURS, "daxkv", "daxkv.path"),
+        # Reads look at the records in the pool rather than copy them.
+        Engine("daxkv-pin", OURS, "daxkv", "daxkv.path", (("daxkv.read", "pin"),),
+               workloads=("load", "C")),
+        # libpmem takes tmpfs for a disk unless it is told; daxkv's own flushes do not ask it.
+        Engine("pmemkv", PEER, "pmemkv", "pmemkv.path",
+               environment=(("PMEM_IS_PMEM_FORCE", "1"),), ordered=False, compacts=False),
+        Engine("lmdb", PEER, "lmdb", "lmdb.path", compacts=False),
+        Engine("leveldb", PEER, "leveldb", "leveldb.path"),
+        Engine("rocksdb", PEER, "rocksdb", "rocksdb.path"),
+        Engine("wiredtiger", PEER, "wiredtiger", "wiredtiger.path"),
+        Engine("floor-serial", FLOOR, "floor-serial", "floor.path", ordered=False, deletes=False,
+               compacts=False),
+        Engine("floor-parallel", FLOOR, "floor-parallel", "floor.path", ordered=False,
+               deletes=False, compacts=False, workloads=("load", "C16")),
+        Engine("null", DRIVER, "null", deletes=False, compacts=False),
+    )
+}
+
+
+class EngineError(Exception):
+    """An engine that is not known, or that the program has not."""
+
+
+def chosen(names, available):
+    """The engines of `names`, or where that is empty all; of these only those `available`.
+
+    `available` are the names of the engines that ycsb has.
+    """
+    for name in names:
+        if name not in ENGINES:
+            raise EngineError(f'no engine "{name}": the known ones are {", ".join(ENGINES)}')
+        if ENGINES[name].ycsb_name not in available:
+            raise EngineError(f'this build of ycsb has no engine "{name}": run tools/setup --peers '
+                              "and build again, or leave it out")
+    every = [ENGINES[name] for name in names or ENGINES]
+    return [engine for engine in every if engine.ycsb_name in available]
