@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/db.h"
+#include "tools/batch_file.h"
 #include "tools/commands.h"
 #include "tools/store.h"
 #include "tools/text.h"
@@ -89,22 +90,6 @@ absl::StatusOr<std::optional<std::string>> OptionalBytes(
   return std::optional<std::string>(*std::move(bytes));
 }
 
-// Adds one line of a batch file.
-absl::Status AddToBatch(std::string_view line, kv::WriteBatch* batch) {
-  std::vector<std::string> fields;
-  for (;;) {
-    const size_t tab = line.find('\t');
-    absl::StatusOr<std::string> field = Unescaped(line.substr(0, tab));
-    if (!field.ok()) return field.status();
-    fields.push_back(*std::move(field));
-    if (tab == line.npos) break;
-    line.remove_prefix(tab + 1);
-  }
-  if (fields[0] == "put" && fields.size() == 3) return batch->Put(fields[1], fields[2]);
-  if (fields[0] == "del" && fields.size() == 2) return batch->Delete(fields[1]);
-  return absl::InvalidArgumentError("neither put, key, value nor del, key (tabs between)");
-}
-
 }  // namespace
 
 absl::Status Create(const StoreArgs& store, const CreateArgs& args) {
@@ -150,16 +135,9 @@ absl::Status Batch(const StoreArgs& store, const std::string& file) {
   const absl::StatusOr<std::string> text = ReadWholeFile(file, kMaxBatchFileSizeBytes);
   if (!text.ok()) return text.status();
   kv::WriteBatch batch;
-  uint64_t number = 0;
-  for (std::string_view rest = *text; !rest.empty();) {
-    const size_t end = std::min(rest.find('\n'), rest.size());
-    const absl::Status added = AddToBatch(rest.substr(0, end), &batch);
-    ++number;
-    if (!added.ok())
-      return absl::Status(added.code(), absl::StrCat(file, ", line ", number, ": ", added.message(),
-                                                     "; nothing was changed"));
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-  }
+  if (absl::Status parsed = ParseBatch(*text, &batch); !parsed.ok())
+    return absl::Status(parsed.code(),
+                        absl::StrCat(file, ", ", parsed.message(), "; nothing was changed"));
   return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) -> absl::Status {
     if (absl::Status written = db.Write(batch); !written.ok()) return written;
     return WriteLine(absl::StrCat("did ", batch.Count(), " operations"));

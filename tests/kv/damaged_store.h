@@ -72,9 +72,17 @@ class StoreImage {
   // null, is an earlier state of the same store whose pages may be put back.
   std::string Damage(Region region, const StoreImage* older, Random& random);
 
+  // Where the region's structures lie; none if the store has none.
+  const std::vector<Range>& RangesOf(Region region) const {
+    static const std::vector<Range> kNone;
+    const auto found = ranges_.find(region);
+    return found == ranges_.end() ? kNone : found->second;
+  }
   // The 8-byte word at a pool offset.
   uint64_t Word(uint64_t offset) const;
   void SetByte(uint64_t offset, char byte) { bytes_.at(offset) = byte; }
+  // Bytes of the pool, to be changed. The range must lie in it.
+  char* Bytes(uint64_t offset) { return &bytes_.at(offset); }
   uint64_t size_bytes() const { return bytes_.size(); }
 
  private:
