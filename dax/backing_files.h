@@ -61,8 +61,8 @@ class BackingFiles {
   absl::Status MapAgain(char* base, uint64_t page) const;
 
   uint64_t size_bytes() const;
-  // Whether blocks can be given back, as far as is known: not on a device, nor where the file system
-  // has refused.
+  // Whether blocks can be given back, as far as is known: not on a device, nor where the file
+  // system has refused.
   bool HasHoles() const { return has_holes_.load(std::memory_order_relaxed); }
   // The first file's path: what the media probe looks at.
   std::string first_path() const;

@@ -1,4 +1,5 @@
-// How much of a stretch of memory the processor maps by huge pages (2 MiB), as the kernel counts it.
+// How much of a stretch of memory the processor maps by huge pages (2 MiB), as the kernel counts
+// it.
 #ifndef DAXKV_DAX_HUGE_PAGES_H_
 #define DAXKV_DAX_HUGE_PAGES_H_
 
@@ -34,8 +35,8 @@ absl::StatusOr<HugePages> CountHugePages(const void* begin, uint64_t size_bytes)
 void AdviseHugePages(void* begin, uint64_t size_bytes);
 
 // Has the kernel map the pages now (MADV_POPULATE_READ or _WRITE), and whole 2 MiB of them by huge
-// pages if it can (MADV_COLLAPSE, Linux 6.1; a failure of that is no error). Pages without blocks get
-// some.
+// pages if it can (MADV_COLLAPSE, Linux 6.1; a failure of that is no error). Pages without blocks
+// get some.
 //   kUnimplemented      a kernel before 5.14
 //   kResourceExhausted  no memory, or no blocks
 absl::Status PopulatePages(const char* begin, uint64_t size_bytes, bool for_writing);

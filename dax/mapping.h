@@ -6,8 +6,8 @@
 // take pages away without ever disturbing a pinned byte.
 //
 //   Mapping mapping(pool, provider);
-//   absl::StatusOr<Pinned> pinned = mapping.Pin(index, Access::kRead);   // Faults it in if need
-//   be. std::string_view bytes(pinned->data(), pinned->size_bytes());
+//   absl::StatusOr<Pinned> pinned = mapping.Pin(index, Access::kRead);  // Faults it in if need be.
+//   std::string_view bytes(pinned->data(), pinned->size_bytes());
 //   ... the Pinned handle goes; the extent may leave again.
 //
 // Definitions
@@ -18,8 +18,7 @@
 //            one entry maps, what is pinned and locked as a whole.
 //   fault    the first touch of an extent, which asks the provider and installs the entry.
 //   hole     an extent without frames that reads as zeroes, if the provider knows of such. The
-//   first
-//            write into it asks the provider for frames.
+//            first write into it asks the provider for frames.
 //   break    a stretch of indices in which nobody may pin, fault or lock until the break's end.
 //
 // Thread safety: every method from any thread at the same time. The destructor needs quiet, except
@@ -185,9 +184,9 @@ struct MappingStats {
   uint64_t locked_entries = 0;
   uint64_t dirty_entries = 0;
   uint64_t pins = 0;     // Held now.
-  uint64_t waiters = 0;  // Threads asleep now, in all mappings of this pool.
-  // Since open, by the order that was wanted: faults that installed just that, and faults that ended
-  // in kFallback. Those that found what they wanted are not counted.
+  uint64_t waiters = 0;  // Threads asleep now on entries and breaks, in all mappings of this pool.
+  // Since open, by the order that was wanted: faults that installed just that, and faults that
+  // ended in kFallback. Those that found what they wanted are not counted.
   uint64_t faults_no_page_by_order[kHugeOrder + 1] = {};
   uint64_t faults_fallback_by_order[kHugeOrder + 1] = {};
   uint64_t faults_no_page = 0;  // Sums.
@@ -198,12 +197,12 @@ struct MappingStats {
 struct MappingOptions {
   // What a fault that installs an extent makes the kernel do with its pages at once, so that no
   // later touch takes a page fault (MADV_POPULATE_READ or _WRITE, Linux 5.14). It costs the time of
-  // those page faults, and blocks for pages of the run that had none; kWrite makes all of them dirty
-  // in the page cache, too. A failure is no error.
+  // those page faults, and blocks for pages of the run that had none; kWrite makes all of them
+  // dirty in the page cache, too. A failure is no error.
   enum class Prefault { kNone, kRead, kWrite };
   Prefault prefault = Prefault::kNone;
-  // Whether each pin's thread and time are kept, for ReportPins and for the messages of a break that
-  // can't be had. For their cost see pinned.h.
+  // Whether each pin's thread and time are kept, for ReportPins and for the messages of a break
+  // that can't be had. For their cost see pinned.h.
   bool track_pins = false;
   // How many pins the mapping may have at a time; 0: no limit. A limit counts pins exactly, and
   // tracks them.
@@ -300,8 +299,7 @@ class Mapping {
   // Replaces the entry at `index` by entries of `new_order`, each with its marks, unseen by
   // readers. Pins that exist count for each of them until they drop.
   //   kNotFound; kInvalidArgument (new_order not below the entry's, or a hole); kResourceExhausted
-  //   (nothing
-  //   has changed).
+  //   (nothing has changed).
   absl::Status Split(uint64_t index, unsigned new_order);
 
   // Dirty tracking for msync. MarkDirty *after* storing: stores that happened before a MarkDirty

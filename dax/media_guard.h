@@ -20,7 +20,7 @@ class Pool;
 enum class SigbusPolicy {
   kOff,      // No handler: the signal is the program's. Media errors come by ReportLostPage only.
   kGuarded,  // Whoever is inside a MediaGuard: all calls of daxkv. The default.
-  kAlways,  // Also who reads pinned bytes without one; he asks Pool::IsLost before he believes them.
+  kAlways,   // Also who reads pinned bytes without one: he asks Pool::IsLost before he trusts them.
 };
 
 namespace internal {

@@ -173,8 +173,8 @@ absl::Status PageSpace::ReleaseRuns(absl::Span<const Run> runs) {
     if (forgotten.ok()) released.push_back(run);
     status.Update(forgotten);
   }
-  // To the medium with every durability: the same pages in two runs would be damage, and a hole in a
-  // live one as well.
+  // To the medium with every durability: the same pages in two runs would be damage, and a hole in
+  // a live one as well.
   const absl::Status durable = persister_.DrainToMedium();
   // Without that the pages must not be used again: they stay out of the allocator until the next
   // open, which sees whether the words are there.

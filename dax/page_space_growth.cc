@@ -118,11 +118,12 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
 }
 
 // Heap that was a segment before has holes, and libpmemobj writes a header where it puts an object:
-// at a chunk's start. Those bytes get their blocks first, in all that is no segment's now. The first
-// segment, which always stays, tells where chunks start.
+// at a chunk's start. Those bytes get their blocks first, in all that is no segment's now. The
+// first segment, which always stays, tells where chunks start.
 absl::Status PageSpace::ReserveChunkStarts() {
   constexpr uint64_t kChunk = ObjectHeap::kChunkBytes;
-  // A crash in the creation of a fixed pool leaves it without; then nothing was ever punched either.
+  // A crash in the creation of a fixed pool leaves it without; then nothing was ever punched
+  // either.
   if (segments_.empty()) return absl::OkStatus();
   const uint64_t phase = segments_.front()->object_offset() % kChunk;
   absl::Status status;
@@ -234,7 +235,7 @@ absl::Status PageSpace::PunchSpare() {
 
 absl::Status PageSpace::PunchFree(Segment& segment) {
   absl::Status status = Build(segment);
-  if (!status.ok() || !files_.HasHoles()) return status;
+  if (!status.ok()) return status;
   segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
     status.Update(PunchRun(segment, first, pages));
   });
@@ -251,8 +252,9 @@ absl::Status PageSpace::Trim() {
   return status;
 }
 
-// Neighbouring ones become one object in libpmemobj's hands, and a larger segment when the pool next
-// grows. The first one stays, for ReserveChunkStarts and so that a small pool does not come and go.
+// Neighbouring ones become one object in libpmemobj's hands, and a larger segment when the pool
+// next grows. The first one stays, for ReserveChunkStarts and so that a small pool does not come
+// and go.
 absl::Status PageSpace::ReturnEmptySegments() {
   std::vector<uint64_t> empty;  // Numbers, descending: the table's end moves down.
   for (uint64_t number = segments_.size(); number-- > 1;) {

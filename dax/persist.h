@@ -45,7 +45,8 @@ class Persister {
   // kDataLoss: this thread flushed something on a page that is lost to a media error; the rest is
   // durable. Or the pool's own records lie on such a page: then nobody's drain succeeds any more.
   absl::Status Drain() noexcept;
-  // Another promise from now on. The caller sees to what was flushed under the one before (SyncAll).
+  // Another promise from now on. The caller sees to what was flushed under the one before
+  // (SyncAll).
   void SetDurability(Durability durability);
   // Whether something was flushed since the last call that only SyncAll makes durable. False when
   // nothing was flushed since the last call but one, either: a store may reach the cache a moment
@@ -56,8 +57,8 @@ class Persister {
   // before what they free is used again. Statuses of Drain.
   void FlushToMedium(const void* address, size_t size_bytes) noexcept;
   absl::Status DrainToMedium() noexcept;
-  // One word of the pool's own, whatever else this thread has flushed: what a later Drain of its has
-  // to say stays to be said.
+  // One word of the pool's own, whatever else this thread has flushed: what a later Drain of its
+  // has to say stays to be said.
   absl::Status PersistWord(const void* address);
   void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything below base + size_bytes, whichever thread stored it.

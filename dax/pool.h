@@ -93,10 +93,10 @@ struct PoolOptions {
   Durability durability = Durability::kPower;
   // Whether this process's SIGBUS handler minds the pool's pages.
   SigbusPolicy sigbus = SigbusPolicy::kGuarded;
-  // Advises the kernel to use huge pages throughout the pool (MADV_HUGEPAGE; counts on tmpfs mounted
-  // with huge=advise or within_size). Not the default: where the advice counts, the kernel's
-  // khugepaged may fill 2 MiB up that were punched in part. DAX, and tmpfs with huge=always, need no
-  // advice; Mapping::Prefault gets single huge extents mapped huge without it.
+  // Advises the kernel to use huge pages throughout the pool (MADV_HUGEPAGE; counts on tmpfs
+  // mounted with huge=advise or within_size). Not the default: where the advice counts, the
+  // kernel's khugepaged may fill 2 MiB up that were punched in part. DAX, and tmpfs with
+  // huge=always, need no advice; Mapping::Prefault gets single huge extents mapped huge without it.
   bool huge_pages = false;
 };
 
@@ -238,8 +238,9 @@ class Pool {
   // Durability. Flush starts writing [address, address + size_bytes) back; Drain waits until all
   // that this thread flushed is durable, as far as the medium's promise goes: clwb and sfence on
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
-  // neighbouring ranges in one call (but see SetDurability). Drain's errors (kInternal with the range; EIO) mean that the
-  // data may not be durable; after one, every later Drain fails, in each thread.
+  // neighbouring ranges in one call (but see SetDurability). Drain's errors (kInternal with the
+  // range; EIO) mean that the data may not be durable; after one, every later Drain fails, in each
+  // thread.
   void Flush(const void* address, size_t size_bytes) noexcept;
   absl::Status Drain() noexcept;
   absl::Status Persist(const void* address, size_t size_bytes) {
@@ -251,8 +252,8 @@ class Pool {
   // Drain survives the end of the process, and Sync is what survives power loss. Runs still come
   // and go so that a power cut leaves each of them live or free and none overlapping (a release
   // msyncs its words before it punches; growth, lost pages and Close msync as ever), but a live run
-  // may hold anything that was in it since the last Sync began, page by page: who uses kProcess must
-  // verify what it finds after one. The caller excludes other users of the pool meanwhile.
+  // may hold anything that was in it since the last Sync began, page by page: who uses kProcess
+  // must verify what it finds after one. The caller excludes other users of the pool meanwhile.
   //   statuses of Sync
   absl::Status SetDurability(Durability durability);
   // Sync, if something was flushed under kProcess since the last call that only that makes durable.

@@ -55,9 +55,9 @@ struct PoolRoot {
   char root_area[Pool::kRootAreaSizeBytes];
   // Bytes 4288..69823, in no order.
   SegmentEntry segments[kMaxSegments];
-  // Bytes 69824..73919: the lost data pages (bad_pages.h), in no order; each word commits by its own
-  // store. 0: none. Else bits 0..39 the page number, bits 40..63 the low bits of the complement of
-  // the CRC32C of the page number as 8 bytes.
+  // Bytes 69824..73919: the lost data pages (bad_pages.h), in no order; each word commits by its
+  // own store. 0: none. Else bits 0..39 the page number, bits 40..63 the low bits of the complement
+  // of the CRC32C of the page number as 8 bytes.
   pmem::obj::p<uint64_t> bad_pages[kMaxBadPages];
 };
 inline constexpr size_t kRootChecksumSpan = 60;

@@ -53,8 +53,8 @@ class Segment {
 
   // Pool::FindRun for a page of this segment. Lock-free.
   absl::StatusOr<Run> FindRun(uint64_t page, uint64_t open_epoch) const;
-  // Visits every run that begins at `from` or after it, live or reserved in this epoch, in ascending
-  // order, and checks P1. `from` must not lie inside a run.
+  // Visits every run that begins at `from` or after it, live or reserved in this epoch, in
+  // ascending order, and checks P1. `from` must not lie inside a run.
   // `stale` is called, if set, with the page of each word that an older epoch reserved.
   absl::Status Walk(uint64_t open_epoch, uint64_t from,
                     const std::function<absl::Status(const Run&)>& visit,

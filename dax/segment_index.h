@@ -2,7 +2,8 @@
 //
 // Segments mostly come in ascending order, so an insertion appends and publishes a count. One that
 // comes out of order, and each that goes, makes a new table; old tables are kept until ForgetOld,
-// because readers may be in them. Readers are in RCU sections, or under the pool's allocation mutex.
+// because readers may be in them. Readers are in RCU sections, or under the pool's allocation
+// mutex.
 #ifndef DAXKV_DAX_SEGMENT_INDEX_H_
 #define DAXKV_DAX_SEGMENT_INDEX_H_
 

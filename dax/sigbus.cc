@@ -69,8 +69,8 @@ bool TakeCareOf(const siginfo_t& info) {
   return false;
 }
 
-// What would have happened without us, and so with the signal's own words: another signal would hide
-// the address in a core file. It waits until the handler has returned. (Going back to the
+// What would have happened without us, and so with the signal's own words: another signal would
+// hide the address in a core file. It waits until the handler has returned. (Going back to the
 // instruction is not enough: the kernel sends some signals once, and the access then succeeds.)
 void SendAgainToDefaultAction(int signal, siginfo_t* info) {
   std::signal(signal, SIG_DFL);

@@ -1,5 +1,5 @@
-// What is counted: faults by order, fragmentation, huge mappings; and the user-space form of ndctl's
-// dax.sh.
+// What is counted: faults by order, fragmentation, huge mappings; and the user-space form of
+// ndctl's dax.sh.
 //
 // What mutations/run undoes, and the test that must fail then:
 //   TheFirstTenHugeFaultsAreAllNoPage: a huge fault installs a small entry

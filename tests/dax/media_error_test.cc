@@ -1,4 +1,9 @@
 // Pages that can't be read any more: who survives that, who is told, and what becomes of the space.
+//
+// Mutations, each of which must fail the test named (mutations/run):
+//   UnguardedTouchKillsAsWithoutUs: a signal of no instruction is not sent again
+//   ReaderSurvivesAndIsTold: a lost page is settled without poisoning its entry
+//   SurvivesReopen: a fault does not ask the list of lost pages
 #include <sys/syscall.h>
 
 #include <algorithm>

@@ -1,5 +1,9 @@
 // A pool on a file system that can't punch: nothing is given back, nothing is lost, all is reused.
 // Defines fallocate itself, to refuse as such a file system does.
+//
+// Mutations, each of which must fail the test named (mutations/run):
+//   TrimGivesNothingBackAndSaysSo: trimming fails where there are no holes
+//   LostPageIsNeverHandedOutAgain: a lost page that was not punched counts as fresh
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>

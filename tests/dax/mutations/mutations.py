@@ -14,6 +14,10 @@ STRESS = "//tests/dax:mapping_stress_test"
 STATS = "//tests/dax:dax_stats_test"
 FRAMES = "//tests/dax:frame_table_test"
 SPACE = "//tests/dax:pool_space_test"
+MEDIA = "//tests/dax:media_error_test"
+NO_HOLES = "//tests/dax:no_holes_test"
+NDCTL = "//tests/dax:ndctl_scenarios_test"
+QUARANTINE = "//tests/crash:quarantine_test"
 UNLINK = "//tests/xarray:concurrency_unlink_test"
 
 MUTATIONS = [
@@ -183,6 +187,35 @@ MUTATIONS = [
      "    order = *free_order;", "    order = *free_order / 2;",
      STATS, "DaxStatsTest.TheFirstTenHugeFaultsAreAllNoPage"),
     ("segments", "blocks are taken to be there in heap that came back", "dax/page_space_growth.cc",
-     "AppendSegments(kLeastSegmentBytes, UINT64_MAX)", "AppendSegments(kLeastSegmentBytes, 0)",
+     "TakeGrowth(kLeastSegmentBytes, UINT64_MAX)", "TakeGrowth(kLeastSegmentBytes, 0)",
      SPACE, "Media/PoolSpaceTest.BlocksComeWithARunAndGoWithIt/*"),
+    ("media errors", "a lost page is settled without poisoning its entry", "dax/pool.cc",
+     "    internal::MappingImpl::PoisonFrame(this, page);\n", "",
+     MEDIA, "Media/MediaErrorTest.ReaderSurvivesAndIsTold/*"),
+    ("media errors", "a fault does not ask the list of lost pages", "dax/mapping_fault.cc",
+     "    if (!IsLost(*extent)) break;\n    if (extent->order == 0) return PoisonedError(index);",
+     "    break;",
+     MEDIA, "Media/MediaErrorTest.SurvivesReopen/*"),
+    ("media errors", "a signal of no instruction is not sent again", "dax/sigbus.cc",
+     "  syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), signal, info);",
+     "  static_cast<void>(info);",
+     MEDIA, "DefaultActionDeathTest.UnguardedTouchKillsAsWithoutUs"),
+    ("quarantine", "the word of a lost page is not made durable", "dax/bad_pages.cc",
+     "  return persister_->PersistWord(&to);", "  return absl::OkStatus();",
+     QUARANTINE, "Platforms/QuarantineTest.TheWordIsThereOrNotAndNeverHalf/*"),
+    ("quarantine", "a damaged word is believed", "dax/bad_pages.cc",
+     "  if (Encode(page) != word) return std::nullopt;\n", "",
+     QUARANTINE, "Platforms/QuarantineTest.TheWordIsThereOrNotAndNeverHalf/*"),
+    ("quarantine", "an open hands out free pages that are listed", "dax/page_space.cc",
+     "    QuarantineFree(segment, page);", "    static_cast<void>(page);",
+     QUARANTINE, "Platforms/QuarantineTest.TheWordIsThereOrNotAndNeverHalf/*"),
+    ("no holes", "trimming fails where there are no holes", "dax/page_space_growth.cc",
+     "  return files_.HasHoles() ? status : absl::OkStatus();", "  return status;",
+     NO_HOLES, "NoHolesTest.TrimGivesNothingBackAndSaysSo"),
+    ("no holes", "a lost page that was not punched counts as fresh", "dax/page_space.cc",
+     "  if (!punched) return bad;", "  if (!punched && bad.empty()) return bad;",
+     NO_HOLES, "NoHolesTest.LostPageIsNeverHandedOutAgain"),
+    ("direct I/O", "a break does not wait for pins", "dax/mapping_truncate.cc",
+     "!WaitForPins(range, deadline, &busy)", "false",
+     NDCTL, "Media/DirectIoTest.TruncationWaitsForDirectIo/*"),
 ]
