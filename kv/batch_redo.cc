@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kv/word_stores.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
@@ -34,30 +35,28 @@ absl::StatusOr<RecordView> BatchRedo::ReadRecord(Address address) const {
   }
 }
 
-absl::Status BatchRedo::ReadBatch(Address batch_record) {
-  absl::StatusOr<RecordView> batch = ReadRecord(batch_record);
-  if (!batch.ok()) return batch.status();
-  if (batch->kind != kBatchRecord) return Damaged(batch_record, "it is a record of another kind");
+absl::Status BatchRedo::ReadBatch(const RecordView& batch) {
+  const Address batch_record = batch.address;
+  if (batch.kind != kBatchRecord) return Damaged(batch_record, "it is a record of another kind");
   uint64_t count = 0;
-  if (batch->key.size() == sizeof(count)) std::memcpy(&count, batch->key.data(), sizeof(count));
-  if (count == 0 || batch->value.size() % sizeof(Address) != 0 ||
-      batch->value.size() / sizeof(Address) != count) {
+  if (batch.key.size() == sizeof(count)) std::memcpy(&count, batch.key.data(), sizeof(count));
+  if (count == 0 || batch.value.size() % sizeof(Address) != 0 ||
+      batch.value.size() / sizeof(Address) != count) {
     return Damaged(batch_record, "its number of operations can't be right");
   }
-  slots_.insert(batch_record);
   std::string_view last_key;
   for (uint64_t i = 0; i < count; ++i) {
     Address address;
-    std::memcpy(&address, batch->value.data() + i * sizeof(address), sizeof(address));
+    std::memcpy(&address, batch.value.data() + i * sizeof(address), sizeof(address));
     absl::StatusOr<RecordView> record = ReadRecord(address);
     if (!record.ok()) return record.status();
     if ((record->kind != kValueRecord && record->kind != kDeleteRecord) ||
-        record->sequence != batch->sequence || (i > 0 && record->key <= last_key)) {
+        record->sequence != batch.sequence || (i > 0 && record->key <= last_key)) {
       return Damaged(batch_record, "it names a record that is not its own");
     }
     last_key = record->key;
     slots_.insert(address);
-    operations_.push_back({*record, batch->sequence});
+    operations_.push_back({*record, batch.sequence});
   }
   return absl::OkStatus();
 }
@@ -65,9 +64,19 @@ absl::Status BatchRedo::ReadBatch(Address batch_record) {
 absl::Status BatchRedo::Read(bool after_crash) {
   absl::StatusOr<std::vector<Address>> pending = table_.Pending(after_crash);
   if (!pending.ok()) return pending.status();
-  for (const Address batch_record : *pending) {
-    absl::Status status = ReadBatch(batch_record);
-    if (!status.ok()) return status;
+  std::vector<RecordView> batches;
+  for (const Address address : *pending) {
+    absl::StatusOr<RecordView> record = ReadRecord(address);
+    if (!record.ok()) return record.status();
+    slots_.insert(address);
+    if (record->kind != kStoresRecord) {
+      batches.push_back(*record);
+      continue;
+    }
+    if (absl::Status stored = RedoWordStores(space_, *record); !stored.ok()) return stored;
+  }
+  for (const RecordView& batch : batches) {
+    if (absl::Status status = ReadBatch(batch); !status.ok()) return status;
   }
   std::sort(operations_.begin(), operations_.end(),
             [](const Operation& a, const Operation& b) { return a.record.key < b.record.key; });

@@ -21,11 +21,12 @@ class BatchRedo {
   BatchRedo(Space* space, Index* index, BatchTable* table)
       : space_(*space), index_(*index), table_(*table) {}
 
-  // Reads the batches that the table names, and verifies every record of theirs.
+  // Reads the batches that the table names, and verifies every record of theirs. Makes the stores that
+  // it names (word_stores.h): nothing may have been read of the index but its root.
   //   kDataLoss  the table, or one of their records, is damaged: the batch may be half applied and
   //              can't be completed
   absl::Status Read(bool after_crash);
-  bool empty() const { return operations_.empty(); }
+  bool empty() const { return slots_.empty(); }
   // Slots that are live until Apply is done, whatever the index says.
   bool Needs(Address address) const { return slots_.count(address) != 0; }
 
@@ -40,7 +41,7 @@ class BatchRedo {
     RecordView record;
     uint64_t sequence;
   };
-  absl::Status ReadBatch(Address batch_record);
+  absl::Status ReadBatch(const RecordView& batch);
   // A record that stays, faulted in and verified.
   absl::StatusOr<RecordView> ReadRecord(Address address) const;
   // What still has to be done for `operations_`.

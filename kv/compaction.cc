@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "kv/exceptions.h"
 #include "kv/record.h"
+#include "kv/word_stores.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
@@ -28,6 +30,10 @@ constexpr double kBackgroundUsedShare = 0.5;
 constexpr uint64_t kBackgroundSizeBytes = 64 << 20;
 constexpr uint64_t kLeastBackgroundGainBytes = 4 << 20;
 constexpr absl::Duration kBackgroundPause = absl::Seconds(2);
+// Half of what a leaf that a split made holds.
+constexpr double kSparseRecordsPerLeaf = 40;
+// After leaves were looked at in vain: how much sparser they must be to be looked at again.
+constexpr double kSparserShare = 0.8;
 
 }  // namespace
 
@@ -49,8 +55,74 @@ class Compactor::Throttle {
   const uint64_t bytes_per_second_;
 };
 
-Compactor::Compactor(dax::Pool* pool, CompactionTargets* targets, uint64_t bytes_per_second)
-    : pool_(pool), targets_(targets), bytes_per_second_(bytes_per_second) {
+// What a rewrite of leaves needs: slots, and the commit of its stores.
+class Compactor::Rewriter final : public LeafRewriter {
+ public:
+  // Claims its word before any leaf is locked (BatchTable, T1).
+  Rewriter(Space* space, BatchTable* table)
+      : space_(*space), table_(*table), word_(table->Claim()) {}
+  ~Rewriter() override {
+    // What a redo may need is nobody's until then.
+    if (begun_) {
+      record_.Release();
+    } else {
+      table_.Release(word_);
+    }
+  }
+
+  bool MustMove(Address leaf) const override { return space_.IsEmptying(leaf); }
+
+  absl::StatusOr<Address> AllocateLeaf() override {
+    if (record_.address() == kNullAddress) {
+      absl::StatusOr<Address> record =
+          space_.AllocateForMove(SlotKind::kRecord, WordStoresSizeBytes(kMostStores));
+      if (!record.ok()) return record;
+      record_ = OwnedSlot(&space_, *record);
+    }
+    return space_.AllocateForMove(SlotKind::kLeaf, kLeafSizeBytes);
+  }
+
+  absl::Status Commit(absl::Span<const WordStore> stores, bool* begun) override {
+    WriteWordStores(space_, record_.address(), stores);
+    if (absl::Status status = space_.Drain(); !status.ok()) return status;
+    *begun = begun_ = true;
+    return table_.Store(word_, record_.address());
+  }
+
+  absl::Status Finish() override {
+    absl::Status cleared = table_.Clear(word_);
+    begun_ = !cleared.ok();
+    return cleared;
+  }
+
+ private:
+  Space& space_;
+  BatchTable& table_;
+  const unsigned word_;
+  OwnedSlot record_;
+  bool begun_ = false;  // The word may be set on the medium.
+};
+
+namespace {
+
+// How many records there are for each leaf; nullopt: too few leaves to be worth a look.
+std::optional<double> RecordsPerLeaf(const Space& space) {
+  const absl::StatusOr<std::vector<SlotClassUsage>> usage = space.UsageByClass();
+  if (!usage.ok()) return std::nullopt;
+  uint64_t records = 0, leaves = 0;
+  for (const SlotClassUsage& of_class : *usage) {
+    if (of_class.kind == SlotKind::kRecord) records += of_class.used_slots;
+    if (of_class.kind == SlotKind::kLeaf) leaves += of_class.used_slots;
+  }
+  if (leaves * kLeafSizeBytes < kLeastBackgroundGainBytes) return std::nullopt;
+  return static_cast<double>(records) / static_cast<double>(leaves);
+}
+
+}  // namespace
+
+Compactor::Compactor(dax::Pool* pool, CompactionTargets* targets, BatchTable* table,
+                     uint64_t bytes_per_second)
+    : pool_(pool), targets_(targets), table_(table), bytes_per_second_(bytes_per_second) {
   if (bytes_per_second_ != 0) background_ = std::thread([this] { BackgroundLoop(); });
 }
 
@@ -106,24 +178,32 @@ absl::Status Compactor::CompactTarget(const CompactionTarget& target, Compaction
   limits.max_used_share = kDemandUsedShare;
   bool gained = true;
   for (unsigned pass = 0; status.ok() && gained && pass < kMostPasses; ++pass) {
-    status = Pass(target, limits, &throttle, result, &gained);
+    status = Pass(target, limits, /*merge_leaves=*/true, &throttle, result, &gained);
   }
   return status;
 }
 
 absl::Status Compactor::Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
-                             Throttle* throttle, CompactionResult* result, bool* gained) {
+                             bool merge_leaves, Throttle* throttle, CompactionResult* result,
+                             bool* gained) {
   *gained = false;
   absl::StatusOr<uint64_t> to_move = target.space->BeginEmptying(limits);
   if (!to_move.ok()) return to_move.status();
   absl::Status moved;
   if (*to_move > 0) moved = WithoutExceptions([&] { return MoveAll(target, throttle, result); });
+  bool merged = false;
+  if (merge_leaves || *to_move > 0) {
+    // Also when there was no room for all copies: there may be some for leaves.
+    const absl::Status rewritten =
+        WithoutExceptions([&] { return RewriteAll(target, throttle, result, &merged); });
+    if (moved.ok() || absl::IsResourceExhausted(moved)) moved = rewritten;
+  }
   // Also after an error: what was chosen takes part in allocation again.
   absl::StatusOr<ReclaimResult> ended = target.space->EndEmptying();
   // A pool without room for the next copies has some now, or there is nothing to be had.
   if (!moved.ok() && !absl::IsResourceExhausted(moved)) return moved;
   if (!ended.ok()) return ended.status();
-  *gained = ended->extents_freed > 0;
+  *gained = ended->extents_freed > 0 || merged;
   result->extents_freed += ended->extents_freed;
   result->size_bytes_freed += ended->size_bytes_freed;
   return absl::OkStatus();
@@ -146,6 +226,22 @@ absl::Status Compactor::MoveAll(const CompactionTarget& target, Throttle* thrott
     if (!throttle->Wait(leaves_size_bytes + 2 * (result->moved_size_bytes - moved_before))) break;
   }
   return absl::OkStatus();
+}
+
+absl::Status Compactor::RewriteAll(const CompactionTarget& target, Throttle* throttle,
+                                   CompactionResult* result, bool* merged) {
+  Rewriter rewriter(target.space, table_);
+  Index::RewriteResult rewritten;
+  absl::Status status;
+  std::string from, next_from;
+  for (bool end = false; !end && status.ok(); from.swap(next_from)) {
+    const uint64_t seen_before = rewritten.leaves_seen;
+    status = target.index->RewriteLeaves(from, rewriter, &rewritten, &next_from, &end);
+    if (!throttle->Wait((rewritten.leaves_seen - seen_before) * kLeafSizeBytes)) break;
+  }
+  *merged = rewritten.leaves_freed > rewritten.leaves_written;
+  result->leaves_merged += rewritten.leaves_freed - rewritten.leaves_written;
+  return status;
 }
 
 absl::Status Compactor::MoveSome(const CompactionTarget& target,
@@ -191,7 +287,7 @@ absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
   }();
   if (!record.ok()) return record.status();
   const uint64_t size_bytes = RecordSizeBytes(record->key.size(), record->value.size());
-  absl::StatusOr<Address> to = space->AllocateForMove(size_bytes);
+  absl::StatusOr<Address> to = space->AllocateForMove(SlotKind::kRecord, size_bytes);
   if (!to.ok()) return to.status();
   OwnedSlot slot(space, *to);
   WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value);
@@ -201,28 +297,34 @@ absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
   return Copied{std::move(slot), size_bytes};
 }
 
-void Compactor::BackgroundLoop() {
-  Throttle throttle(this, bytes_per_second_);
+// What fails here fails for a caller of Compact, too, who is then told.
+absl::Status Compactor::BackgroundPass(const CompactionTarget& target, Throttle* throttle) {
   Space::EmptyingLimits limits;
   limits.max_used_share = kBackgroundUsedShare;
   limits.max_size_bytes = kBackgroundSizeBytes;
   limits.least_gain_bytes = kLeastBackgroundGainBytes;
   limits.derive = false;
+  const std::optional<double> records_per_leaf = RecordsPerLeaf(*target.space);
+  double& below = merge_below_.emplace(target.space, kSparseRecordsPerLeaf).first->second;
+  if (records_per_leaf.value_or(0) >= kSparseRecordsPerLeaf) below = kSparseRecordsPerLeaf;
+  const bool merge = records_per_leaf.has_value() && *records_per_leaf < below;
+  CompactionResult result;
+  bool gained;
+  absl::Status passed = Pass(target, limits, merge, throttle, &result, &gained);
+  if (merge && result.leaves_merged == 0) below = *records_per_leaf * kSparserShare;
+  return passed;
+}
+
+void Compactor::BackgroundLoop() {
+  Throttle throttle(this, bytes_per_second_);
+  const auto pass = [&](const CompactionTarget& target) {
+    if (stopping_.load(std::memory_order_relaxed)) return absl::OkStatus();
+    WithoutExceptions([&] { return BackgroundPass(target, &throttle); }).IgnoreError();
+    return absl::OkStatus();
+  };
   while (Sleep(kBackgroundPause)) {
     std::lock_guard<std::mutex> lock(passes_);
-    CompactionResult result;
-    bool gained;
-    // What fails here fails for a caller, too, who is then told.
-    targets_
-        ->ForEachTarget(/*open=*/true,
-                        [&](const CompactionTarget& target) {
-                          if (stopping_.load(std::memory_order_relaxed)) return absl::OkStatus();
-                          WithoutExceptions([&] {
-                            return Pass(target, limits, &throttle, &result, &gained);
-                          }).IgnoreError();
-                          return absl::OkStatus();
-                        })
-        .IgnoreError();
+    targets_->ForEachTarget(/*open=*/true, pass).IgnoreError();
   }
 }
 

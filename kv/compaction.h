@@ -1,5 +1,5 @@
-// Compaction: moves live records out of sparse extents and gives the empty ones back, in one
-// keyspace after the other.
+// Compaction: moves live records and leaves out of sparse extents, merges sparse leaves, and gives the
+// extents that are empty then back, in one keyspace after the other.
 //
 // One *pass*: Space chooses sparse extents and stops allocating from them; the leaves of the index
 // are walked, in order; each record found in such an extent is copied to another slot (same
@@ -9,17 +9,23 @@
 // extents meets published records only, costs a kilobyte for every 70 records, and leaves records
 // that are neighbours by key as neighbours in the pool.
 //
+// Then the leaves: Index::RewriteLeaves puts runs of leaves that fill no more than one together, and
+// leaves in extents that were chosen, into fresh ones, parent by parent. What a first pass merges a
+// second one moves: merged, the leaves leave their extents sparse.
+//
 // Thread safety: all methods from any thread; passes run one at a time. Readers, writers and pins
 // go on meanwhile: an old place lives until its readers and pins are gone, like that of any record
 // that was replaced.
 //
-// Crashes: a copy that no slot leads to is a free slot at the next open. There is nothing to redo.
+// Crashes: a copy that no slot leads to is a free slot at the next open. Leaves are replaced by sets of
+// stores (word_stores.h), with a word of the batch table.
 #ifndef DAXKV_KV_COMPACTION_H_
 #define DAXKV_KV_COMPACTION_H_
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -29,6 +35,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "dax/pool.h"
+#include "kv/batch_table.h"
 #include "kv/db.h"
 #include "kv/index.h"
 #include "kv/space.h"
@@ -55,7 +62,8 @@ class Compactor {
  public:
   // All must outlive the compactor. `bytes_per_second`: what the background may read and write of
   // records and leaves; 0: there is no background.
-  Compactor(dax::Pool* pool, CompactionTargets* targets, uint64_t bytes_per_second);
+  Compactor(dax::Pool* pool, CompactionTargets* targets, BatchTable* table,
+            uint64_t bytes_per_second);
   ~Compactor();
 
   // Everything that pays, at full speed. Statuses of Db::Compact.
@@ -72,10 +80,13 @@ class Compactor {
 
  private:
   class Throttle;
+  class Rewriter;
 
   // Each needs passes_.
   absl::Status Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
-                    Throttle* throttle, CompactionResult* result, bool* gained);
+                    bool merge_leaves, Throttle* throttle, CompactionResult* result, bool* gained);
+  // A pass, if leaves look sparse with their merging.
+  absl::Status BackgroundPass(const CompactionTarget& target, Throttle* throttle);
   // Adds to the result; returns how many empty extents are pinned.
   absl::StatusOr<uint64_t> Reclaim(const CompactionTarget& target, absl::Time deadline,
                                    CompactionResult* result);
@@ -85,6 +96,9 @@ class Compactor {
                        CompactionResult* result);
   absl::Status MoveSome(const CompactionTarget& target,
                         const std::vector<Index::SlotPosition>& found, CompactionResult* result);
+
+  absl::Status RewriteAll(const CompactionTarget& target, Throttle* throttle,
+                          CompactionResult* result, bool* merged);
 
   // Copies a record to a new slot and starts flushing it.
   struct Copied {
@@ -98,9 +112,13 @@ class Compactor {
 
   dax::Pool* const pool_;
   CompactionTargets* const targets_;
+  BatchTable* const table_;
   const uint64_t bytes_per_second_;
 
   std::mutex passes_;
+  // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at most
+  // to be looked at again.
+  std::map<const Space*, double> merge_below_;
 
   std::mutex stop_mutex_;
   std::condition_variable stop_wakeup_;

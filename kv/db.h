@@ -197,6 +197,7 @@ struct CompactionResult {
   uint64_t trimmed_size_bytes = 0;  // Spare blocks given back besides.
   uint64_t records_moved = 0;       // Out of sparse extents.
   uint64_t moved_size_bytes = 0;    // Of these records.
+  uint64_t leaves_merged = 0;       // Leaves of the index that others took in.
 };
 
 struct CheckReport {

@@ -7,9 +7,10 @@
 //   Extent       a committed run of slots, beginning with an ExtentHeader; each belongs to one
 //                keyspace, and so does everything in it
 //   Record       a key and its value, written once and never changed; see RecordHeader
-//   Batch table  32 words behind the superblock: atomic batches that are being applied
+//   Batch table  32 words behind the superblock: atomic batches, and sets of stores, that are being
+//                applied
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
-//                address of the leaf whose low fence it is
+//                address of the leaf that it was made for
 //   Node         a leaf or an inner node of the B-link tree; see NodeHeader
 #ifndef DAXKV_KV_FORMAT_H_
 #define DAXKV_KV_FORMAT_H_
@@ -110,15 +111,21 @@ struct __attribute__((packed)) RecordHeader {
 // A batch is written as a record of its own (kind 4): its key is the number of its operations (8
 // bytes), its value their records' addresses (8 bytes each) in ascending order of their keys. Those
 // are records of kind 1, and of kind 3 for a delete: the key, without a value. All of them have the
-// batch's sequence number. No index slot ever holds the address of a record of kind 3 or 4; they are
-// live while a word of the batch table leads to them.
+// batch's sequence number. No index slot ever holds the address of a record of kind 3, 4 or 5; they
+// are live while a word of the batch table leads to them.
+//
+// A set of stores is a record, too (kind 5; word_stores.h): its key is their number (8 bytes), its
+// value a pair for each: the pool offset of a word, a multiple of 8, and what is stored there (8 bytes
+// each). An open that finds a word of the table lead to one makes all of its stores again, before
+// anything else is read of the index. Compaction so replaces leaves.
 enum RecordKind : uint8_t {
   kValueRecord = 1,
   kFenceRecord = 2,
   kDeleteRecord = 3,
   kBatchRecord = 4,
+  kStoresRecord = 5,
 };
-inline bool IsRecordKind(uint8_t kind) { return kind >= kValueRecord && kind <= kBatchRecord; }
+inline bool IsRecordKind(uint8_t kind) { return kind >= kValueRecord && kind <= kStoresRecord; }
 static_assert(sizeof(RecordHeader) == 19 && offsetof(RecordHeader, sequence) == 8 &&
               offsetof(RecordHeader, key_size_less_one) == 16);
 inline constexpr uint64_t kRecordAlignment = 8;
@@ -143,7 +150,7 @@ static_assert(kMaxKeySizeBytes == uint64_t{UINT16_MAX} + 1);
 //                says that slots which moved to the neighbour may still be here; they count as
 //                absent. Storing this word commits a split.
 //       40    8  volatile: open epoch in which the volatile words below were set up
-//       48    8  volatile: version (lock bit, sleepers bit, split count)
+//       48    8  volatile: version (lock bit, sleepers bit, dead bit, split count)
 //       56    8  volatile: overflow bits of a leaf's lines
 //       64       slots, 8 bytes each; 0 = empty
 //

@@ -15,7 +15,7 @@
 //       moved right count as absent on the left, an entry missing in a parent is found by going
 //       right and is added when the parent's view is built.
 //   X2  Before a store that commits is made, everything it makes reachable is durable.
-//   X3  A node's low fence never changes; keys in a node lie in [low fence, next's low fence).
+//   X3  A node's low fence never changes. Keys in a node lie in [low fence, next's low fence).
 //   X4  A reader takes no lock and writes nothing. A leaf's split count is odd while a split is
 //       under way and grows with each. Compared with what the parent's view noted, and on a miss
 //       before and after the search, it tells a reader whether the leaf covers its key.
@@ -29,6 +29,16 @@
 //   X7  A slot is replaced only by a record of a higher sequence, or by a copy of its own.
 //   X8  Slots are stored in commit windows, and what a snapshot still needs of an overwritten or
 //       removed slot is in the leaf's history before that (snapshots.h, N2; leaf_history.h, H2).
+//   X9  A leaf goes when a rewrite has put its slots into a fresh one (RewriteLeaves). The link of
+//       its left neighbour and its parent's slots change together, by the redo of a set of stores
+//       (word_stores.h); all leaves concerned are locked before and the fresh ones until after.
+//       First everything leads to the fresh leaf, then the old one is marked dead and its split
+//       count is odd for ever, then both may be changed and reused. So what a reader finds in a leaf
+//       whose count it has read even was current then, and who meets a dead leaf descends again.
+//   X10 A leaf stays as long as somebody holds its lock, or its left neighbour's, or, while its
+//       parent has no view, its parent's mutex; or is in the ReadGuard in which he found it. Leaves
+//       are locked in the guard in which they were found. A fence stays as long as a leaf that has it.
+//       The leftmost leaf, inner nodes and the fences that these share are never freed.
 #ifndef DAXKV_KV_INDEX_H_
 #define DAXKV_KV_INDEX_H_
 
@@ -48,6 +58,7 @@
 #include "kv/memory.h"
 #include "kv/record.h"
 #include "kv/snapshots.h"
+#include "kv/word_stores.h"
 
 namespace daxkv::kv {
 
@@ -76,8 +87,8 @@ struct LeafTarget {
   LeafTarget(Kind kind_in, std::string_view key_in) : kind(kind_in), key(key_in) {}
 };
 
-// A leaf as a snapshot sees it. All of it stays good, in place in the pool, as long as the snapshot
-// does: what is visible at a snapshot is neither changed nor reused, and fences are never freed.
+// A leaf as a snapshot sees it. Records stay good, in place in the pool, as long as the snapshot does:
+// what is visible at a snapshot is neither changed nor reused.
 struct LeafContents {
   struct Entry {
     uint64_t head;   // Bytes of the key behind the prefix, as a big-endian number.
@@ -86,7 +97,7 @@ struct LeafContents {
   // Every record of the leaf, in no order.
   std::vector<Entry> entries;
   // The leaf holds keys >= low and, if there is a leaf to its right, < upper.
-  std::string_view low, upper;
+  std::string low, upper;
   bool has_upper = false;
   // Bytes that all these keys have in common; heads are of what follows.
   size_t prefix_size_bytes = 0;
@@ -117,6 +128,24 @@ class AtomicCommit {
   // From here on a crash is followed by a redo, durably.
   virtual absl::Status Commit() = 0;
   // All changes are durable. Durably takes the redo back: what is changed next must not be undone.
+  virtual absl::Status Finish() = 0;
+};
+
+// How compaction takes part in a rewrite of leaves (Index::RewriteLeaves).
+class LeafRewriter {
+ public:
+  virtual ~LeafRewriter() = default;
+  // Whether the leaf shall leave its place even if it is full. Inside a ReadGuard.
+  virtual bool MustMove(Address leaf) const = 0;
+  // A slot for a fresh leaf; as Memory::Allocate. Leaf locks are held.
+  virtual absl::StatusOr<Address> AllocateLeaf() = 0;
+  // Called once before the first store is made, then the other once they are durable; locks are
+  // held, nothing may be allocated. After Commit, whatever it returns, a crash may be followed by a
+  // redo of the stores; after Finish it is not. Commit begins with a drain: everything flushed
+  // before, as the fresh leaves, is durable before the redo can be. *begun tells that it came so far
+  // that a redo is possible.
+  static constexpr size_t kMostStores = 2 * kInnerSlots + 2;
+  virtual absl::Status Commit(absl::Span<const WordStore> stores, bool* begun) = 0;
   virtual absl::Status Finish() = 0;
 };
 
@@ -216,7 +245,8 @@ class Index {
   };
   absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
                                           size_t most_leaves) const;
-  // Compaction, one thread at a time. Where a leaf holds a record: good until its slot changes.
+  // Compaction, one thread at a time, with what follows. Where a leaf holds a record: good until its
+  // slot changes, or the next RewriteLeaves.
   struct SlotPosition {
     Address leaf;
     unsigned place;
@@ -239,6 +269,22 @@ class Index {
     Address to;
   };
   absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
+
+  // Puts runs of neighbouring leaves that fill no more than one together, and leaves that must move,
+  // into fresh leaves: among the children of the parent that covers `from`. Reads no record. Leaves
+  // with a history, damaged ones and those being split are left as they are; the leftmost leaf always
+  // is. Four drains, if there is anything to do; writers of the leaves concerned wait for them.
+  // *next_from and *end as of ScanLeaf. Adds to *result.
+  //   kResourceExhausted  no room for a fresh leaf; what found room is done
+  //   kDataLoss           as above
+  //   kInternal           the medium failed: as of Upsert
+  struct RewriteResult {
+    uint64_t leaves_seen = 0;
+    uint64_t leaves_freed = 0;
+    uint64_t leaves_written = 0;
+  };
+  absl::Status RewriteLeaves(std::string_view from, LeafRewriter& rewriter, RewriteResult* result,
+                             std::string* next_from, bool* end) const;
 
   // For recovery of extents: whether the index, or a snapshot, refers to this very slot now. The
   // bytes in it may be anything. Waits for no leaf lock.

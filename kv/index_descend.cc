@@ -1,6 +1,8 @@
 // From the root to the leaf that covers a key.
 #include <sched.h>
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
 
@@ -80,7 +82,7 @@ absl::Status Index::Impl::GuessLeaf(const LeafTarget& target, LeafGuess* guess,
   absl::Status status = DescendToFrame(target, 1, &frame, &view, obstacle);
   if (!status.ok()) return status;
   const unsigned child = SearchIn(*view, target);
-  // Set up when the view was built; nodes are never freed.
+  // Set up when the view was built. If it has gone since, it is not reused before our ReadGuard ends.
   *guess = {view->leaf(child), view->split_count(child)};
   return absl::OkStatus();
 }
@@ -96,8 +98,10 @@ absl::Status Index::Impl::GoToCoveringLeaf(const LeafTarget& target, const LeafG
   bool went_right = false;
   for (;;) {
     LeafNode& leaf = Leaf(address);
-    *at = {address, &leaf, SplitCount(leaf.header)};
+    const uint64_t version = LoadWord(leaf.header.volatile_version);
+    *at = {address, &leaf, SplitCountIn(version)};
     if (at->split_count == expected) return absl::OkStatus();
+    if (version & kDeadBit) return obstacle.SplitUnderWay();
     const Address next = NextOf(LoadWord(leaf.header.next));
     if (next == kNullAddress) return absl::OkStatus();
     absl::Status status = CheckReady(next, 0, obstacle);
@@ -182,16 +186,22 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
   return absl::OkStatus();
 }
 
-absl::Status Index::Impl::LockLeafFor(std::string_view key, LeafPosition* at, LeafLock* lock) {
-  for (;;) {
-    absl::Status status = Run([&](Obstacle& obstacle) { return DescendToLeaf(key, at, obstacle); });
+absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock) {
+  LeafLockWait wait;
+  for (bool locked = false; !locked; wait.Wait()) {
+    absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
+      absl::Status descended = DescendToLeaf(target, at, obstacle);
+      if (!descended.ok() || !wait.Try(*at->leaf)) return descended;
+      LeafLock taken = LeafLock::Adopt(*at->leaf);
+      // An even count that did not change: no split began, and the leaf did not die, since the descent
+      // found it to cover the key, and neither can happen now. An odd one has ended meanwhile and so
+      // has changed, except after a failed drain, which lets no writer come this far.
+      locked = SplitCount(at->leaf->header) == at->split_count;
+      if (locked) *lock = std::move(taken);
+      return descended;
+    });
     if (!status.ok()) return status;
-    *lock = LeafLock(*at->leaf);  // Nodes are never freed, so this needs no ReadGuard.
-    // An even count that did not change: no split began since the descent found the leaf to cover
-    // the key, and none can now. An odd one has ended meanwhile and so has changed, except after a
-    // failed drain, which lets no writer come this far.
-    if (SplitCount(at->leaf->header) == at->split_count) break;
-    lock->Unlock();
+    if (locked) break;
   }
   // Checked under the lock: whoever left a leaf half-done because of the medium says so before it
   // unlocks.

@@ -330,14 +330,14 @@ absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit
   status = StorePlans(plans, round, reserve);
   if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Finish);
   for (LeafPlan& plan : plans) {
-    for (const NewLeaf& right : plan.rights) UnlockLeaf(Leaf(right.address));
     plan.lock.Unlock();
+    for (const NewLeaf& right : plan.rights) {
+      // Locked until its parent has it: what is not in a view is not rewritten, so it can't go (X10).
+      if (status.ok()) AddToParent({0, right.address, right.separator});
+      UnlockLeaf(Leaf(right.address));
+    }
   }
-  if (!status.ok()) return status;
-  for (const LeafPlan& plan : plans) {
-    for (const NewLeaf& right : plan.rights) AddToParent({0, right.address, right.separator});
-  }
-  return absl::OkStatus();
+  return status;
 }
 
 }  // namespace daxkv::kv

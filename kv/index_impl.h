@@ -12,6 +12,7 @@
 //   index_scan.cc    scans, counts, what refers to a slot
 //   index_snapshot.cc  look-ups and leaves at a snapshot
 //   index_relocate.cc  records that compaction moves
+//   index_merge.cc   leaves that compaction merges and moves
 //   index_verify.cc  the walk over everything
 //
 // How operations run: an *attempt* runs inside a ReadGuard and does not sleep. If it meets
@@ -44,6 +45,7 @@
 #include "kv/memory.h"
 #include "kv/node.h"
 #include "kv/record.h"
+#include "kv/write_windows.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
@@ -56,10 +58,22 @@ struct Obstacle {
   unsigned level = 0;              // Of the node.
   InnerFrame* frame = nullptr;     // Whose view is missing.
 
+  Obstacle() = default;
+  Obstacle(const Obstacle&) = delete;
+  Obstacle& operator=(const Obstacle&) = delete;
+  ~Obstacle() {
+    if (set_ups != nullptr) set_ups->Leave(set_up);
+  }
+
   absl::Status Absent(Address where);
-  absl::Status NotReady(Address node, unsigned node_level);
+  // As long as the obstacle is there, `set_ups_entered` has a window open.
+  absl::Status NotReady(Address node, unsigned node_level, WriteWindows* set_ups_entered);
   absl::Status NoView(InnerFrame* which);
   absl::Status SplitUnderWay();
+
+ private:
+  WriteWindows* set_ups = nullptr;
+  WriteWindows::Token set_up;
 };
 
 // A leaf that covers a key as long as its split count is this.
@@ -151,8 +165,7 @@ struct Index::Impl {
   absl::Status ClearMovedSlots(LeafNode& leaf, std::string_view fence);
   // Finishes a split of this node that a crash left with its flag set. Caller sets the node up.
   absl::Status FinishInheritedSplit(Address node, unsigned level);
-  // The low fence of a ready node; empty for the leftmost. Good as long as the index: fences are
-  // never freed.
+  // The low fence of a ready node; empty for the leftmost. Good as long as the node (X10).
   absl::StatusOr<std::string_view> LowFence(const NodeHeader& header) const;
   // A record that can't be unlinked meanwhile (its leaf is locked, or it is a fence). Faults it in;
   // outside any ReadGuard.
@@ -182,8 +195,8 @@ struct Index::Impl {
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle) const;
-  // Locks the leaf that covers `key`.
-  absl::Status LockLeafFor(std::string_view key, LeafPosition* at, LeafLock* lock);
+  // Locks the leaf that is meant.
+  absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock);
   // kDataLoss when a media error took the leaf.
   absl::Status CheckLost(const LeafPosition& at) const;
   // Probe for the holder of the leaf's lock.
@@ -301,6 +314,10 @@ struct Index::Impl {
   absl::StatusOr<uint64_t> Count();
   absl::StatusOr<bool> RefersToRecord(const RecordView& record);
   absl::StatusOr<bool> RefersToNode(Address node);
+  absl::StatusOr<bool> RefersToFence(const RecordView& fence);
+  // The slots in use of the leaf that covers `from`, and where the next one begins.
+  absl::Status CountSlots(std::string_view from, uint64_t* count, std::string* next_from, bool* end,
+                          Obstacle& obstacle);
   IndexStats Stats();
 
   // ---- index_snapshot.cc
@@ -318,6 +335,11 @@ struct Index::Impl {
   // The part of it that is one leaf's, which is locked: all of it or, without memory, nothing.
   absl::Status RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
                               std::vector<bool>* moved, size_t first);
+
+  // ---- index_merge.cc
+  struct LeafRewrite;
+  absl::Status RewriteLeaves(std::string_view from, LeafRewriter& rewriter, RewriteResult* result,
+                             std::string* next_from, bool* end);
 
   // ---- index_verify.cc
   struct Verifier;
@@ -349,6 +371,9 @@ struct Index::Impl {
 
   static constexpr unsigned kSetUpStripes = 64;
   std::mutex set_up_mutexes[kSetUpStripes];  // By node; innermost.
+  // Entered in the ReadGuard in which a node was found not ready, left when it is set up (Obstacle): a
+  // leaf that was ready before a grace period and a wait for these is set up by nobody.
+  mutable WriteWindows set_ups;
 
   std::mutex frames_mutex;
   std::unordered_map<Address, std::unique_ptr<InnerFrame>> frames;

@@ -114,6 +114,7 @@ bool Index::Impl::StoreChild(InnerFrame* frame, Address child) noexcept {
 uint32_t Index::Impl::ExactSplitCount(const InnerFrame& frame, const InnerView::Right& right,
                                       const std::vector<Child>& children, size_t i) const {
   if (frame.level > 1) return InnerView::kUnknownSplitCount;
+  rcu::ReadGuard guard;  // The link may lead to another parent's leaf, which may go.
   const NodeHeader& leaf = Header(children[i].address);
   const uint32_t count = SplitCount(leaf);
   if (IsSplitting(count)) return InnerView::kUnknownSplitCount;
@@ -126,7 +127,6 @@ uint32_t Index::Impl::ExactSplitCount(const InnerFrame& frame, const InnerView::
   } else if (next != kNullAddress) {
     // The right neighbour's first leaf shares the neighbour's low fence. A link to a leaf that
     // nobody has checked yet is not followed.
-    rcu::ReadGuard guard;
     Obstacle obstacle;
     exact = CheckReady(next, 0, obstacle).ok() &&
             Header(next).low_fence == Header(right.frame->address).low_fence;

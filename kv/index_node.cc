@@ -26,7 +26,11 @@ absl::Status Obstacle::Absent(Address where) {
   return absl::Status(absl::StatusCode::kUnavailable, "");
 }
 
-absl::Status Obstacle::NotReady(Address node, unsigned node_level) {
+absl::Status Obstacle::NotReady(Address node, unsigned node_level, WriteWindows* set_ups_entered) {
+  if (set_ups == nullptr) {
+    set_ups = set_ups_entered;
+    set_up = set_ups->Enter();
+  }
   kind = Kind::kNodeNotReady;
   address = node;
   level = node_level;
@@ -68,7 +72,7 @@ absl::Status Index::Impl::CheckReady(Address node, unsigned level, Obstacle& obs
   if (end == 0) return obstacle.Absent(node);
   if (end - node < size_bytes) return Damaged(node, level, "its extent ends before it");
   const NodeHeader& header = Header(node);
-  if (!IsReady(header)) return obstacle.NotReady(node, level);
+  if (!IsReady(header)) return obstacle.NotReady(node, level, &set_ups);
   // Ready means that the level in the header was checked; it may still be another than the asker's.
   if (header.level != level) return Damaged(node, level, "its own level is another");
   return absl::OkStatus();
@@ -140,9 +144,6 @@ absl::Status Index::Impl::CheckFence(const NodeHeader& header, Address node, uns
   if (fence->kind != kFenceRecord || fence->value.size() != sizeof(Address)) {
     return Damaged(node, level, "its low fence is no fence record");
   }
-  Address leaf;
-  std::memcpy(&leaf, fence->value.data(), sizeof(leaf));
-  if (level == 0 && leaf != node) return Damaged(node, level, "its low fence is another leaf's");
   return VerifyRecord(*memory, *fence);
 }
 

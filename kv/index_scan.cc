@@ -1,8 +1,5 @@
 // Scans, counts, and what refers to a slot.
-#include <sched.h>
-
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
@@ -107,43 +104,49 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
   }
 }
 
-absl::StatusOr<uint64_t> Index::Impl::Count() {
+absl::Status Index::Impl::CountSlots(std::string_view from, uint64_t* count, std::string* next_from,
+                                     bool* end, Obstacle& obstacle) {
   LeafPosition at;
-  absl::Status status =
-      Run([&](Obstacle& obstacle) { return DescendToLeaf(std::string_view(), &at, obstacle); });
+  absl::Status status = DescendToLeaf(from, &at, obstacle);
   if (!status.ok()) return status;
-  uint64_t count = 0;
-  std::string_view last_fence;
-  for (Address address = at.address;;) {
-    const LeafNode& leaf = Leaf(address);
-    uint64_t held;
-    uint64_t next;
-    uint32_t before;
-    do {
-      before = SplitCount(leaf.header);
-      next = LoadWord(leaf.header.next);
-      // While a split is under way, slots that moved would count twice.
-      if (next & kSplitUnfinished) {
-        if (status = CheckMedium(); !status.ok()) return status;
-        sched_yield();
-        continue;
-      }
-      held = static_cast<uint64_t>(
-          std::count_if(std::begin(leaf.slots), std::end(leaf.slots),
-                        [](const uint64_t& slot) { return LoadWord(slot) != 0; }));
-    } while ((next & kSplitUnfinished) || SplitCount(leaf.header) != before);
-    count += held;
-    if (next == kNullAddress) return count;
-    if (status = SetUp(next, 0); !status.ok()) return status;
-    absl::StatusOr<std::string_view> fence = LowFence(Header(next));
-    if (!fence.ok()) return fence.status();
-    if (*fence <= last_fence) {
-      return absl::DataLossError(absl::StrCat("index node at pool offset ", next,
-                                              ": its low fence is not above its left neighbour's"));
-    }
-    last_fence = *fence;
-    address = next;
+  const uint64_t next = LoadWord(at.leaf->header.next);
+  // While a split is under way, slots that moved would count twice.
+  if (next & kSplitUnfinished) {
+    status = CheckMedium();
+    return status.ok() ? obstacle.SplitUnderWay() : status;
   }
+  *end = next == kNullAddress;
+  if (!*end) {
+    status = CheckReady(next, 0, obstacle);
+    if (!status.ok()) return status;
+    absl::StatusOr<RecordView> fence = ViewRecord(*memory, Header(next).low_fence);
+    if (absl::IsUnavailable(fence.status())) return obstacle.Absent(Header(next).low_fence);
+    if (!fence.ok()) return fence.status();
+    next_from->assign(fence->key);
+  }
+  *count = static_cast<uint64_t>(
+      std::count_if(std::begin(at.leaf->slots), std::end(at.leaf->slots),
+                    [](const uint64_t& slot) { return LoadWord(slot) != 0; }));
+  if (SplitCount(at.leaf->header) != at.split_count || LoadWord(at.leaf->header.next) != next) {
+    return obstacle.SplitUnderWay();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> Index::Impl::Count() {
+  uint64_t count = 0;
+  std::string from, next_from;
+  for (bool end = false; !end; from.swap(next_from)) {
+    uint64_t held = 0;
+    absl::Status status = Run(
+        [&](Obstacle& obstacle) { return CountSlots(from, &held, &next_from, &end, obstacle); });
+    if (!status.ok()) return status;
+    count += held;
+    if (!end && next_from <= from) {
+      return absl::DataLossError("index: the leaves' low fences do not ascend");
+    }
+  }
+  return count;
 }
 
 absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
@@ -158,14 +161,23 @@ absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
     // Who unlinks a record that a snapshot needs puts it there first.
     return SnapshotHolds(record.key, record.address);
   }
-  if (record.kind != kFenceRecord) return false;  // Of a batch: the index never leads there.
-  // A fence: its leaf knows it.
-  Address leaf;
-  if (record.value.size() != sizeof(leaf)) return false;
-  std::memcpy(&leaf, record.value.data(), sizeof(leaf));
-  absl::StatusOr<bool> refers = RefersToNode(leaf);
-  if (!refers.ok() || !*refers) return refers;
-  return Header(leaf).low_fence == record.address;
+  // Others are of batches: the index never leads there.
+  if (record.kind != kFenceRecord) return false;
+  return RefersToFence(record);
+}
+
+// The leaf that covers the fence's key has it as its low fence. So has an inner node, perhaps, which
+// then begins with that leaf.
+absl::StatusOr<bool> Index::Impl::RefersToFence(const RecordView& fence) {
+  bool refers = false;
+  absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
+    LeafPosition at;
+    absl::Status descended = DescendToLeaf(fence.key, &at, obstacle);
+    if (descended.ok()) refers = at.leaf->header.low_fence == fence.address;
+    return descended;
+  });
+  if (!status.ok()) return status;
+  return refers;
 }
 
 absl::StatusOr<bool> Index::Impl::RefersToNode(Address node) {

@@ -71,7 +71,7 @@ absl::Status Index::Impl::FindAt(uint64_t number, std::string_view key,
 struct Index::Impl::LeafReader {
   absl::Status Attempt(Obstacle& obstacle);
   absl::Status ReadFences(Obstacle& obstacle);
-  absl::Status ReadFence(Address fence, std::string_view* key, Obstacle& obstacle);
+  absl::Status ReadFence(Address fence, std::string* key, Obstacle& obstacle);
   absl::Status AddSlots(const LeafHistory* history);
   absl::Status AddSuperseded(const LeafHistory& history);
   void Add(const RecordView& record, uint16_t tag);
@@ -86,16 +86,17 @@ struct Index::Impl::LeafReader {
   std::vector<Address> absent;
 };
 
-absl::Status Index::Impl::LeafReader::ReadFence(Address fence, std::string_view* key,
+absl::Status Index::Impl::LeafReader::ReadFence(Address fence, std::string* key,
                                                 Obstacle& obstacle) {
   absl::StatusOr<RecordView> record = ViewRecord(*index.memory, fence);
   if (absl::IsUnavailable(record.status())) return obstacle.Absent(fence);
-  if (record.ok()) *key = record->key;
+  if (record.ok()) key->assign(record->key);
   return record.status();
 }
 
 absl::Status Index::Impl::LeafReader::ReadFences(Obstacle& obstacle) {
-  contents.low = contents.upper = std::string_view();
+  contents.low.clear();
+  contents.upper.clear();
   const NodeHeader& header = at.leaf->header;
   if (header.low_fence != kNullAddress) {
     absl::Status status = ReadFence(header.low_fence, &contents.low, obstacle);

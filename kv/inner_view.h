@@ -27,6 +27,8 @@ struct InnerFrame {
 
   const Address address;
   const unsigned level;  // 1 or more.
+  // Compaction's: nobody may still be about to set up a child that was not ready.
+  bool settled = false;
   // Held to build or replace the view and to change the node's slots and `next`.
   std::mutex mutex;
   // Null until the first touch. Stored with release under the mutex; readers acquire it inside a

@@ -164,7 +164,7 @@ absl::Status Iterator::Impl::SettleForwards() {
       valid = false;
       return absl::OkStatus();
     }
-    absl::Status read = ReadLeaf(leaf.upper);
+    absl::Status read = ReadLeaf(std::string_view(leaf.upper));
     if (!read.ok()) return read;
     position = 0;
   }

@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 namespace daxkv::kv {
@@ -51,6 +52,32 @@ void LockLeaf(LeafNode& leaf) {
   }
 }
 
+// The last holder may have gone, and the leaf with it, before we come to sleep; then something else
+// may lie there, whose owner wakes nobody.
+constexpr timespec kLongestSleep = {0, 20'000'000};
+
+bool LeafLockWait::Try(LeafNode& leaf) {
+  sleeps_at_ = nullptr;
+  for (unsigned spins = 0; spins < kSpins; ++spins) {
+    if (TryLock(leaf, tries_ > kYields ? kSleepersBit : 0)) return true;
+    __builtin_ia32_pause();
+  }
+  if (++tries_ <= kYields) return false;
+  const uint64_t seen =
+      __atomic_fetch_or(&leaf.header.volatile_version, kSleepersBit, __ATOMIC_RELAXED);
+  if (seen & kLockBit) sleeps_at_ = FutexWord(leaf);
+  return false;
+}
+
+void LeafLockWait::Wait() {
+  if (sleeps_at_ == nullptr) {
+    if (tries_ <= kYields) sched_yield();
+    return;
+  }
+  syscall(SYS_futex, sleeps_at_, FUTEX_WAIT_PRIVATE, static_cast<uint32_t>(kLockBit | kSleepersBit),
+          &kLongestSleep, nullptr, 0);
+}
+
 void UnlockLeaf(LeafNode& leaf) {
   const uint64_t seen = __atomic_fetch_and(&leaf.header.volatile_version,
                                            ~(kLockBit | kSleepersBit), __ATOMIC_RELEASE);
@@ -62,6 +89,11 @@ void StepSplitCount(LeafNode& leaf) {
   // Release: readers who acquire the new count see what came before. Sleepers may set their bit
   // meanwhile.
   __atomic_fetch_add(&leaf.header.volatile_version, kOneSplitStep, __ATOMIC_RELEASE);
+}
+
+void MarkDead(LeafNode& leaf) {
+  // Release: who acquires this sees what leads to the fresh leaf.
+  __atomic_fetch_add(&leaf.header.volatile_version, kOneSplitStep + kDeadBit, __ATOMIC_RELEASE);
 }
 
 int LeafImage::Place(uint64_t slot) {

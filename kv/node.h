@@ -38,28 +38,51 @@ constexpr uint64_t NodeSizeBytes(unsigned level) {
 inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }
 
 // ---- The volatile version word: bit 0 the writers' lock, bit 1 says that some of them sleep until
-// it is free, bits 32..63 the split count --------------------------------------------------------
+// it is free, bit 2 that the leaf is dead, bits 32..63 the split count ----------------------------
 
 inline constexpr uint64_t kLockBit = 1;
 inline constexpr uint64_t kSleepersBit = 2;
+inline constexpr uint64_t kDeadBit = 4;
 inline constexpr unsigned kSplitCountShift = 32;
 inline constexpr uint64_t kOneSplitStep = uint64_t{1} << kSplitCountShift;
 
+inline uint32_t SplitCountIn(uint64_t version) {
+  return static_cast<uint32_t>(version >> kSplitCountShift);
+}
 inline uint32_t SplitCount(const NodeHeader& header) {
-  return static_cast<uint32_t>(LoadWord(header.volatile_version) >> kSplitCountShift);
+  return SplitCountIn(LoadWord(header.volatile_version));
 }
 inline bool IsSplitting(uint32_t split_count) { return split_count % 2 != 0; }
 
-// Takes the writers' lock of a leaf. May sleep until its holder's drain is done: never in a
-// ReadGuard.
+// Takes the writers' lock of a leaf that can't go meanwhile. May sleep until its holder's drain is
+// done: never in a ReadGuard.
 void LockLeaf(LeafNode& leaf);
 void UnlockLeaf(LeafNode& leaf);
+
+// A wait for the lock of a leaf that may go meanwhile, in turns: Try in the ReadGuard in which the
+// leaf was found; if that fails, Wait outside; then find the leaf again, which may be another one.
+class LeafLockWait {
+ public:
+  bool Try(LeafNode& leaf);
+  // Until the lock may be free: for a short while, or asleep until its holder wakes us.
+  void Wait();
+
+ private:
+  unsigned tries_ = 0;
+  uint32_t* sleeps_at_ = nullptr;  // Only its value is looked at, by the kernel.
+};
 
 // The writers' lock of a leaf, held until this goes.
 class LeafLock {
  public:
   LeafLock() = default;
   explicit LeafLock(LeafNode& leaf) : leaf_(&leaf) { LockLeaf(leaf); }
+  // Of a lock that is held already.
+  static LeafLock Adopt(LeafNode& leaf) {
+    LeafLock lock;
+    lock.leaf_ = &leaf;
+    return lock;
+  }
   LeafLock(LeafLock&& other) noexcept : leaf_(std::exchange(other.leaf_, nullptr)) {}
   LeafLock& operator=(LeafLock&& other) noexcept {
     Unlock();
@@ -77,6 +100,8 @@ class LeafLock {
 
 // Begins or ends a split of a leaf whose lock the caller holds.
 void StepSplitCount(LeafNode& leaf);
+// Marks a leaf, whose lock the caller holds, dead: its count is odd from now on.
+void MarkDead(LeafNode& leaf);
 
 // ---- A leaf's slots ---------------------------------------------------------------------------
 

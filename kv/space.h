@@ -139,8 +139,8 @@ class Space : public Memory, public dax::ExtentProvider {
   // and there is no oracle.
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);
 
-  // Compaction, one at a time. BeginEmptying chooses extents of records of which at most
-  // `max_used_share` is used and whose records find room in other extents of their class, the
+  // Compaction, one at a time. BeginEmptying chooses extents of records, or leaves, of which at most
+  // `max_used_share` is used and whose slots find room in other extents of their class, the
   // emptiest first, until `max_size_bytes` of slots are to be moved. From then on they are neither
   // allocated from nor truncated, and no slot of theirs is reused, so that what it holds can be
   // read outside of any ReadGuard. Pinned extents are left alone. Returns the bytes of their used
@@ -154,9 +154,9 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<uint64_t> BeginEmptying(const EmptyingLimits& limits);
   // Whether a slot lies in such an extent. Wait-free; inside a ReadGuard.
   bool IsEmptying(Address address) const;
-  // A slot for a record that moves: as Allocate, but rather in an extent that is nearly full than
-  // in a new one.
-  absl::StatusOr<Address> AllocateForMove(uint64_t size_bytes);
+  // A slot for a record or leaf that moves: as Allocate, but rather in an extent that is nearly full
+  // than in a new one.
+  absl::StatusOr<Address> AllocateForMove(SlotKind kind, uint64_t size_bytes);
   // Truncates those that are empty and not pinned; the others take part in allocation again.
   // Statuses of Reclaim.
   absl::StatusOr<ReclaimResult> EndEmptying();

@@ -50,7 +50,9 @@ absl::StatusOr<uint64_t> Space::BeginEmptying(const EmptyingLimits& limits) {
   std::map<uint16_t, std::vector<ExtentFrame*>> by_class;
   for (ExtentFrame* frame : impl_->Frames()) {
     const uint16_t number = frame->layout().size_class;
-    if (number != kLargeClass && SlotKindOf(number) == SlotKind::kRecord) {
+    if (number == kLargeClass) continue;
+    const SlotKind kind = SlotKindOf(number);
+    if (kind == SlotKind::kRecord || kind == SlotKind::kLeaf) {
       by_class[number].push_back(frame);
     }
   }
@@ -81,8 +83,9 @@ bool Space::IsEmptying(Address address) const {
   return frame != nullptr && frame->place.load(std::memory_order_seq_cst) == Place::kEmptying;
 }
 
-absl::StatusOr<Address> Space::AllocateForMove(uint64_t size_bytes) {
-  return impl_->AllocateSlot(RecordClass(size_bytes), Purpose::kMove);
+absl::StatusOr<Address> Space::AllocateForMove(SlotKind kind, uint64_t size_bytes) {
+  return impl_->AllocateSlot(kind == SlotKind::kLeaf ? kLeafClass : RecordClass(size_bytes),
+                             Purpose::kMove);
 }
 
 absl::StatusOr<ReclaimResult> Space::EndEmptying() {

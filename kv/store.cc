@@ -51,8 +51,9 @@ absl::Status Store::OpenParts() {
   default_keyspace_ = *std::move(engine);
   absl::Status status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
   if (!status.ok()) return status;
-  compactor_ = std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
-                                           options_.compaction_bytes_per_second);
+  compactor_ =
+      std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
+                                  batch_table_.get(), options_.compaction_bytes_per_second);
   return absl::OkStatus();
 }
 

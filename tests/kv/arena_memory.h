@@ -34,8 +34,9 @@ class ArenaMemory : public Memory {
  public:
   static constexpr uint64_t kExtentSizeBytes = 64 << 10;
   static constexpr uint64_t kLineSizeBytes = 64;
-  // The first extent holds the root word and no slots.
+  // The first extent holds the root word, the word of a set of stores under way, and no slots.
   static constexpr Address kRootAddress = 64;
+  static constexpr Address kStoresAddress = 128;
 
   // With `track` off there is no durable image, only counts: for measurements.
   explicit ArenaMemory(uint64_t size_bytes, bool track = true, uint64_t epoch = 1)
@@ -85,6 +86,7 @@ class ArenaMemory : public Memory {
   std::unique_ptr<ArenaMemory> Reopened() { return CrashImage(256, 0); }
 
   uint64_t* root() { return reinterpret_cast<uint64_t*>(At(kRootAddress)); }
+  uint64_t* stores_word() { return reinterpret_cast<uint64_t*>(At(kStoresAddress)); }
 
   Address PresentUntil(Address address) const override {
     if (address >= size_bytes_ || address < kExtentSizeBytes) return 0;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,11 +21,56 @@
 #include "absl/status/statusor.h"
 #include "kv/index.h"
 #include "kv/record.h"
+#include "kv/word_stores.h"
 #include "tests/kv/arena_memory.h"
 
 namespace daxkv::kv {
 
 using Model = std::map<std::string, std::string>;
+
+// Commits rewrites of leaves on an arena, as the compactor does on a pool.
+class ArenaRewriter final : public LeafRewriter {
+ public:
+  explicit ArenaRewriter(ArenaMemory* memory, std::function<bool(Address)> must_move)
+      : memory_(*memory), must_move_(std::move(must_move)) {}
+  ~ArenaRewriter() override {
+    if (begun_) record_.Release();
+  }
+
+  bool MustMove(Address leaf) const override { return must_move_ && must_move_(leaf); }
+  absl::StatusOr<Address> AllocateLeaf() override {
+    if (record_.address() == kNullAddress) {
+      absl::StatusOr<Address> slot =
+          memory_.Allocate(SlotKind::kRecord, WordStoresSizeBytes(kMostStores));
+      if (!slot.ok()) return slot;
+      record_ = OwnedSlot(&memory_, *slot);
+    }
+    return memory_.Allocate(SlotKind::kLeaf, kLeafSizeBytes);
+  }
+  absl::Status Commit(absl::Span<const WordStore> stores, bool* begun) override {
+    WriteWordStores(memory_, record_.address(), stores);
+    if (absl::Status status = memory_.Drain(); !status.ok()) return status;
+    *begun = begun_ = true;
+    return Store(record_.address());
+  }
+  absl::Status Finish() override {
+    absl::Status status = Store(0);
+    begun_ = !status.ok();
+    return status;
+  }
+
+ private:
+  absl::Status Store(Address record) {
+    __atomic_store_n(memory_.stores_word(), record, __ATOMIC_RELEASE);
+    memory_.Flush(memory_.stores_word(), sizeof(uint64_t));
+    return memory_.Drain();
+  }
+
+  ArenaMemory& memory_;
+  const std::function<bool(Address)> must_move_;
+  OwnedSlot record_;
+  bool begun_ = false;
+};
 
 // Thread safety: as the index.
 class IndexHarness {
@@ -39,6 +85,7 @@ class IndexHarness {
   }
   // On a crash image or a closed arena.
   static absl::StatusOr<std::unique_ptr<IndexHarness>> Open(std::unique_ptr<ArenaMemory> memory) {
+    if (absl::Status redone = Redo(*memory); !redone.ok()) return redone;
     auto snapshots = std::make_unique<Snapshots>(memory->open_epoch());
     absl::StatusOr<std::unique_ptr<Index>> index =
         Index::Open(memory.get(), snapshots.get(), memory->root());
@@ -91,6 +138,17 @@ class IndexHarness {
     return status;
   }
   absl::Status Remove(std::string_view key) { return index_->Remove(key); }
+  // One walk of leaf merging over everything. `must_move`: leaves that shall leave their places.
+  absl::StatusOr<Index::RewriteResult> Rewrite(std::function<bool(Address)> must_move = nullptr) {
+    ArenaRewriter rewriter(memory_.get(), std::move(must_move));
+    Index::RewriteResult result;
+    std::string from, next_from;
+    for (bool end = false; !end; from.swap(next_from)) {
+      absl::Status status = index_->RewriteLeaves(from, rewriter, &result, &next_from, &end);
+      if (!status.ok()) return status;
+    }
+    return result;
+  }
   absl::StatusOr<std::string> Get(std::string_view key) const {
     std::string value;
     absl::Status status = index_->Find(key, [&](const RecordView& record) {
@@ -140,9 +198,28 @@ class IndexHarness {
   }
 
   Index& index() { return *index_; }
+  Snapshots& snapshots() { return *snapshots_; }
   ArenaMemory& memory() { return *memory_; }
 
  private:
+  // What an open does about a set of stores that a crash cut short.
+  static absl::Status Redo(ArenaMemory& memory) {
+    const Address address = *memory.stores_word();
+    if (address == 0) return absl::OkStatus();
+    if (absl::Status status = memory.FaultIn(address); !status.ok()) return status;
+    absl::StatusOr<RecordView> record = [&] {
+      rcu::ReadGuard guard;
+      return ViewRecord(memory, address);
+    }();
+    absl::Status status = record.ok() ? VerifyRecord(memory, *record) : record.status();
+    if (status.ok()) status = RedoWordStores(memory, *record);
+    if (status.ok()) status = memory.Drain();
+    if (!status.ok()) return status;
+    *memory.stores_word() = 0;
+    memory.Flush(memory.stores_word(), sizeof(uint64_t));
+    return memory.Drain();
+  }
+
   IndexHarness(std::unique_ptr<ArenaMemory> memory, std::unique_ptr<Snapshots> snapshots,
                std::unique_ptr<Index> index)
       : memory_(std::move(memory)), snapshots_(std::move(snapshots)), index_(std::move(index)) {}
