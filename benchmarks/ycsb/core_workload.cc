@@ -119,7 +119,8 @@ std::vector<PropertyRule> CoreWorkloadRules() {
 }
 
 CoreWorkload::CoreWorkload(const Settings& settings)
-    : seed_(static_cast<uint64_t>(settings.Whole("seed"))),
+    : first_key_(settings.Whole("insertstart")),
+      seed_(static_cast<uint64_t>(settings.Whole("seed"))),
       field_count_(static_cast<size_t>(settings.Whole("fieldcount"))),
       field_length_(DistributionNamed(settings.Text("fieldlengthdistribution")),
                     settings.Whole("minfieldlength"), settings.Whole("fieldlength")),

@@ -59,6 +59,7 @@ class CoreWorkload {
   absl::Status MakeKeyChooser(const Settings& settings, int64_t last_key);
 
   uint64_t operations_ = 0;
+  int64_t first_key_;
   uint64_t seed_;
   size_t field_count_;
   std::vector<std::string> field_names_;
@@ -87,6 +88,9 @@ class Worker {
   // Does one operation of the mix, or with multiget a group of up to `at_most` reads; at_most >= 1.
   // Returns how many operations it was. Failures are only measured.
   uint64_t Transact(uint64_t at_most);
+  // Reads every `step`th record from the `first` on, and measures nothing. What is missing or wrong
+  // the run itself will tell.
+  void ReadAll(size_t first, size_t step);
   // Updates a record of the request distribution.
   void UpdateAny();
 

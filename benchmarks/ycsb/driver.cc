@@ -1,5 +1,7 @@
 #include "benchmarks/ycsb/driver.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -25,6 +27,13 @@ using Clock = std::chrono::steady_clock;
 
 double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// What this thread has spent on a CPU; other processes' shares of it are not in it.
+uint64_t ThreadCpuNs() {
+  struct timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
 }
 
 // Holds a thread back to its share of the target rate. A thread that fell behind catches up.
@@ -82,7 +91,8 @@ class StartingGate {
 struct Client {
   std::unique_ptr<Session> session;
   ThreadMeasurements measurements;
-  uint64_t share = 0;  // 0 in a run: until the end of time.
+  uint64_t share = 0;   // 0 in a run: until the end of time.
+  uint64_t cpu_ns = 0;  // Once it has finished.
   std::thread thread;
 };
 
@@ -144,6 +154,12 @@ class PhaseRun {
     }
     return totals;
   }
+  // What the clients spent on CPUs; once Run has returned.
+  uint64_t CpuNs() const {
+    uint64_t sum_ns = 0;
+    for (const std::unique_ptr<Client>& client : clients_) sum_ns += client->cpu_ns;
+    return sum_ns;
+  }
   // What the background writers did; once Run has returned.
   MeasurementTotals WriterTotals() const {
     MeasurementTotals totals;
@@ -165,8 +181,12 @@ class PhaseRun {
   void RunClient(size_t index) {
     Client* client = clients_[index].get();
     Worker worker(workload_, client->session.get(), &client->measurements, index);
+    if (phase_ == Phase::kRun && settings_.Flag("warmup")) {
+      worker.ReadAll(index, clients_.size());
+    }
     gate_.WaitUntilOpen();
     const Throttle throttle(target_, clients_.size(), index, gate_.start());
+    const uint64_t cpu_start_ns = ThreadCpuNs();
     if (phase_ == Phase::kLoad) {
       LoadShare(client->share, throttle, &worker);
     } else if (phase_ == Phase::kDelete) {
@@ -181,6 +201,7 @@ class PhaseRun {
         done += worker.Transact(share - done);
       }
     }
+    client->cpu_ns = ThreadCpuNs() - cpu_start_ns;
     const std::lock_guard<std::mutex> lock(mutex_);
     ++finished_;
     end_ = Clock::now();
@@ -292,6 +313,9 @@ std::vector<PropertyRule> DriverRules() {
                 "seconds after which a phase ends; 0: never"),
       WholeRule("backgroundwriters", "0", 0, 64,
                 "threads besides that update at full speed as long as a run lasts"),
+      FlagRule(
+          "warmup", false,
+          "read every record once before a run begins, so that no page is touched first in it"),
       FlagRule("compactatend", false, "compact the store when the operations are done"),
       WholeRule("status.interval", "10", 1, 86400, "seconds between the status lines of -s"),
       ChoiceRule("measurementtype", {"hdrhistogram", "histogram"},
@@ -326,12 +350,14 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
   RunResult result;
   MeasurementTotals writer_totals;
   double run_ms;
+  uint64_t cpu_ns;
   {
     PhaseRun run(settings, phase, workload->get(), engine->get(), status);
     if (absl::Status prepared = run.Prepare(engine->get()); !prepared.ok()) return prepared;
     run_ms = run.Run();
     result.totals = run.Totals(/*finished=*/true);
     writer_totals = run.WriterTotals();
+    cpu_ns = run.CpuNs();
   }
   double compact_ms = 0;
   if (settings.Flag("compactatend")) {
@@ -349,7 +375,13 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
                  absl::OkStatus());
   cleanup.AddTo(&result.totals, /*finished=*/true);
 
-  result.lines = OverallLines(run_ms, PhaseRun::Done(result.totals));
+  const uint64_t operations = PhaseRun::Done(result.totals);
+  result.lines = OverallLines(run_ms, operations);
+  result.lines.push_back(
+      {"OVERALL", "ClientCpuPerOperation(ns)",
+       absl::StrFormat(
+           "%.1f",
+           operations == 0 ? 0.0 : static_cast<double>(cpu_ns) / static_cast<double>(operations))});
   Append(OperationLines(result.totals, *percentiles), &result.lines);
   for (ReportLine& line : OperationLines(writer_totals, *percentiles)) {
     line.section = "BACKGROUND-" + line.section;

@@ -195,6 +195,7 @@ TEST_F(DriverTest, WorkloadsDoTheirMix) {
     EXPECT_EQ(Ok(*result, Operation::kVerify),
               Ok(*result, Operation::kRead) + Ok(*result, Operation::kScan));
     EXPECT_THAT(ReportText(result->lines), HasSubstr("[OVERALL], Throughput(ops/sec), "));
+    EXPECT_THAT(ReportText(result->lines), HasSubstr("[OVERALL], ClientCpuPerOperation(ns), "));
   }
 }
 
@@ -251,6 +252,16 @@ TEST_F(DriverTest, DeleteTakesWhatALoadInserts) {
   EXPECT_EQ(result->totals.Count(Operation::kDelete, Outcome::kNotFound), 300u);
   EXPECT_TRUE(shelf->records.empty());
   EXPECT_EQ(shelf->compactions, 1);
+}
+
+TEST_F(DriverTest, WarmupReadsEveryRecordOnceUnmeasured) {
+  const std::string more = " -P benchmarks/workloads/workloadc -p operationcount=50 -threads 3";
+  ASSERT_TRUE(Ycsb("load shelf" + more).ok());
+  shelf->reads = 0;
+  absl::StatusOr<RunResult> result = Ycsb("run shelf -p warmup=true" + more);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(shelf->reads, 1050);
+  EXPECT_EQ(Ok(*result, Operation::kRead), 50u);
 }
 
 TEST_F(DriverTest, BackgroundWritersAreToldApart) {

@@ -31,7 +31,7 @@ def recorded(name):
 
 def sample(engine="daxkv", workload="C", throughput=1000.0, others=0.0, **more):
     made = {"study": "throughput", "engine": engine, "workload": workload, "value_bytes": 1000,
-            "threads": 1, "records": 1_000_000, "operations": 1_000_000, "round": 0,
+            "threads": 1, "records": 1_000_000, "operations": 1_000_000, "warm": False, "round": 0,
             "throughput": throughput, "others_cpus": others, "latency_us": {}, "rss_anon": 0,
             "open_ms": 1.0, "promise": "none"}
     made.update(more)
@@ -47,6 +47,7 @@ class ReportTest(unittest.TestCase):
         taken = ycsb.sample_of(sections, "daxkv")
         self.assertEqual(taken["throughput"], float(sections["OVERALL"]["Throughput(ops/sec)"]))
         self.assertEqual(taken["failures"], 0)
+        self.assertEqual(taken["cpu_ns"], 2205.5)
         self.assertGreater(taken["rss_anon"], 1_000_000)
         self.assertGreater(taken["open_ms"], 0)
         self.assertGreater(taken["compact_ms"], 0)
@@ -184,6 +185,22 @@ class SummaryTest(unittest.TestCase):
                                   for number, (rate, others) in enumerate(rounds)], 0.1)
         self.assertEqual(summed.cell(*self.PLACE), summary.Cell(60, 3, True))
 
+    def test_warm_and_cold_are_apart(self):
+        samples = [sample(throughput=5), sample(throughput=9, warm=True),
+                   sample(study="space", workload="load", space_bytes=7)]
+        self.assertEqual(summary.Summary(samples, 0.1).value(*self.PLACE), 5)
+        warm = summary.Summary(samples, 0.1, warm=True)
+        self.assertEqual(warm.value(*self.PLACE), 9)
+        self.assertEqual(warm.rounds, 2)
+
+    def test_rates_by_cpu(self):
+        samples = [sample(throughput=5, cpu_ns=100.0), sample(threads=2, cpu_ns=400.0),
+                   sample("lmdb", cpu_ns=None)]
+        summed = summary.Summary(samples, 0.1, by_cpu=True)
+        self.assertEqual(summed.value(*self.PLACE), 1e7)
+        self.assertEqual(summed.value("throughput", "daxkv", "C", 1000, 2, 1_000_000), 5e6)
+        self.assertIsNone(summed.value("throughput", "lmdb", "C", 1000, 1, 1_000_000))
+
     def test_picks(self):
         summed = summary.Summary(
             [sample(latency_us={"READ": {"99.9": 7.5}}), sample(round=1, latency_us={})], 0.1)
@@ -264,7 +281,7 @@ class TablesTest(unittest.TestCase):
         samples = [results.machine(),
                    sample("daxkv", "C", 300_000, promise=promise,
                           latency_us={"READ": {"50": 1, "99": 2, "99.9": 3}}),
-                   sample("pmemkv", "C", 100_000, others=1), sample("lmdb", "C", 200_000),
+                   sample("pmemkv", "C", 100_000, others=1, cpu_ns=9876.5), sample("lmdb", "C", 200_000),
                    sample("floor-serial", "C", 600_000), sample("null", "C", 9_000_000),
                    sample("daxkv", "load", study="space", space_bytes=3 << 20,
                           promise=promise),
@@ -278,6 +295,7 @@ class TablesTest(unittest.TestCase):
         self.assertIn("3.00x |     met", lines["C against pmemkv, 1 KB"])
         self.assertIn("1 / 2 / 3", text)
         self.assertIn("3.0", text.partition("## Space")[2])
+        self.assertIn("9876", text.partition("CPU ns/operation")[2])
         self.assertIn("12.5", text.partition("## Time to open")[2])
         self.assertIn("survives power loss", lines["daxkv"])
         self.assertRegex(text, r"\| daxkv +\| +power loss \|")
@@ -362,6 +380,13 @@ class StudiesTest(unittest.TestCase):
         self.assertEqual(phases, ["new", "load", "A", "B", "C", "C16", "F", "D",
                                   "new", "load", "E"])
         self.assertEqual(len(self.kept.samples), 8)
+
+    def test_warm_samples_are_others(self):
+        bench = self.bench(["lmdb"], workloads=["C"])
+        self.take("throughput", bench)
+        bench.warm = True
+        self.take("throughput", bench)
+        self.assertEqual([kept["warm"] for kept in self.kept.samples], [False, True])
 
     def test_goes_on_where_it_was(self):
         bench = self.bench(["lmdb"], workloads=["load", "A", "D"])

@@ -72,6 +72,12 @@ def _parser():
                         help="how often all is measured (default: 3)")
     parser.add_argument("--disturbed", type=float, default=0.1, metavar="CPUS",
                         help="other load that a quiet round may have (default: 0.1)")
+    parser.add_argument("--warm", action="store_true",
+                        help="throughput, growth, beside: read every record once before each run, "
+                        "so that page faults of a fresh mapping are not measured")
+    parser.add_argument("--by", choices=["time", "cpu"], default="time",
+                        help="report rates by the clock, or by the CPU time of the client threads, "
+                        "which other load disturbs less but which leaves waits out")
     parser.add_argument("--results", default="compare/results.jsonl", metavar="FILE",
                         help="the samples (default: compare/results.jsonl)")
     parser.add_argument("--out", default="", metavar="DIR",
@@ -108,13 +114,14 @@ def _take_samples(options, kept):
         program=program, place=options.place, results=kept,
         engines=engines.chosen(names, present), workloads=workloads.chosen(options.workloads),
         value_sizes=options.values, thread_counts=options.threads, record_counts=records,
-        operations=options.operations, rounds=options.rounds)
+        operations=options.operations, rounds=options.rounds, warm=options.warm)
     kept.add(results.machine())
     studies.STUDIES[options.study](bench)
 
 
 def _write_report(options, kept):
-    summed = summary.Summary(kept.samples, options.disturbed)
+    summed = summary.Summary(kept.samples, options.disturbed, warm=options.warm,
+                             by_cpu=options.by == "cpu")
     if summed.rounds == 0:
         raise results.ResultsError(f"no samples in {options.results}: take some first")
     folder = options.out or os.path.dirname(os.path.abspath(options.results))

@@ -1,7 +1,8 @@
 """The results file: one JSON object a line, appended as samples come, so that a run which was
 stopped goes on where it was.
 
-A sample's identity is (study, engine, workload, value_bytes, threads, records, operations, round).
+A sample's identity is (study, engine, workload, value_bytes, threads, records, operations, warm,
+round).
 The first lines of every session tell the machine ("study": "machine").
 """
 
@@ -10,7 +11,7 @@ import os
 import platform
 
 IDENTITY = ("study", "engine", "workload", "value_bytes", "threads", "records", "operations",
-            "round")
+            "warm", "round")
 
 
 class ResultsError(Exception):

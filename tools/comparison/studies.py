@@ -33,6 +33,7 @@ class Bench:
     record_counts: list
     operations: int  # 0: as many as records.
     rounds: int
+    warm: bool = False  # Whether runs read every record once before they begin.
 
     def operations_for(self, records):
         """How many operations a run on so many records does."""
@@ -43,6 +44,11 @@ class Bench:
         first = number % len(self.engines)
         return self.engines[first:] + self.engines[:first]
 
+    def run_properties(self, workload, records, operations, value_bytes):
+        """The properties of a run."""
+        chosen = workloads.properties(workload, records, operations, value_bytes)
+        return {**chosen, "warmup": "true"} if self.warm else chosen
+
     def store(self, engine):
         """A new store."""
         return ycsb.Store(self.program, engine, self.place)
@@ -51,16 +57,18 @@ class Bench:
         """Adds a sample and says so."""
         self.results.add({**name, **sample, "time": int(time.time())})
         what = " ".join(str(name[key]) for key in ("study", "engine", "workload"))
+        if sample.get("failures"):
+            ycsb.warn(f"{what}: {sample['failures']} operations failed or found nothing")
         disturbed = f", others busy: {sample['others_cpus']:.2f} CPUs"
         print(f"{what}, {name['value_bytes']} B, {name['threads']} threads, {name['records']} "
               f"records, round {name['round'] + 1}: {sample['throughput']:.0f}/s{disturbed}",
               flush=True)
 
 
-def _name(study, engine, workload, value_bytes, threads, records, operations, number):
+def _name(study, engine, workload, value_bytes, threads, records, operations, number, warm=False):
     return {"study": study, "engine": engine.name, "workload": workload,
             "value_bytes": value_bytes, "threads": threads, "records": records,
-            "operations": operations, "round": number}
+            "operations": operations, "warm": warm, "round": number}
 
 
 def _cells(bench):
@@ -79,7 +87,7 @@ def throughput(bench):
         if engine.kind == engines.DRIVER and threads != bench.thread_counts[0]:
             continue
         names = {workload: _name("throughput", engine, workload, value_bytes, threads, records,
-                                 bench.operations_for(records), number)
+                                 bench.operations_for(records), number, bench.warm)
                  for workload in bench.workloads if workloads.runs_on(workload, engine)}
         wanted = [workload for workload in names if not bench.results.has(names[workload])]
         # Inserts of D would meet those of E in one store.
@@ -96,7 +104,7 @@ def _run_chain(bench, engine, chain, names, threads):
             name = names.get(workload) or next(iter(names.values()))
             phase = "load" if workload == "load" else "run"
             sample = store.run(phase, workload,
-                               workloads.properties(workload, name["records"],
+                               bench.run_properties(workload, name["records"],
                                                     name["operations"], name["value_bytes"]),
                                threads)
             if workload in chain:
@@ -119,9 +127,9 @@ def beside(bench):
         if engine.kind in (engines.FLOOR, engines.DRIVER):
             continue
         operations = bench.operations_for(records)
-        properties = workloads.properties(READS, records, operations, value_bytes)
+        properties = bench.run_properties(READS, records, operations, value_bytes)
         names = {writers: _name("beside", engine, f"C+{writers}w", value_bytes, 1, records,
-                                operations, number) for writers in (0, 1)}
+                                operations, number, bench.warm) for writers in (0, 1)}
         if all(bench.results.has(name) for name in names.values()):
             continue
         with bench.store(engine) as store:

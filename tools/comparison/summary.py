@@ -20,13 +20,18 @@ class Cell:
 class Summary:
     """The samples of one file, asked for by their place in the tables."""
 
-    def __init__(self, samples, disturbed_cpus):
+    def __init__(self, samples, disturbed_cpus, warm=False, by_cpu=False):
+        """`warm`: which of the samples that know the difference. `by_cpu`: operations a second are
+        those of a second on a CPU, for each thread."""
         self._limit = disturbed_cpus
+        self.warm, self.by_cpu = warm, by_cpu
         self._by_cell = {}
         self.machines = [sample for sample in samples if sample["study"] == "machine"]
         self.disturbed = self.rounds = 0
         for sample in samples:
             if sample["study"] == "machine":
+                continue
+            if sample["study"] in ("throughput", "beside") and sample["warm"] != warm:
                 continue
             self.rounds += 1
             self.disturbed += self._is_disturbed(sample)
@@ -40,7 +45,7 @@ class Summary:
     def cell(self, study, engine, workload, value_bytes, threads, records, pick=None):
         """The median of what `pick` takes out of the samples (None: it has none), or None where
         nothing was measured. Without `pick`: operations a second."""
-        pick = pick or (lambda sample: sample["throughput"])
+        pick = pick or (rate_by_cpu if self.by_cpu else rate)
         samples = self._by_cell.get((study, engine, workload, value_bytes, threads, records), [])
         samples = [sample for sample in samples if pick(sample) is not None]
         if not samples:
@@ -69,6 +74,16 @@ class Summary:
 ENGINE, WORKLOAD, VALUE_BYTES, THREADS, RECORDS = range(1, 6)
 
 
+def rate(sample):
+    """A pick: operations a second."""
+    return sample["throughput"]
+
+
+def rate_by_cpu(sample):
+    """A pick: operations a second, if each client thread had a CPU all the time and never waited."""
+    return sample["threads"] * 1e9 / sample["cpu_ns"] if sample.get("cpu_ns") else None
+
+
 def latency(operation, percentile):
     """A pick: microseconds."""
     return lambda sample: sample["latency_us"].get(operation, {}).get(percentile)
@@ -77,6 +92,11 @@ def latency(operation, percentile):
 def open_ms(sample):
     """A pick: milliseconds to open."""
     return sample.get("open_ms")
+
+
+def cpu_ns(sample):
+    """A pick: nanoseconds on a CPU of the client threads, for each operation."""
+    return sample.get("cpu_ns")
 
 
 def rss_anon(sample):

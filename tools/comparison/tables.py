@@ -99,6 +99,20 @@ def throughput_table(summary, value_bytes, threads, records):
     return table(["operations/s", "put survives"] + list(workloads.ORDER), rows)
 
 
+def cpu_table(summary, value_bytes, threads, records):
+    """What the client threads spend on a CPU for an operation. The time slices of other processes
+    are not in it, so it is steadier than operations a second; but neither are waits, nor what an
+    engine's own threads do."""
+    rows = []
+    for name in _names(summary, "throughput"):
+        figures = [summary.value("throughput", name, workload, value_bytes, threads, records,
+                                 pick=summaries.cpu_ns) for workload in workloads.ORDER]
+        if any(figure is not None for figure in figures):
+            rows.append([name] + ["-" if figure is None else f"{figure:.0f}"
+                                  for figure in figures])
+    return table(["CPU ns/operation"] + list(workloads.ORDER), rows) if rows else None
+
+
 def latency_table(summary, value_bytes, threads, records):
     """Microseconds of the operations that make a workload, at several percentiles."""
     wanted = [("C", "READ"), ("A", "READ"), ("A", "UPDATE"), ("load", "INSERT"), ("E", "SCAN")]
@@ -199,6 +213,10 @@ def report(summary):
                      f"{machine['memory_bytes'] / 2**30:.0f} GiB, Linux {machine['kernel']}. "
                      f"Medians of rounds; {summary.disturbed} of {summary.rounds} samples were "
                      f"disturbed by other load ({DISTURBED_MARK}: by disturbed samples alone).")
+    if summary.by_cpu:
+        parts.append("Rates are by the CPU time of the client threads, waits not counted.")
+    if summary.warm:
+        parts.append("Every record was read once before each run.")
     counts = summary.values_of("throughput", summaries.RECORDS)
     for records in counts:
         for value_bytes in summary.values_of("throughput", summaries.VALUE_BYTES):
@@ -207,7 +225,7 @@ def report(summary):
                 text = throughput_table(*place)
                 if text:
                     title = f"## {records} records of {value_bytes} B, threads: {threads}"
-                    parts += [title, text, latency_table(*place) or ""]
+                    parts += [title, text, cpu_table(*place) or "", latency_table(*place) or ""]
         parts.append(memory_table(summary, records) or "")
     for value_bytes in summary.values_of("throughput", summaries.VALUE_BYTES):
         growth = growth_table(summary, value_bytes)

@@ -71,6 +71,7 @@ def sample_of(sections, engine_name):
         "run_ms": float(sections["OVERALL"]["RunTime(ms)"]),
         "latency_us": latencies_us(sections),
         "failures": failures,
+        "cpu_ns": float(sections["OVERALL"].get("ClientCpuPerOperation(ns)", 0)) or None,
         "open_ms": float(about["OpenTime(ms)"]) if "OpenTime(ms)" in about else None,
         "promise": about.get("Promise", ""),
         "rss_anon": int(process.get("RssAnon(bytes)", 0)),

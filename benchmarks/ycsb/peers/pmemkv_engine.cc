@@ -113,7 +113,7 @@ uint64_t PoolSizeBytes(const Settings& settings) {
   if (told > 0) return static_cast<uint64_t>(told);
   constexpr uint64_t kPerRecord = 256, kLeast = uint64_t{128} << 20;
   const uint64_t data = ExpectedDataBytes(settings) + kPerRecord * ExpectedRecords(settings);
-  return std::max(kLeast, data / 4 * 7);
+  return std::max(kLeast, data / 2 * 3);
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenPmemkv(const Settings& settings, Phase phase) {
