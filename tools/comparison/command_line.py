@@ -72,6 +72,10 @@ def _parser():
                         help="how often all is measured (default: 3)")
     parser.add_argument("--disturbed", type=float, default=0.1, metavar="CPUS",
                         help="other load that a quiet round may have (default: 0.1)")
+    parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
+                        help="wait so long for a quiet machine before each store (default: 0)")
+    parser.add_argument("--retake", action="store_true",
+                        help="take disturbed samples again, beside those there are")
     parser.add_argument("--warm", action="store_true",
                         help="throughput, growth, beside: read every record once before each run, "
                         "so that page faults of a fresh mapping are not measured")
@@ -114,7 +118,8 @@ def _take_samples(options, kept):
         program=program, place=options.place, results=kept,
         engines=engines.chosen(names, present), workloads=workloads.chosen(options.workloads),
         value_sizes=options.values, thread_counts=options.threads, record_counts=records,
-        operations=options.operations, rounds=options.rounds, warm=options.warm)
+        operations=options.operations, rounds=options.rounds, warm=options.warm,
+        quiet_cpus=options.disturbed, patience_s=options.patience)
     kept.add(results.machine())
     studies.STUDIES[options.study](bench)
 
@@ -146,7 +151,7 @@ def main(arguments):
     """Runs a command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        kept = results.Results(options.results)
+        kept = results.Results(options.results, options.disturbed if options.retake else None)
         if options.study != "report":
             _take_samples(options, kept)
         _write_report(options, kept)

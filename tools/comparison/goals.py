@@ -80,9 +80,9 @@ def throughput_goals(summary, records):
     goals.append(_judge("C with pinned reads against copies, 1 KB",
                         ratio(at("daxkv-pin", "C", LARGE), copied), PINNED_READS))
     for workload, target in OF_SERIAL_FLOOR.items():
-        goals.append(_judge(f"{workload} against floor-serial, 1 KB",
-                            ratio(at("daxkv", workload, LARGE), at("floor-serial", workload, LARGE)),
-                            target))
+        goals.append(_judge(
+            f"{workload} against floor-serial, 1 KB",
+            ratio(at("daxkv", workload, LARGE), at("floor-serial", workload, LARGE)), target))
     goals.append(_judge("C, 16 reads a call, against floor-parallel, 1 KB",
                         ratio(at("daxkv", "C16", LARGE), at("floor-parallel", "C16", LARGE)),
                         MULTIGET_OF_PARALLEL_FLOOR))

@@ -36,6 +36,20 @@ def read_now():
     return Reading(time.monotonic(), busy, stolen, load_average)
 
 
+def wait_until_quiet(limit_cpus, patience_s, sleep=time.sleep, read=read_now):
+    """Waits until others keep at most limit_cpus busy for a second; returns whether that came
+    within patience_s. Nothing of ours may run meanwhile."""
+    before = read()
+    deadline = before.wall + patience_s
+    while before.wall < deadline:
+        sleep(1)
+        after = read()
+        if others_cpus(before, after, 0) <= limit_cpus:
+            return True
+        before = after
+    return False
+
+
 def others_cpus(before, after, own_cpu_seconds):
     """How many CPUs others kept busy in between, on average: processes that are not ours, and
     other machines on the same host."""

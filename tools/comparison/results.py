@@ -49,10 +49,13 @@ def read(path):
 class Results:
     """Samples in memory and in their file."""
 
-    def __init__(self, path):
+    def __init__(self, path, retake_above=None):
+        """`retake_above`: samples that others disturbed by more CPUs than this are to be taken
+        again; None: none are."""
         self.path = path
         self.samples = read(path)
-        self._known = {identity(sample) for sample in self.samples}
+        self._known = {identity(sample) for sample in self.samples
+                       if retake_above is None or sample.get("others_cpus", 0) <= retake_above}
 
     def has(self, wanted):
         """Whether there is a sample of that identity."""

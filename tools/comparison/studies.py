@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from comparison import engines, workloads, ycsb
+from comparison import engines, load_watch, workloads, ycsb
 
 READS = "C"
 # What is deleted of the records in the study of space.
@@ -34,6 +34,8 @@ class Bench:
     operations: int  # 0: as many as records.
     rounds: int
     warm: bool = False  # Whether runs read every record once before they begin.
+    quiet_cpus: float = 0.1  # Before a store is made, others are waited for until they keep at most
+    patience_s: float = 0  # so many CPUs busy, but no longer than this.
 
     def operations_for(self, records):
         """How many operations a run on so many records does."""
@@ -50,7 +52,10 @@ class Bench:
         return {**chosen, "warmup": "true"} if self.warm else chosen
 
     def store(self, engine):
-        """A new store."""
+        """A new store, once the machine is quiet or patience is at its end."""
+        if self.patience_s > 0 and not load_watch.wait_until_quiet(self.quiet_cpus,
+                                                                   self.patience_s):
+            ycsb.warn(f"not quiet within {self.patience_s:g} s; goes on")
         return ycsb.Store(self.program, engine, self.place)
 
     def keep(self, name, sample):
@@ -144,7 +149,7 @@ def open_time(bench):
     """How long a store takes to open, after a clean close and after SIGKILL under load."""
     for number, records, value_bytes, _, engine in _cells(
             dataclasses.replace(bench, thread_counts=[1])):
-        if engine.kind in (engines.FLOOR, engines.DRIVER):
+        if engine.kind in (engines.FLOOR, engines.DRIVER) or engine.workloads:
             continue
         properties = workloads.properties(READS, records, 1, value_bytes)
         names = {how: _name("open", engine, how, value_bytes, 1, records, 1, number)
@@ -180,7 +185,7 @@ def space(bench):
     once on average, after 90 % were deleted, and after it was compacted."""
     for number, records, value_bytes, _, engine in _cells(
             dataclasses.replace(bench, thread_counts=[1])):
-        if engine.kind in (engines.FLOOR, engines.DRIVER):
+        if engine.kind in (engines.FLOOR, engines.DRIVER) or engine.workloads:
             continue
         first = workloads.properties("A", records, records, value_bytes)
         overwrite = {**first, "readproportion": 0, "updateproportion": 1,

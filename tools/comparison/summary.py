@@ -1,7 +1,7 @@
 """Medians over rounds.
 
-A round counts as disturbed when others kept more than a limit of CPUs busy meanwhile. Where enough
-rounds were quiet, only these are taken; else all are, and the cell is marked.
+A round counts as disturbed when others kept more than a limit of CPUs busy meanwhile. Where two or
+half of the rounds were quiet, only these are taken; else all are, and the cell is marked.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Summary:
             return None
         quiet = [sample for sample in samples if not self._is_disturbed(sample)]
         # A median of one lucky round of many says less than one of all.
-        use_quiet = 2 * len(quiet) >= len(samples)
+        use_quiet = len(quiet) >= 2 or 2 * len(quiet) >= len(samples)
         taken = quiet if use_quiet else samples
         return Cell(statistics.median(pick(sample) for sample in taken), len(taken), not use_quiet)
 
@@ -80,7 +80,7 @@ def rate(sample):
 
 
 def rate_by_cpu(sample):
-    """A pick: operations a second, if each client thread had a CPU all the time and never waited."""
+    """A pick: operations a second, if each client thread had a CPU all the time and did not wait."""
     return sample["threads"] * 1e9 / sample["cpu_ns"] if sample.get("cpu_ns") else None
 
 

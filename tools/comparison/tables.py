@@ -91,8 +91,9 @@ def throughput_table(summary, value_bytes, threads, records):
     def floor(workload):
         return "floor-parallel" if workload == workloads.MULTIGET else "floor-serial"
 
-    rows.append(["daxkv / best peer", ""] + [ratio_text(value("daxkv", workload), best_peer(workload))
-                                             for workload in workloads.ORDER])
+    rows.append(["daxkv / best peer", ""] +
+                [ratio_text(value("daxkv", workload), best_peer(workload))
+                 for workload in workloads.ORDER])
     rows.append(["daxkv / floor", ""] +
                 [ratio_text(value("daxkv", workload), value(floor(workload), workload))
                  for workload in workloads.ORDER])
