@@ -31,16 +31,24 @@ def count_cases(xml_path):
     return passed, failed
 
 
+def print_skips(log_path):
+    """A test that can't run here says why in a line "...: SKIPPED, WHY", and passes."""
+    with open(log_path, encoding="utf-8", errors="replace") as lines:
+        print("".join(line for line in lines if ": SKIPPED, " in line), end="")
+
+
 def count_attempt(result):
     """Counts one run of one test target, from its testResult event."""
     passed = failed = 0
     for output in result.get("testActionOutput", []):
-        if output["name"] == "test.xml":
-            path = urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
-            try:
+        path = urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
+        try:
+            if output["name"] == "test.log":
+                print_skips(path)
+            elif output["name"] == "test.xml":
                 passed, failed = count_cases(path)
-            except (OSError, ElementTree.ParseError) as error:
-                print(f"count_tests: {path}: {error}", file=sys.stderr)
+        except (OSError, ElementTree.ParseError) as error:
+            print(f"count_tests: {path}: {error}", file=sys.stderr)
     if result["status"] not in ("PASSED", "FLAKY") and failed == 0:
         failed = 1
     return passed, failed
