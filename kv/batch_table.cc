@@ -9,12 +9,12 @@ namespace {
 constexpr unsigned kSealShift = 48;
 constexpr size_t kAddressSizeBytes = kSealShift / 8;
 
-uint64_t Sealed(unsigned word, Address address) {
-  const uint64_t seal = Crc32c(word + 1, &address, kAddressSizeBytes) & 0xffff;
-  return address | seal << kSealShift;
-}
-
 }  // namespace
+
+uint64_t BatchTable::Seal(unsigned word, Address batch_record) {
+  const uint64_t seal = Crc32c(word + 1, &batch_record, kAddressSizeBytes) & 0xffff;
+  return batch_record | seal << kSealShift;
+}
 
 absl::StatusOr<std::vector<Address>> BatchTable::Pending(bool after_crash) {
   if (after_crash) {
@@ -26,7 +26,7 @@ absl::StatusOr<std::vector<Address>> BatchTable::Pending(bool after_crash) {
   for (unsigned word = 0; word < kBatchTableWords; ++word) {
     if (words_[word] == 0) continue;
     const Address address = words_[word] & kAddressMask;
-    if (words_[word] != Sealed(word, address)) {
+    if (words_[word] != Seal(word, address)) {
       return absl::DataLossError(absl::StrCat("batch table: word ", word, " is damaged (",
                                               absl::Hex(words_[word], absl::kZeroPad16),
                                               "); a batch may be half applied"));
@@ -67,7 +67,7 @@ absl::Status BatchTable::StoreWord(unsigned word, uint64_t value) {
 }
 
 absl::Status BatchTable::Store(unsigned word, Address batch_record) {
-  return StoreWord(word, Sealed(word, batch_record));
+  return StoreWord(word, Seal(word, batch_record));
 }
 
 absl::Status BatchTable::Clear(unsigned word) { return StoreWord(word, 0); }

@@ -26,6 +26,9 @@ namespace daxkv::kv {
 
 class BatchTable {
  public:
+  // The word of that number which leads to `batch_record`.
+  static uint64_t Seal(unsigned word, Address batch_record);
+
   // `words`: kBatchTableWords of them, in the pool.
   BatchTable(dax::Pool* pool, uint64_t* words) : pool_(*pool), words_(words) {}
 

@@ -279,17 +279,25 @@ absl::Status Compactor::MoveSome(const CompactionTarget& target,
   return stopped;
 }
 
-// Outside of any ReadGuard: extents that are being emptied keep what they hold.
+// Extents that are being emptied give no slot to another record, but one that was retired meanwhile
+// may be stamped dead at any moment outside of a ReadGuard.
 absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
+  const auto size_of = [](const RecordView& record) {
+    return RecordSizeBytes(record.key.size(), record.value.size());
+  };
   absl::StatusOr<RecordView> record = [&] {
     rcu::ReadGuard guard;
     return ViewRecord(*space, from);
   }();
   if (!record.ok()) return record.status();
-  const uint64_t size_bytes = RecordSizeBytes(record->key.size(), record->value.size());
+  const uint64_t size_bytes = size_of(*record);
   absl::StatusOr<Address> to = space->AllocateForMove(SlotKind::kRecord, size_bytes);
   if (!to.ok()) return to.status();
   OwnedSlot slot(space, *to);
+  rcu::ReadGuard guard;
+  record = ViewRecord(*space, from);
+  if (!record.ok()) return record.status();
+  if (size_of(*record) != size_bytes) return absl::DataLossError("a record changed");
   WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value);
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.

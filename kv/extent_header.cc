@@ -105,13 +105,15 @@ void FlushHeader(dax::Pool& pool, const dax::Run& run) {
   pool.Flush(pool.At(run.offset()), sizeof(ExtentHeader));
 }
 
+bool HasSlabSize(const dax::Run& run) {
+  return run.pages >= SmallRunPages(UseOf(run).size_class) && run.pages <= dax::kHugePages;
+}
+
 absl::StatusOr<SlotLayout> CheckExtent(const dax::Pool& pool, const dax::Run& run) {
   const RunUse use = UseOf(run);
   if (!use.is_extent()) return Damaged(run, "unknown kind of run");
   const bool slab = use.kind == RunUse::Kind::kSlab;
-  if (slab && (run.pages < SmallRunPages(use.size_class) || run.pages > dax::kHugePages)) {
-    return Damaged(run, "run of a size that slabs do not have");
-  }
+  if (slab && !HasSlabSize(run)) return Damaged(run, "run of a size that slabs do not have");
   const ExtentHeader& header = *HeaderAt(pool, run.offset());
   if (header.magic != (slab ? kSlabMagic : kLargeMagic)) return Damaged(run, "wrong magic");
   if (header.checksum != HeaderChecksum(header)) return Damaged(run, "wrong header checksum");

@@ -44,6 +44,9 @@ void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size
 // Starts flushing a header that was written before.
 void FlushHeader(dax::Pool& pool, const dax::Run& run);
 
+// Whether a run for a slab has a size that its size class may have.
+bool HasSlabSize(const dax::Run& run);
+
 // Checks the header of a live run against the run and returns its layout (size_class is kLargeClass
 // for a large extent).
 //   kDataLoss  the header does not describe this run (message: pool offset and field)

@@ -118,7 +118,12 @@ struct __attribute__((packed)) RecordHeader {
 // value a pair for each: the pool offset of a word, a multiple of 8, and what is stored there (8 bytes
 // each). An open that finds a word of the table lead to one makes all of its stores again, before
 // anything else is read of the index. Compaction so replaces leaves.
+//
+// Kind 0 is no record: a slot that was never used, or one whose record is stamped dead, which is done
+// when its slot becomes free (Space; not flushed on a page cache). A node's slot is stamped by a magic
+// of 0. Nobody needs the stamp but a repair: no old version comes back by it.
 enum RecordKind : uint8_t {
+  kNoRecord = 0,
   kValueRecord = 1,
   kFenceRecord = 2,
   kDeleteRecord = 3,

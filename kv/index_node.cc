@@ -7,12 +7,6 @@
 namespace daxkv::kv {
 namespace {
 
-constexpr size_t kChecksummedSizeBytes = offsetof(NodeHeader, checksum);
-
-uint32_t HeaderChecksum(const NodeHeader& header) {
-  return Crc32c(0, &header, kChecksummedSizeBytes);
-}
-
 absl::Status Damaged(Address node, unsigned level, const char* what) {
   return absl::DataLossError(
       absl::StrCat("index node at pool offset ", node, ", level ", level, ": ", what));
@@ -107,7 +101,7 @@ absl::Status CheckHeader(const NodeHeader& header, Address node, unsigned level)
   if (header.magic != (level == 0 ? kLeafMagic : kInnerMagic)) {
     return Damaged(node, level, "wrong magic");
   }
-  if (header.checksum != HeaderChecksum(header)) {
+  if (header.checksum != NodeChecksum(header)) {
     return Damaged(node, level, "the header's CRC32C does not match");
   }
   if (header.version != kNodeVersion) return Damaged(node, level, "unknown format version");
@@ -239,7 +233,7 @@ void Index::Impl::WriteHeader(Address node, unsigned level, Address low_fence, u
   header.level = static_cast<uint8_t>(level);
   header.self = node;
   header.low_fence = low_fence;
-  header.checksum = HeaderChecksum(header);
+  header.checksum = NodeChecksum(header);
   header.next = next;
   header.volatile_epoch = stamp;
   header.volatile_version = version;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
+#include "kv/key_order.h"
 
 namespace daxkv::kv {
 namespace {
@@ -28,13 +29,6 @@ struct LostItem {
 
 // As many find room in each leaf, whatever their tags are, and leave some for a key of any tag.
 constexpr size_t kMaxLostItems = (kProbeLines - 1) * kSlotsPerLine;
-
-// The shortest key that is above `below` and not above `from`.
-std::string_view Separator(std::string_view below, std::string_view from) {
-  size_t common = 0;
-  while (common < below.size() && below[common] == from[common]) ++common;
-  return from.substr(0, common + 1);
-}
 
 // The left leaf with its first `count` items, or false: an insertion finds no place.
 bool PlaceLeft(const std::vector<Item>& items, const std::vector<LostItem>& lost, size_t count,

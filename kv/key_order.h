@@ -5,9 +5,17 @@
 #include <algorithm>
 #include <cstddef>
 #include <numeric>
+#include <string_view>
 #include <vector>
 
 namespace daxkv::kv {
+
+// The shortest key that is above `below` and not above `from`, which is above `below`.
+inline std::string_view Separator(std::string_view below, std::string_view from) {
+  size_t common = 0;
+  while (common < below.size() && below[common] == from[common]) ++common;
+  return from.substr(0, common + 1);
+}
 
 // Positions 0..count-1 in ascending order of key_of(position), the last one only of those with the
 // same key.

@@ -6,6 +6,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <cstddef>
+
+#include "kv/record.h"
+
 namespace daxkv::kv {
 namespace {
 
@@ -29,6 +33,10 @@ bool TryLock(LeafNode& leaf, uint64_t more_bits) {
 }
 
 }  // namespace
+
+uint32_t NodeChecksum(const NodeHeader& header) {
+  return Crc32c(0, &header, offsetof(NodeHeader, checksum));
+}
 
 // As in Drepper's "Futexes are tricky": who has slept does not know whether others still do, and
 // takes the lock with the bit set.

@@ -33,6 +33,9 @@ constexpr uint64_t NodeSizeBytes(unsigned level) {
   return level == 0 ? kLeafSizeBytes : kInnerSizeBytes;
 }
 
+// What NodeHeader::checksum must be.
+uint32_t NodeChecksum(const NodeHeader& header);
+
 // ---- Links ------------------------------------------------------------------------------------
 
 inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }

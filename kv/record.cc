@@ -177,6 +177,15 @@ absl::Status LostRecordError(Address address) {
       absl::StrCat("the record at pool offset ", address, " is lost to a media error"));
 }
 
+bool IsIntact(const RecordView& record) {
+  const auto* header =
+      reinterpret_cast<const RecordHeader*>(record.key.data() - sizeof(RecordHeader));
+  // Key and value lie side by side.
+  const uint32_t body_checksum =
+      Crc32c(0, record.key.data(), record.key.size() + record.value.size());
+  return Checksum(body_checksum, *header, record.address) == header->checksum;
+}
+
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
   if (record.lost) return LostRecordError(record.address);
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(record.address));

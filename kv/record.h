@@ -72,6 +72,9 @@ inline RecordView RecordAt(const Memory& memory, Address address) {
   return record;
 }
 
+// Whether the checksum of a record holds, all of whose bytes are there.
+bool IsIntact(const RecordView& record);
+
 // Checks the checksum of a viewed record. kDataLoss names the pool offset.
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record);
 

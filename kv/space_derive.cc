@@ -214,6 +214,9 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
     const bool in_pieces = pool->HasLostPages() && !LostPagesOf(*pool, frame->run()).empty();
     const bool must_hold = frame->is_large() || in_pieces || IsPinned(*frame, 0);
     const bool usable = !must_hold || HoldFreeSlots(frame).ok();
+    for (uint32_t slot = 0; !must_hold && slot < frame->slot_count(); ++slot) {
+      if (!frame->IsUsed(slot)) StampDead(*frame, slot);
+    }
     if (usable && !frame->is_large()) Attach(frame);
   }
   FreeHeld();

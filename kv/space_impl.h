@@ -154,6 +154,8 @@ struct Space::Impl {
   bool Detach(ExtentFrame* frame) noexcept;
   void Unlist(SizeClass& size_class, ExtentFrame* frame) noexcept;
   void ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept;
+  // Marks what lies in a slot as no record, or no node, any more (format.h). No reader may be there.
+  void StampDead(const ExtentFrame& frame, uint32_t slot) noexcept;
 
   // ---- space_retire.cc; under `maintenance` ----
   void WakeWorkerToRetire(bool now);

@@ -34,6 +34,10 @@ Superblock* SuperblockOf(const dax::Pool& pool) {
   return reinterpret_cast<Superblock*>(pool.root_area());
 }
 
+uint64_t MapsValidSince(const dax::Pool& pool) {
+  return dax::Pool::UnsealEpoch(SuperblockOf(pool)->maps_valid_since).value_or(UINT32_MAX);
+}
+
 absl::StatusOr<bool> HasStore(const dax::Pool& pool) {
   const Superblock& superblock = *SuperblockOf(pool);
   if (superblock.magic == 0) {

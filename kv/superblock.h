@@ -14,6 +14,9 @@ namespace daxkv::kv {
 // The superblock of `pool`, checked or not.
 Superblock* SuperblockOf(const dax::Pool& pool);
 
+// Maps saved in an epoch below this do not count; above all epochs while the word is damaged.
+uint64_t MapsValidSince(const dax::Pool& pool);
+
 // Whether `pool` holds a store: false for a new pool and for one whose creation a crash cut short.
 //   kFailedPrecondition  the pool belongs to another program, or its format is newer
 //   kDataLoss            a damaged superblock, also one that is blank above a pool full of runs
