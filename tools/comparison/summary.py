@@ -80,7 +80,7 @@ def rate(sample):
 
 
 def rate_by_cpu(sample):
-    """A pick: operations a second, if each client thread had a CPU all the time and did not wait."""
+    """A pick: operations a second, if every client thread had a CPU all the time, and no waits."""
     return sample["threads"] * 1e9 / sample["cpu_ns"] if sample.get("cpu_ns") else None
 
 

@@ -75,9 +75,11 @@ def throughput_table(summary, value_bytes, threads, records):
              if any(at(name, workload) for workload in workloads.ORDER)]
     if not names:
         return None
+    measured = [workload for workload in workloads.ORDER
+                if any(at(name, workload) for name in names)]
     promises = summary.promises()
     rows = [[name, survives(promises.get(name, ""))] +
-            [_cell_text(at(name, workload)) for workload in workloads.ORDER] for name in names]
+            [_cell_text(at(name, workload)) for workload in measured] for name in names]
 
     def value(engine, workload):
         cell = at(engine, workload)
@@ -93,25 +95,27 @@ def throughput_table(summary, value_bytes, threads, records):
 
     rows.append(["daxkv / best peer", ""] +
                 [ratio_text(value("daxkv", workload), best_peer(workload))
-                 for workload in workloads.ORDER])
+                 for workload in measured])
     rows.append(["daxkv / floor", ""] +
                 [ratio_text(value("daxkv", workload), value(floor(workload), workload))
-                 for workload in workloads.ORDER])
-    return table(["operations/s", "put survives"] + list(workloads.ORDER), rows)
+                 for workload in measured])
+    return table(["operations/s", "put survives"] + measured, rows)
 
 
 def cpu_table(summary, value_bytes, threads, records):
     """What the client threads spend on a CPU for an operation. The time slices of other processes
     are not in it, so it is steadier than operations a second; but neither are waits, nor what an
     engine's own threads do."""
-    rows = []
-    for name in _names(summary, "throughput"):
-        figures = [summary.value("throughput", name, workload, value_bytes, threads, records,
-                                 pick=summaries.cpu_ns) for workload in workloads.ORDER]
-        if any(figure is not None for figure in figures):
-            rows.append([name] + ["-" if figure is None else f"{figure:.0f}"
-                                  for figure in figures])
-    return table(["CPU ns/operation"] + list(workloads.ORDER), rows) if rows else None
+    figures = {(name, workload): summary.value("throughput", name, workload, value_bytes, threads,
+                                               records, pick=summaries.cpu_ns)
+               for name in _names(summary, "throughput") for workload in workloads.ORDER}
+    names = list(dict.fromkeys(name for (name, _), figure in figures.items() if figure))
+    measured = [workload for workload in workloads.ORDER
+                if any(figures[name, workload] for name in names)]
+    rows = [[name] + ["-" if figures[name, workload] is None else
+                      f"{figures[name, workload]:.0f}" for workload in measured]
+            for name in names]
+    return table(["CPU ns/operation"] + measured, rows) if rows else None
 
 
 def latency_table(summary, value_bytes, threads, records):
