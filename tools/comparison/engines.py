@@ -25,9 +25,10 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("daxkv", OURS, "daxkv", "daxkv.path"),
-        # Reads look at the records in the pool rather than copy them.
+        # Reads look at the records in the pool rather than copy them; C on a store that has seen
+        # what daxkv's has.
         Engine("daxkv-pin", OURS, "daxkv", "daxkv.path", (("daxkv.read", "pin"),),
-               workloads=("load", "C")),
+               workloads=("load", "A", "B", "C")),
         # libpmem takes tmpfs for a disk unless it is told; daxkv's own flushes do not ask it.
         Engine("pmemkv", PEER, "pmemkv", "pmemkv.path",
                environment=(("PMEM_IS_PMEM_FORCE", "1"),), ordered=False, compacts=False),
