@@ -12,6 +12,34 @@
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
 //                address of the leaf that it was made for
 //   Node         a leaf or an inner node of the B-link tree; see NodeHeader
+//
+// The pool, and what leads to what (its own part is in dax/pool_format.h):
+//
+//   pool offset 0
+//   +------------------+-------------------+-------------+-------------+----
+//   | libpmemobj's own | PoolRoot          | segment 0   | segment 1   | ...    one mapping
+//   +------------------+-------------------+-------------+-------------+----
+//                        | open epoch, clean, lost pages
+//                        | segment table ----> where each segment lies
+//                        | root area:
+//                        |   Superblock -----> root node
+//                        |   Batch table ----> batch records
+//
+//   segment   | SegmentHeader | descriptor words, one a page | data pages, at a multiple of 2 MiB |
+//                                 each run has one word: pages, kind, owner, reserved or live
+//   run       2^0..2^9 pages, or a multiple of 2^9; naturally aligned; holds one extent
+//
+//   slab      | ExtentHeader | map: a bit a slot | slot | slot | slot | ...    of one size class
+//   large     | ExtentHeader | record                                         |
+//   slot      a record, a fence, a leaf or an inner node
+//
+//   root node --> | inner | --next--> | inner | --next--> ...      level 2, 1: children, unordered
+//                    |  \__________       |
+//                 | leaf | --next--> | leaf | --next--> ...         level 0: addresses and tags
+//                  /    \               |   \__low fence--> | fence: key, leaf |
+//          | record | | record |     | record |
+//
+//   batch table word --> | batch record: addresses | --> | record | | record | | delete | ...
 #ifndef DAXKV_KV_FORMAT_H_
 #define DAXKV_KV_FORMAT_H_
 

@@ -10,9 +10,7 @@
 #include <cerrno>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 
 namespace daxkv::kv {
@@ -25,42 +23,43 @@ absl::Status Failed(int error, const char* action, const std::string& path) {
   return absl::ErrnoToStatus(error, absl::StrCat("cannot ", action, " ", path));
 }
 
-// The names in an open directory. Not std::filesystem, which ends the process without memory.
-absl::StatusOr<std::vector<std::string>> List(int directory, const std::string& path) {
+struct CloseDirectory {
+  void operator()(DIR* stream) const { closedir(stream); }
+};
+using OpenDirectory = std::unique_ptr<DIR, CloseDirectory>;
+
+// Of an open directory, which stays open. Null, with errno, when that fails.
+OpenDirectory List(int directory) {
   const int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR* const stream = copy < 0 ? nullptr : fdopendir(copy);
-  if (stream == nullptr) {
-    const int error = errno;
-    if (copy >= 0) close(copy);
-    return Failed(error, "list", path);
-  }
-  const absl::Cleanup close_stream = [stream] { closedir(stream); };
-  std::vector<std::string> names;
-  errno = 0;
-  while (const dirent* entry = readdir(stream)) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") names.emplace_back(name);
-    errno = 0;
-  }
-  if (errno != 0) return Failed(errno, "list", path);
-  return names;
+  if (copy < 0) return nullptr;
+  OpenDirectory stream(fdopendir(copy));
+  if (stream == nullptr) close(copy);
+  return stream;
 }
 
-// Removes a file, or a directory with all that is in it.
-absl::Status RemoveTree(int parent, const std::string& name, const std::string& path) {
-  if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
-  if (errno != EISDIR) return Failed(errno, "remove", path);
-  const dax::FileDescriptor directory(
-      openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!directory.valid()) return Failed(errno, "open", path);
-  const absl::StatusOr<std::vector<std::string>> names = List(directory.get(), path);
-  if (!names.ok()) return names.status();
-  for (const std::string& inner : *names) {
-    absl::Status removed = RemoveTree(directory.get(), inner, absl::StrCat(path, "/", inner));
-    if (!removed.ok()) return removed;
+// The next name but "." and ".."; null at the end.
+const char* NextName(DIR* stream) {
+  for (;;) {
+    const dirent* entry = readdir(stream);
+    if (entry == nullptr) return nullptr;
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") return entry->d_name;
   }
-  if (unlinkat(parent, name.c_str(), AT_REMOVEDIR) != 0) return Failed(errno, "remove", path);
-  return absl::OkStatus();
+}
+
+// Removes a file, or a directory with all that is in it; whether nothing of it is there. Needs no
+// memory of C++'s: it cleans up where that has run out.
+bool RemoveTree(int parent, const char* name) noexcept {
+  if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return true;
+  if (errno != EISDIR) return false;
+  const dax::FileDescriptor directory(
+      openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  const OpenDirectory stream = List(directory.get());
+  if (stream == nullptr) return false;
+  while (const char* inner = NextName(stream.get())) {
+    if (!RemoveTree(directory.get(), inner)) return false;
+  }
+  return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
 std::string WithoutSlashes(std::string path) {
@@ -86,8 +85,9 @@ absl::StatusOr<std::unique_ptr<StagedStore>> StagedStore::Begin(const std::strin
   if (!status.ok()) return status;
   std::unique_ptr<StagedStore> staged(new StagedStore(trimmed, trimmed + ".restoring"));
   status = staged->MakeAndLock();
-  if (status.ok()) status = staged->Clear();
+  if (status.ok()) status = staged->CheckOurs();
   if (!status.ok()) return status;
+  if (!staged->Clear()) return Failed(errno, "clear", staged->staging_);
   return staged;
 }
 
@@ -115,24 +115,30 @@ absl::Status StagedStore::MakeAndLock() {
   }
 }
 
-absl::Status StagedStore::Clear() const {
-  const absl::StatusOr<std::vector<std::string>> names = List(directory_.get(), staging_);
-  if (!names.ok()) return names.status();
-  for (const std::string& name : *names) {
-    if (name == kStoreName || name == kLockName) continue;
+absl::Status StagedStore::CheckOurs() const {
+  const OpenDirectory stream = List(directory_.get());
+  if (stream == nullptr) return Failed(errno, "list", staging_);
+  while (const char* name = NextName(stream.get())) {
+    if (std::string_view(name) == kStoreName || std::string_view(name) == kLockName) continue;
     return absl::FailedPreconditionError(absl::StrCat(
         staging_, "/", name, " is in the way, and no restore has made it; move it elsewhere"));
-  }
-  for (const char* name : {kStoreName, kLockName}) {
-    absl::Status removed = RemoveTree(directory_.get(), name, absl::StrCat(staging_, "/", name));
-    if (!removed.ok()) return removed;
   }
   return absl::OkStatus();
 }
 
+bool StagedStore::Clear() const noexcept {
+  const bool store = RemoveTree(directory_.get(), kStoreName);
+  return RemoveTree(directory_.get(), kLockName) && store;
+}
+
 absl::Status StagedStore::Commit() {
   const std::string made = store_path();
-  // The commit: before it there is nothing at the path, after it the whole store.
+  const size_t slash = path_.rfind('/');
+  const std::string parent = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
+  const dax::FileDescriptor opened(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened.valid()) return Failed(errno, "open", parent);
+  // The commit: before it there is nothing at the path, after it the whole store. Nothing but the
+  // sync may fail behind it.
   int renamed = renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE);
   if (renamed != 0 && (errno == EINVAL || errno == ENOSYS)) {
     // A file system that can't promise not to replace.
@@ -141,17 +147,14 @@ absl::Status StagedStore::Commit() {
     renamed = rename(made.c_str(), path_.c_str());
   }
   if (renamed != 0) return Failed(errno, "move the store to", path_);
-  const size_t slash = path_.rfind('/');
-  const std::string parent = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
-  const dax::FileDescriptor opened(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!opened.valid() || fsync(opened.get()) != 0) return Failed(errno, "sync", parent);
+  if (fsync(opened.get()) != 0) return Failed(errno, "sync", parent);
   return absl::OkStatus();
 }
 
 StagedStore::~StagedStore() {
-  // Not before it is ours.
+  // Not before it is locked.
   if (!directory_.valid()) return;
-  if (Clear().ok()) rmdir(staging_.c_str());
+  if (Clear()) rmdir(staging_.c_str());
 }
 
 }  // namespace daxkv::kv

@@ -34,13 +34,17 @@ class StagedStore {
   // Where to make the store.
   std::string store_path() const { return staging_ + "/store"; }
   // Moves the store, which is closed, to its path, durably. Never replaces anything: kAlreadyExists.
+  // After a failed sync of the directory it is there, but a power cut may undo that.
   absl::Status Commit();
 
  private:
   StagedStore(std::string path, std::string staging)
       : path_(std::move(path)), staging_(std::move(staging)) {}
   absl::Status MakeAndLock();
-  absl::Status Clear() const;
+  // Whether the directory holds nothing but what a restore makes there.
+  absl::Status CheckOurs() const;
+  // Removes that; whether it succeeded.
+  bool Clear() const noexcept;
 
   const std::string path_;
   const std::string staging_;

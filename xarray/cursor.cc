@@ -2,11 +2,22 @@
 
 #include <algorithm>
 #include <cassert>
+#include <new>
 
 #include "absl/strings/str_cat.h"
 
 namespace daxkv::xarray {
 namespace {
+
+// Never throws: lack of memory is what it mostly tells of.
+template <typename... Parts>
+absl::Status ResourceExhausted(const Parts&... parts) noexcept {
+  try {
+    return absl::ResourceExhaustedError(absl::StrCat(parts...));
+  } catch (const std::bad_alloc&) {
+    return absl::Status(absl::StatusCode::kResourceExhausted, "");  // Needs none.
+  }
+}
 
 // 8 GiB of nodes; what is beyond is a mistake.
 constexpr uint64_t kMaxNodesAtOnce = uint64_t{1} << 24;
@@ -233,8 +244,8 @@ template <unsigned kSlotShift>
 absl::Status BasicCursor<kSlotShift>::NeedNodes(uint64_t nodes) {
   nodes_wanted_ = nodes;
   if (nodes <= reserve_.size()) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "index ", index_, " needs ", nodes - reserve_.size(), " more tree nodes: call Reserve()"));
+  return ResourceExhausted("index ", index_, " needs ", nodes - reserve_.size(),
+                           " more tree nodes: call Reserve()");
 }
 
 template <unsigned kSlotShift>
@@ -339,9 +350,9 @@ absl::Status BasicCursor<kSlotShift>::Split(unsigned new_order, Piece piece) {
   const uint64_t nodes = Tree::NodesToSplit(place, new_order);
   if (nodes > kMaxNodesAtOnce) {
     nodes_wanted_ = 0;
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "splitting order ", place.Order(), " at index ", index_, " into order ", new_order,
-        " takes more than ", kMaxNodesAtOnce, " tree nodes: split in several steps"));
+    return ResourceExhausted("splitting order ", place.Order(), " at index ", index_,
+                             " into order ", new_order, " takes more than ", kMaxNodesAtOnce,
+                             " tree nodes: split in several steps");
   }
   absl::Status status = NeedNodes(nodes);
   if (!status.ok()) return status;
@@ -391,9 +402,8 @@ absl::Status BasicCursor<kSlotShift>::CreateRange(uint64_t last) {
   }
   const uint64_t nodes = tree_->NodesToStoreRange(index_, last, store_order_);
   if (nodes > kMaxNodesAtOnce) {
-    return absl::ResourceExhaustedError(absl::StrCat("the range from ", index_, " to ", last,
-                                                     " takes more than ", kMaxNodesAtOnce,
-                                                     " tree nodes: create it in several steps"));
+    return ResourceExhausted("the range from ", index_, " to ", last, " takes more than ",
+                             kMaxNodesAtOnce, " tree nodes: create it in several steps");
   }
   return NeedNodes(nodes);
 }
@@ -401,8 +411,8 @@ absl::Status BasicCursor<kSlotShift>::CreateRange(uint64_t last) {
 template <unsigned kSlotShift>
 absl::Status BasicCursor<kSlotShift>::Reserve() {
   if (reserve_.FillTo(nodes_wanted_)) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("no memory for ", nodes_wanted_, " tree nodes of ", sizeof(Node), " bytes"));
+  return ResourceExhausted("no memory for ", nodes_wanted_, " tree nodes of ", sizeof(Node),
+                           " bytes");
 }
 
 template class BasicCursor<3>;
