@@ -154,6 +154,7 @@ absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   absl::StatusOr<std::vector<SlotClassUsage>> classes = space.UsageByClass();
   if (!classes.ok()) return classes.status();
   info.slot_classes = *std::move(classes);
+  info.scrub = scrubber_->stats();
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
     unsigned order = 0;
     while (order < dax::kHugeOrder && (uint64_t{1} << order) < run.pages) ++order;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kv/engine.h"
 #include "kv/exceptions.h"
+#include "kv/repair.h"
 #include "kv/store.h"
 
 namespace daxkv::kv {
@@ -225,6 +226,14 @@ absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return store_->Compact(deadline); });
   });
+}
+
+absl::StatusOr<ScrubReport> Db::Scrub() const {
+  return OnOpenStore(engine_, [&](Engine&) { return store_->Scrub(); });
+}
+
+absl::StatusOr<RepairReport> Db::Repair(const std::string& path, const Options& options) {
+  return kv::Repair(path, options);
 }
 
 absl::StatusOr<CheckReport> Db::Check() const {

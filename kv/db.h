@@ -63,6 +63,7 @@ namespace daxkv::kv {
 
 class Engine;
 class SnapshotEntry;
+struct RepairReport;
 class Snapshots;
 class Store;
 
@@ -89,6 +90,10 @@ struct Options {
   // What compaction in the background may read and write, when extents that are half empty hold
   // 4 MiB or more of free space. 0: space comes back by Compact alone.
   uint64_t compaction_bytes_per_second = 32 << 20;
+  // What a scrub in the background may read: it verifies the checksums of all records, round after
+  // round, for damage to be known (Info::scrub) before somebody needs the value. 0: there is none, as
+  // every record is verified anyway whenever it is read.
+  uint64_t scrub_bytes_per_second = 0;
 };
 
 // Views of one record, for PutGroup.
@@ -208,6 +213,19 @@ struct CheckReport {
   std::vector<std::string> faults;     // Empty: clean. One line each, at most 1000.
 };
 
+struct ScrubReport {
+  uint64_t records = 0, size_bytes = 0;  // That were verified.
+  std::vector<std::string> faults;       // Key and offset; one line each, at most 1000.
+};
+
+// Of every scrub since the open.
+struct ScrubStats {
+  uint64_t rounds = 0;  // Complete ones.
+  uint64_t size_bytes = 0;
+  uint64_t faults = 0;                    // Each time that one was met.
+  std::vector<std::string> first_faults;  // At most 100.
+};
+
 struct Info {
   std::string path;
   dax::PoolShape shape = dax::PoolShape::kDirectory;
@@ -228,6 +246,7 @@ struct Info {
   std::vector<SlotClassUsage> slot_classes;  // Of extents that were looked at since open.
   // Extents by the order of their run; a run of n * 2 MiB counts n times at the last.
   uint64_t live_extents_by_order[dax::kHugeOrder + 1] = {};
+  ScrubStats scrub;
   dax::DaxStats dax;
 };
 
@@ -378,6 +397,11 @@ class Db {
   // first, so what is reported is damage or a leak. The status is OK also when faults were found
   // (see faults); it is an error only when the walk could not be done.
   absl::StatusOr<CheckReport> Check() const;
+  // Verifies the checksum of every record, at full speed, while readers and writers go on. OK also
+  // when faults were found. kResourceExhausted without memory.
+  absl::StatusOr<ScrubReport> Scrub() const;
+  // Verifies and mends the store at `path`, which nobody may have open: see kv/repair.h.
+  static absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options);
   // With `count_bytes`, reads every record's header.
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
 

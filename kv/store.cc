@@ -54,7 +54,13 @@ absl::Status Store::OpenParts() {
   compactor_ =
       std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
                                   batch_table_.get(), options_.compaction_bytes_per_second);
+  StartScrubber();
   return absl::OkStatus();
+}
+
+void Store::StartScrubber() {
+  scrubber_ = std::make_unique<Scrubber>(static_cast<CompactionTargets*>(this),
+                                         options_.scrub_bytes_per_second);
 }
 
 absl::Status Store::RedoBatches() {
@@ -80,8 +86,12 @@ absl::Status Store::CheckUnused() const {
 }
 
 absl::Status Store::Close() {
+  scrubber_.reset();  // It has pins.
   absl::Status unused = CheckUnused();
-  if (!unused.ok()) return unused;
+  if (!unused.ok()) {
+    StartScrubber();
+    return unused;
+  }
   compactor_.reset();
   absl::Status closed = default_keyspace_->Close();
   default_keyspace_.reset();

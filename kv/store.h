@@ -4,6 +4,7 @@
 //     |-----> Snapshots    one counter of numbers, so that a snapshot shows all keyspaces alike
 //     |-----> BatchTable   atomic batches
 //     |-----> Compactor    one background thread
+//     |-----> Scrubber     another, if asked for
 //     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
 //
 // store.cc opens and closes; check.cc has Check and GetInfo.
@@ -23,6 +24,7 @@
 #include "kv/compaction.h"
 #include "kv/db.h"
 #include "kv/engine.h"
+#include "kv/scrub.h"
 #include "kv/snapshots.h"
 
 namespace daxkv::kv {
@@ -48,6 +50,7 @@ class Store final : private CompactionTargets {
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline) {
     return compactor_->Compact(deadline);
   }
+  absl::StatusOr<ScrubReport> Scrub() const { return scrubber_->Scrub(); }
   absl::StatusOr<CheckReport> Check() const;
   absl::StatusOr<Info> GetInfo(bool count_bytes) const;
 
@@ -57,6 +60,7 @@ class Store final : private CompactionTargets {
   absl::Status OpenParts();
   // Completes the atomic batches that a crash cut short, before anything else is changed.
   absl::Status RedoBatches();
+  void StartScrubber();
   // kFailedPrecondition, if something is still in use.
   absl::Status CheckUnused() const;
   absl::Status ForEachTarget(
@@ -68,6 +72,7 @@ class Store final : private CompactionTargets {
   std::unique_ptr<BatchTable> batch_table_;
   std::unique_ptr<Engine> default_keyspace_;
   std::unique_ptr<Compactor> compactor_;
+  std::unique_ptr<Scrubber> scrubber_;
 };
 
 }  // namespace daxkv::kv

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "kv/db.h"
+#include "kv/repair.h"
 #include "nlohmann/json.hpp"
 #include "tools/commands.h"
 #include "tools/store.h"
@@ -225,6 +226,41 @@ absl::Status Check(const StoreArgs& store) {
         report->recovered_after_crash ? " (free slots derived anew after a crash)" : "");
     for (const std::string& fault : report->faults) absl::StrAppend(&text, "fault: ", fault, "\n");
     absl::StrAppend(&text, report->faults.empty() ? "clean\n" : "");
+    if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
+    if (absl::Status status = FlushTo(stdout); !status.ok()) return status;
+    if (report->faults.empty()) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat(report->faults.size(), " faults; the first: ", report->faults.front()));
+  });
+}
+
+absl::Status Repair(const StoreArgs& store) {
+  absl::StatusOr<kv::RepairReport> report = kv::Db::Repair(store.path, kv::Options());
+  if (!report.ok()) return report.status();
+  std::string text;
+  for (const std::string& line : report->rebuilt) absl::StrAppend(&text, "repaired: ", line, "\n");
+  for (const std::string& line : report->lost) absl::StrAppend(&text, "lost: ", line, "\n");
+  if (report->lists_cut) {
+    absl::StrAppend(&text, "and more: each list is cut at ", kv::RepairReport::kMostLines,
+                    " lines\n");
+  }
+  absl::StrAppendFormat(&text, "%s: %s records, %s of them found again by their checksums\n",
+                        report->changed ? "repaired" : "nothing to repair",
+                        Grouped(report->records), Grouped(report->records_recovered));
+  if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
+  absl::Status checked = Check(store);
+  if (!checked.ok() || report->lossless()) return checked;
+  return absl::DataLossError(
+      absl::StrCat("the store is whole again, but something was lost: ", report->lost.front()));
+}
+
+absl::Status Scrub(const StoreArgs& store) {
+  return WithStore(store, IfMissing::kFail, [](kv::Db& db) -> absl::Status {
+    absl::StatusOr<kv::ScrubReport> report = db.Scrub();
+    if (!report.ok()) return report.status();
+    std::string text = absl::StrFormat("verified the checksums of %s records (%s)\n",
+                                       Grouped(report->records), HumanBytes(report->size_bytes));
+    for (const std::string& fault : report->faults) absl::StrAppend(&text, "fault: ", fault, "\n");
     if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;
     if (absl::Status status = FlushTo(stdout); !status.ok()) return status;
     if (report->faults.empty()) return absl::OkStatus();

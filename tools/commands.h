@@ -77,6 +77,10 @@ absl::Status Backup(const StoreArgs& store, const std::string& file);
 absl::Status Restore(const StoreArgs& store, const std::string& file, const CreateArgs& args);
 absl::Status PrintInfo(const StoreArgs& store, bool json);
 absl::Status Check(const StoreArgs& store);
+// Mends what is damaged, then checks. kDataLoss also when something was lost.
+absl::Status Repair(const StoreArgs& store);
+// Verifies checksums alone.
+absl::Status Scrub(const StoreArgs& store);
 absl::Status Compact(const StoreArgs& store);
 // Shows what daxkv does on real input, in a temporary folder; under a minute.
 absl::Status Quickstart();

@@ -71,6 +71,7 @@ struct CommandLine {
   std::string backup_file;
   CreateArgs restore;
   bool info_json = false;
+  bool repair = false;
   std::function<absl::Status()> run;
 };
 
@@ -182,8 +183,13 @@ void AddStoreCommands(CLI::App& app, CommandLine& line) {
                  [&line] { return PrintInfo(line.store, line.info_json); });
   info->add_flag("--json", line.info_json, "As JSON");
 
-  AddCommand(app, line, "check", "Verify everything; non-zero on any fault or leak",
-             [&line] { return Check(line.store); });
+  CLI::App* check =
+      AddCommand(app, line, "check", "Verify everything; non-zero on any fault or leak",
+                 [&line] { return line.repair ? Repair(line.store) : Check(line.store); });
+  check->add_flag("--repair", line.repair,
+                  "First rebuild what is damaged; exit 4 if something was lost");
+  AddCommand(app, line, "scrub", "Verify the checksums of all records",
+             [&line] { return Scrub(line.store); });
   AddCommand(app, line, "compact", "Give empty extents back to the file system",
              [&line] { return Compact(line.store); });
   AddCommand(app, line, "quickstart", "See what daxkv does, on real input, in a temporary folder",

@@ -191,8 +191,14 @@ offset=$(grep -abo victimvvvv "${part}" | head -n 1 | cut -d: -f1)
 printf 'X' | dd of="${part}" bs=1 seek="$((offset + 50))" conv=notrunc status=none
 expect 4 "offset" --db damaged get victim
 expect 4 "faults" --db damaged check
+expect 4 "victim" --db damaged scrub
 expect 0 "" --db damaged put other value
 expect 0 "value" --db damaged get other
+expect 4 'key "victim"' --db damaged check --repair
+expect 1 "" --db damaged get victim
+expect 0 "value" --db damaged get other
+expect 0 "nothing to repair" --db damaged check --repair
+expect 0 "checksums of 1 record" --db damaged scrub
 
 # ---- One process at a time
 mkfifo pipe
