@@ -3,7 +3,7 @@
 // Mutations, each of which must fail the test named (mutations/run):
 //   UnguardedTouchKillsAsWithoutUs: a signal of no instruction is not sent again
 //   ReaderSurvivesAndIsTold: a lost page is settled without poisoning its entry
-//   SurvivesReopen: a fault does not ask the list of lost pages
+//   SurvivesReopen: a fault takes no page for lost
 #include <sys/syscall.h>
 
 #include <algorithm>
