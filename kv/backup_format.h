@@ -1,4 +1,4 @@
-// The stream that Db::Backup writes and Db::Restore reads, to the byte. All fields are little-endian.
+// The stream that Db::Backup writes and Db::Restore reads, to the byte. Fields are little-endian.
 // A *varint* is seven bits a byte, the lowest first, bit 7 set in every byte but the last; at most
 // five bytes.
 //
@@ -7,9 +7,9 @@
 //   the last frame is of kind kEndFrame, and nothing of the backup follows it
 //
 // Frames in their order: for each keyspace a kKeyspaceFrame, then its records in ascending order of
-// their keys, as many kRecordsFrames as they need. A record too long for a frame has a kLargeFrame of
-// its own, and right behind it the kValueFrames with the rest of its value. The default keyspace,
-// whose name is empty, comes first and is always there; the others follow by their names.
+// their keys, as many kRecordsFrames as they need. A record too long for a frame has a kLargeFrame
+// of its own, and right behind it the kValueFrames with the rest of its value. The default
+// keyspace, whose name is empty, comes first and is always there; the others follow by their names.
 //
 // Cut, damaged, reordered and mixed streams are told from whole ones by the frames' checksums and
 // numbers, by the order of the keys, and by the end frame's totals and hash.

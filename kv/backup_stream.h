@@ -1,4 +1,4 @@
-// A backup's stream as frames: written with checksums, read without trusting a byte. Internal to kv/.
+// A backup's stream as frames: written with checksums, read without trusting a byte. Internal.
 //
 // Thread safety: none.
 #ifndef DAXKV_KV_BACKUP_STREAM_H_
@@ -73,8 +73,8 @@ class BackupReader {
 
   explicit BackupReader(ByteSource* source) : source_(source) {}
 
-  // Statuses of both: kDataLoss naming the stream offset (damage, or the stream ends too early), and
-  // those of the source.
+  // Statuses of both: kDataLoss naming the stream offset (damage, or the stream ends too early),
+  // and those of the source.
   //   kFailedPrecondition  the format is newer
   absl::StatusOr<BackupHeader> ReadHeader();
   // The next frame, bounds and checksum checked. `frame->payload` is used again. The end frame's

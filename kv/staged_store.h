@@ -1,4 +1,4 @@
-// A store that is made aside and appears at its path when it is whole, by one rename. Internal to kv/.
+// A store that is made aside and appears at its path when it is whole, by one rename. Internal.
 //
 //   PATH.restoring/store        where it is made
 //   PATH.restoring/store.lock   beside a store of the fixed shape while it is open
@@ -33,7 +33,7 @@ class StagedStore {
 
   // Where to make the store.
   std::string store_path() const { return staging_ + "/store"; }
-  // Moves the store, which is closed, to its path, durably. Never replaces anything: kAlreadyExists.
+  // Moves the store, which is closed, to its path, durably. Replaces nothing: kAlreadyExists.
   // After a failed sync of the directory it is there, but a power cut may undo that.
   absl::Status Commit();
 
