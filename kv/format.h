@@ -148,7 +148,7 @@ struct __attribute__((packed)) RecordHeader {
 // anything else is read of the index. Compaction so replaces leaves.
 //
 // Kind 0 is no record: a slot that was never used, or one whose record is stamped dead, which is done
-// when its slot becomes free (Space; not flushed on a page cache). A node's slot is stamped by a magic
+// when its slot becomes free (Space; not flushed). A node's slot is stamped by a magic
 // of 0. Nobody needs the stamp but a repair: no old version comes back by it.
 enum RecordKind : uint8_t {
   kNoRecord = 0,

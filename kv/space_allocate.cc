@@ -226,23 +226,20 @@ void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept {
   Relist(frame);
 }
 
-// Only a repair reads the stamp, after the process died with its caches intact, or later: it need not
-// be durable. On a page cache a flush would add pages to somebody's msync.
+// Only a repair reads the stamp. It is not flushed: the end of the process keeps it, and after a power
+// cut it is there mostly, which a repair takes into account (repair.h).
 void Space::Impl::StampDead(const ExtentFrame& frame, uint32_t slot) noexcept {
   const Address address = frame.SlotAddress(slot);
-  char* at = pool->At(address);
+  char* const at = pool->At(address);
   if (IsNode(SlotKindOf(frame.layout().size_class))) {
-    at += offsetof(NodeHeader, magic);
-    auto* magic = reinterpret_cast<uint32_t*>(at);
+    auto* magic = &reinterpret_cast<NodeHeader*>(at)->magic;
     if (__atomic_load_n(magic, __ATOMIC_RELAXED) == 0) return;
     __atomic_store_n(magic, 0, __ATOMIC_RELAXED);
   } else {
-    at += offsetof(RecordHeader, kind);
-    auto* kind = reinterpret_cast<uint8_t*>(at);
+    auto* kind = &reinterpret_cast<RecordHeader*>(at)->kind;
     if (__atomic_load_n(kind, __ATOMIC_RELAXED) == kNoRecord) return;
     __atomic_store_n(kind, uint8_t{kNoRecord}, __ATOMIC_RELAXED);
   }
-  if (pool->media().media_class != dax::MediaClass::kPageCache) pool->Flush(at, 1);
 }
 
 // ---- New extents ----

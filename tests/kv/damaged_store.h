@@ -65,6 +65,8 @@ class StoreImage {
   // Finds the regions. Call once, before copies are made and damaged.
   void Survey();
   bool Has(Region region) const;
+  // The pool offset where the region, which must be there, begins.
+  uint64_t Begin(Region region) const { return ranges_.at(region).front().offset; }
   // Every key in the index, with the pool offset of the leaf slot that holds it.
   const std::map<std::string, uint64_t>& leaf_slots() const { return leaf_slots_; }
 
