@@ -20,7 +20,13 @@ class Engine::BatchWriter final : public AtomicCommit {
   ~BatchWriter() override {
     if (committed_ && !finished_) return;
     for (const Slot& slot : slots_) {
-      if (!finished_ || slot.kind != kValueRecord) space_.Abandon(slot.address);
+      if (finished_ && slot.kind == kValueRecord) continue;
+      // With process durability they go as what was unlinked goes (stamps.h, V8).
+      if (finished_ && space_.has_process_durability()) {
+        space_.Retire(slot.address, nullptr);
+      } else {
+        space_.Abandon(slot.address);
+      }
     }
   }
 
@@ -56,6 +62,7 @@ class Engine::BatchWriter final : public AtomicCommit {
   // Applies what was written. Statuses of Put.
   absl::Status Apply() {
     word_ = engine_.store_.batch_table().Claim();
+    engine_.store_.batch_table().NoteBegin(word_, engine_.snapshots_.LastNumber());
     absl::Status applied = engine_.index_->ApplyAtomically(entries_, *this);
     if (absl::IsResourceExhausted(applied) && engine_.space_->MakeRoom().ok()) {
       applied = engine_.index_->ApplyAtomically(entries_, *this);
@@ -77,7 +84,8 @@ class Engine::BatchWriter final : public AtomicCommit {
         engine_.AllocateRecord(RecordSizeBytes(key.size(), value.size()));
     if (!address.ok()) return address.status();
     slots_.push_back(
-        {*address, kind, WriteRecord(space_, *address, kind, /*sequence=*/0, key, value)});
+        {*address, kind,
+         WriteRecord(space_, *address, kind, /*sequence=*/0, key, value, /*of_batch=*/true)});
     return absl::OkStatus();
   }
 

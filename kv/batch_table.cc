@@ -1,5 +1,7 @@
 #include "kv/batch_table.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "kv/record.h"
 
@@ -50,7 +52,20 @@ unsigned BatchTable::Claim() {
   return word;
 }
 
+void BatchTable::NoteBegin(unsigned word, uint64_t number) {
+  begun_[word].store(number, std::memory_order_seq_cst);
+}
+
+uint64_t BatchTable::AppliedUpTo(uint64_t last_number) const {
+  for (const std::atomic<uint64_t>& begun : begun_) {
+    const uint64_t number = begun.load(std::memory_order_seq_cst);
+    if (number != 0) last_number = std::min(last_number, number);
+  }
+  return last_number;
+}
+
 void BatchTable::Release(unsigned word) {
+  begun_[word].store(0, std::memory_order_seq_cst);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     claimed_ &= ~(uint32_t{1} << word);

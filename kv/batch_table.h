@@ -12,6 +12,8 @@
 #ifndef DAXKV_KV_BATCH_TABLE_H_
 #define DAXKV_KV_BATCH_TABLE_H_
 
+#include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -42,6 +44,11 @@ class BatchTable {
   // A free word's number; waits until there is one.
   unsigned Claim();
   void Release(unsigned word);
+  // For the claimer, before its batch takes a number: a number below that.
+  void NoteBegin(unsigned word, uint64_t number);
+  // Every batch with a number up to the returned one is wholly applied, if `last_number` was taken
+  // before the call.
+  uint64_t AppliedUpTo(uint64_t last_number) const;
 
   // Commits the batch whose record, complete and durable, is at `batch_record`; durable on return.
   absl::Status Store(unsigned word, Address batch_record);
@@ -56,6 +63,9 @@ class BatchTable {
   std::mutex mutex_;
   std::condition_variable released_;
   uint32_t claimed_ = 0;  // mutex_: a bit for each word.
+  // Of the claimed words: 0 or what NoteBegin was given. Sequentially consistent with the counter of
+  // numbers: who does not see a batch here has read the counter before the batch took its number.
+  std::array<std::atomic<uint64_t>, kBatchTableWords> begun_ = {};
   static_assert(kBatchTableWords == 32, "claimed_ has a bit for each word");
 };
 

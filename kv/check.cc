@@ -124,6 +124,11 @@ absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   info.format_version = kFormatVersion;
   info.open_epoch = pool_->open_epoch();
   info.was_clean = pool_->was_clean();
+  if (writeback_ != nullptr) {
+    const WritebackStats stats = writeback_->stats();
+    info.writeback = {stats.completed, stats.last_took};
+  }
+  info.power_cut = power_cut_;
 
   const Index& index = default_keyspace_->index();
   Space& space = default_keyspace_->space();

@@ -298,7 +298,8 @@ absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
   record = ViewRecord(*space, from);
   if (!record.ok()) return record.status();
   if (size_of(*record) != size_bytes) return absl::DataLossError("a record changed");
-  WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value);
+  WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value,
+              record->of_batch);
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.
   if (absl::Status intact = VerifyRecord(*space, *record); !intact.ok()) return intact;

@@ -21,7 +21,7 @@
 //
 // Durability: what a returned Put or Delete survives is the medium's promise (Info::media):
 // power loss on kDax and kPageCache (there every Put pays its msyncs; PutGroup shares them), the
-// end of the process on kVolatile. A crash while a call runs leaves it done or not done,
+// end of the process on kVolatile, and on kPageCache with Options::durability kProcess. A crash while a call runs leaves it done or not done,
 // never half. A reader may see a value whose Put has not returned yet.
 //
 // Media errors: a page that can't be read any more is lost, and whoever needs its bytes gets
@@ -56,6 +56,7 @@
 #include "dax/pool.h"
 #include "kv/backup.h"
 #include "kv/format.h"
+#include "kv/power_cut_report.h"
 #include "kv/slot_usage.h"
 #include "kv/write_batch.h"
 
@@ -87,6 +88,16 @@ struct Options {
   dax::MappingOptions mapping;
   // dax::PoolOptions::huge_pages.
   bool huge_pages = false;
+  // On an ordinary file (dax::MediaClass::kPageCache): what a returned write survives. On other
+  // media it changes nothing. Any store can be opened with either, at any time; but the first open
+  // with kProcess after others looks at every free slot (O(store), once). See stamps.h.
+  dax::Durability durability = dax::Durability::kPower;
+  // kProcess: how often everything is written to the medium in the background, 1 ms..1 h. A power
+  // cut costs writes of about the last interval, and may bring back what was deleted or replaced in
+  // the last two; Sync() bounds it now. The open after it reads the whole store.
+  absl::Duration writeback_interval = absl::Seconds(1);
+  // kProcess: the file that tells one run of the kernel from another; empty: Linux's (kv/boot_id.h).
+  std::string boot_id_file;
   // What compaction in the background may read and write, when extents that are half empty hold
   // 4 MiB or more of free space. 0: space comes back by Compact alone.
   uint64_t compaction_bytes_per_second = 32 << 20;
@@ -226,13 +237,21 @@ struct ScrubStats {
   std::vector<std::string> first_faults;  // At most 100.
 };
 
+// What the writeback of process durability has done since the open.
+struct WritebackInfo {
+  uint64_t completed = 0;
+  absl::Duration last_took;
+};
+
 struct Info {
   std::string path;
   dax::PoolShape shape = dax::PoolShape::kDirectory;
   dax::MediaInfo media;
   uint32_t format_version = 0;
   uint64_t open_epoch = 0;
-  bool was_clean = true;  // The close before this open.
+  bool was_clean = true;                    // The close before this open.
+  std::optional<WritebackInfo> writeback;   // With process durability.
+  std::optional<PowerCutReport> power_cut;  // What this open made of a power cut it found.
   uint64_t records = 0;
   uint64_t key_value_size_bytes = 0;  // 0 unless asked for: it reads every record's header.
   uint64_t leaves = 0, inner_nodes = 0;

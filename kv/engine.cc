@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kv/batch_redo.h"
+#include "kv/power_cut.h"
 #include "kv/store.h"
 #include "xarray/rcu.h"
 
@@ -82,16 +83,30 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Store* store, KeyspaceId id
   return OpenOrCreate(store, id, root, /*create=*/false);
 }
 
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Recover(Store* store, KeyspaceId id, uint64_t* root,
+                                                        PowerCutReport* report) {
+  return OpenWith(store, id, [&](Space* space) {
+    return RecoverFromPowerCut({&store->pool(), id, space, &store->snapshots(), root}, report);
+  });
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenOrCreate(Store* store, KeyspaceId id,
                                                              uint64_t* root, bool create) {
+  return OpenWith(store, id, [&](Space* space) {
+    return create ? Index::Create(space, &store->snapshots(), root)
+                  : Index::Open(space, &store->snapshots(), root);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenWith(
+    Store* store, KeyspaceId id,
+    absl::FunctionRef<absl::StatusOr<std::unique_ptr<Index>>(Space*)> make_index) {
   std::unique_ptr<Engine> engine(new Engine(store));
   absl::StatusOr<std::unique_ptr<Space>> space =
       Space::Open(&store->pool(), id, store->options().mapping);
   if (!space.ok()) return space.status();
   engine->space_ = *std::move(space);
-  absl::StatusOr<std::unique_ptr<Index>> index =
-      create ? Index::Create(engine->space_.get(), &store->snapshots(), root)
-             : Index::Open(engine->space_.get(), &store->snapshots(), root);
+  absl::StatusOr<std::unique_ptr<Index>> index = make_index(engine->space_.get());
   if (!index.ok()) return index.status();
   engine->index_ = *std::move(index);
   engine->SetBatchRedo(nullptr);

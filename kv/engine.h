@@ -32,6 +32,7 @@
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -77,6 +78,9 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Store* store, KeyspaceId id,
                                                         uint64_t* root);
   static absl::StatusOr<std::unique_ptr<Engine>> Open(Store* store, KeyspaceId id, uint64_t* root);
+  // Opens what a power cut has left, by its records alone (power_cut.h).
+  static absl::StatusOr<std::unique_ptr<Engine>> Recover(Store* store, KeyspaceId id,
+                                                         uint64_t* root, PowerCutReport* report);
   // As a crash would, if Close was not called.
   ~Engine();
   // kFailedPrecondition, if pins or ValueWriters are still there.
@@ -158,6 +162,10 @@ class Engine {
   enum class PinMode { kTry, kWait };
 
   explicit Engine(Store* store);
+  // `make_index` gets the engine's space.
+  static absl::StatusOr<std::unique_ptr<Engine>> OpenWith(
+      Store* store, KeyspaceId id,
+      absl::FunctionRef<absl::StatusOr<std::unique_ptr<Index>>(Space*)> make_index);
   static absl::StatusOr<std::unique_ptr<Engine>> OpenOrCreate(Store* store, KeyspaceId id,
                                                               uint64_t* root, bool create);
   uint64_t NextSequence() { return snapshots_.NextNumber(); }

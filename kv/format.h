@@ -53,7 +53,8 @@ inline constexpr Address kNullAddress = 0;
 inline constexpr uint64_t kAddressMask = (uint64_t{1} << 48) - 1;
 
 // 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
-// 3: keyspaces; an extent's run and header tell whose it is.
+// 3: keyspaces; an extent's run and header tell whose it is. Flags beside a record's kind; durability
+// and horizon in the superblock.
 inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint64_t kMaxKeySizeBytes = 65536;
 inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
@@ -79,23 +80,32 @@ enum RunKind : uint8_t { kLargeRun = 1, kFirstSlabRun = 16 };
 //       12    4  CRC32C of bytes 0..11, seed 0
 //       16    8  root: address of the root node in bits 0..47, its level in bits 48..55.
 //                Replaced by one 8-byte store when the tree grows a level.
-//       24    8  zero
+//       24    8  durability: 0, or that the store was opened with process durability on an ordinary
+//                file: bits 0..31 the CRC32C of the kernel's boot id at that open, sealed (as
+//                dax::Pool::SealEpoch does). While it is not 0, no slot that was given back holds a
+//                record without a stamp (kv/stamps.h).
 //       32    8  maps valid since: maps that extents saved in an older open epoch do not count. Raised
 //                to the epoch of the first open after a crash. Sealed (dax::Pool::SealEpoch); no
 //                map counts while it is damaged.
-//       40   24  zero
+//       40    8  horizon: with process durability, all of each batch with a sequence number up to
+//                this one is on the medium
+//       48    8  the complement of the horizon; if they differ, the lower of the two counts
+//       56    8  zero
 struct Superblock {
   uint64_t magic;
   uint32_t format_version;
   uint32_t checksum;
   uint64_t root;
-  uint64_t reserved0;
+  uint64_t durability;
   uint64_t maps_valid_since;
-  uint64_t reserved1[3];
+  uint64_t horizon;
+  uint64_t horizon_complement;
+  uint64_t reserved;
 };
 inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0SB"
 static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
-              offsetof(Superblock, maps_valid_since) == 32);
+              offsetof(Superblock, durability) == 24 &&
+              offsetof(Superblock, maps_valid_since) == 32 && offsetof(Superblock, horizon) == 40);
 
 // ---- Batch table: 256 bytes at offset 64 of dax::Pool::root_area() ------------------------------
 //
@@ -118,7 +128,8 @@ static_assert(kBatchTableOffset == sizeof(Superblock));
 //        4    4  value size in bytes, at most 2^30
 //        8    8  sequence number: grows with every version of a key
 //       16    2  key size in bytes less one: 0..65535
-//       18    1  kind (RecordKind)
+//       18    1  kind: RecordKind in bits 0..5; bit 6: one of an atomic batch's records; bit 7: no
+//                index slot refers to it any more (kv/stamps.h). Bit 7 is not in the checksum
 //       19       key, then value
 //
 // A record exists for readers once an index slot holds its address; it is complete and flushed
@@ -131,10 +142,16 @@ struct __attribute__((packed)) RecordHeader {
   uint32_t value_size_bytes;
   uint64_t sequence;
   uint16_t key_size_less_one;
-  uint8_t kind;
+  uint8_t kind_and_flags;
 
   uint64_t key_size_bytes() const { return uint64_t{key_size_less_one} + 1; }
 };
+inline constexpr uint8_t kRecordKindMask = 0x3f;
+inline constexpr uint8_t kOfBatchFlag = 0x40;
+inline constexpr uint8_t kUnlinkedFlag = 0x80;
+//
+// A record of which nobody can tell any more is *stamped dead*: its first eight bytes and its kind are
+// zero, and so it never verifies.
 //
 // A batch is written as a record of its own (kind 4): its key is the number of its operations (8
 // bytes), its value their records' addresses (8 bytes each) in ascending order of their keys. Those
@@ -158,7 +175,11 @@ enum RecordKind : uint8_t {
   kBatchRecord = 4,
   kStoresRecord = 5,
 };
-inline bool IsRecordKind(uint8_t kind) { return kind >= kValueRecord && kind <= kStoresRecord; }
+// Whether a byte of that place can be one.
+inline bool IsRecordKind(uint8_t kind_and_flags) {
+  const uint8_t kind = kind_and_flags & kRecordKindMask;
+  return kind >= kValueRecord && kind <= kStoresRecord;
+}
 static_assert(sizeof(RecordHeader) == 19 && offsetof(RecordHeader, sequence) == 8 &&
               offsetof(RecordHeader, key_size_less_one) == 16);
 inline constexpr uint64_t kRecordAlignment = 8;

@@ -125,7 +125,12 @@ void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafN
   }
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
-  if (old != nullptr && !kept) memory->Retire(old->address, &leaf.slots[place]);
+  if (old == nullptr) return;
+  if (kept) {
+    memory->NoteKept(old->address);
+  } else {
+    memory->Retire(old->address, &leaf.slots[place]);
+  }
 }
 
 absl::Status Index::Impl::CommitSlot(LeafNode& leaf, unsigned place, uint64_t slot,

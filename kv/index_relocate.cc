@@ -80,7 +80,11 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
       // reused only when it is.
       StoreWord(leaf.slots[at.place], MakeSlot(SlotTag(at.slot), to));
       memory->Flush(&leaf.slots[at.place], sizeof(uint64_t));
-      if (!kept) memory->Retire(at.record(), &leaf.slots[at.place]);
+      if (kept) {
+        memory->NoteKept(at.record());
+      } else {
+        memory->Retire(at.record(), &leaf.slots[at.place]);
+      }
       (*moved)[first + i] = true;
     }
     return absl::OkStatus();

@@ -71,6 +71,9 @@ class Memory {
   // `link` is null when nothing on the medium ever referred to the slot. Without ReserveRetires and
   // without memory the slot stays used for this session.
   virtual void Retire(Address address, const uint64_t* link) noexcept = 0;
+  // Tells of a slot that was unlinked likewise, but is still shown by snapshots: it is retired when
+  // they are gone. Until then a power cut must not make it the key's again (stamps.h, V3).
+  virtual void NoteKept(Address /*address*/) noexcept {}
 
   // As in dax::Pool: Flush starts, Drain waits for everything this thread has flushed.
   //   kInternal  the medium failed; what was flushed may not be durable

@@ -22,13 +22,16 @@ absl::Status Damaged(Address address, const char* what, uint64_t value) {
       absl::StrCat("record at pool offset ", address, ": ", what, " ", value, " can't be right"));
 }
 
-// The record's checksum from that of its body. All but the checksum itself is covered; the address
-// ties the record to its place.
+// The record's checksum from that of its body. All but the checksum itself and the flag of unlinked
+// records is covered; the address ties the record to its place.
 uint32_t Checksum(uint32_t body_checksum, const RecordHeader& header, Address address) {
   constexpr size_t kCoveredSizeBytes = kHeaderSizeBytes - sizeof(header.checksum);
   char bytes[kCoveredSizeBytes + sizeof(address)];
   std::memcpy(bytes, reinterpret_cast<const char*>(&header) + sizeof(header.checksum),
-              kCoveredSizeBytes);
+              kCoveredSizeBytes - 1);
+  static_assert(offsetof(RecordHeader, kind_and_flags) == kHeaderSizeBytes - 1);
+  bytes[kCoveredSizeBytes - 1] =
+      static_cast<char>(KindAndFlags(header) & static_cast<uint8_t>(~kUnlinkedFlag));
   std::memcpy(bytes + kCoveredSizeBytes, &address, sizeof(address));
   return Crc32c(body_checksum, bytes, sizeof(bytes));
 }
@@ -55,12 +58,12 @@ uint16_t KeyTag(std::string_view key) {
 }
 
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                     std::string_view key, std::string_view value) {
+                     std::string_view key, std::string_view value, bool of_batch) {
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value.size());
   header.sequence = sequence;
   header.key_size_less_one = static_cast<uint16_t>(key.size() - 1);
-  header.kind = kind;
+  header.kind_and_flags = static_cast<uint8_t>(kind | (of_batch ? kOfBatchFlag : 0));
   const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
   const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
   header.checksum = Checksum(body_checksum, header, address);
@@ -96,7 +99,7 @@ uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t s
   header.value_size_bytes = static_cast<uint32_t>(value_size_bytes);
   header.sequence = sequence;
   header.key_size_less_one = static_cast<uint16_t>(key_size_bytes - 1);
-  header.kind = kind;
+  header.kind_and_flags = kind;
   header.checksum = Checksum(body_checksum, header, address);
   std::memcpy(memory.At(address), &header, kHeaderSizeBytes);
   memory.Flush(memory.At(address), kHeaderSizeBytes);
@@ -142,9 +145,8 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   const auto* header = reinterpret_cast<const RecordHeader*>(memory.At(address));
   const uint64_t key_size_bytes = header->key_size_bytes();
   const uint64_t value_size_bytes = header->value_size_bytes;
-  if (!IsRecordKind(header->kind)) {
-    return Damaged(address, "kind", header->kind);
-  }
+  const uint8_t kind = KindAndFlags(*header);
+  if (!IsRecordKind(kind)) return Damaged(address, "kind", kind);
   if (value_size_bytes > kMaxValueSizeBytes) {
     return Damaged(address, "value size in bytes", value_size_bytes);
   }
@@ -164,7 +166,8 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address) {
   }
   record.address = address;
   record.sequence = header->sequence;
-  record.kind = static_cast<RecordKind>(header->kind);
+  record.kind = KindOf(kind);
+  record.of_batch = (kind & kOfBatchFlag) != 0;
   const char* key = memory.At(address) + kHeaderSizeBytes;
   record.key = std::string_view(key, key_size_bytes);
   record.value =

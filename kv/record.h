@@ -17,6 +17,7 @@ struct RecordView {
   Address address = kNullAddress;
   uint64_t sequence = 0;
   RecordKind kind = kValueRecord;
+  bool of_batch = false;  // Of an atomic batch.
   std::string_view key;
   std::string_view value;
   // A media error took a part of the value: `value` is empty, and VerifyRecord says so.
@@ -34,11 +35,19 @@ constexpr uint64_t RecordSizeBytes(uint64_t key_size_bytes, uint64_t value_size_
   return sizeof(RecordHeader) + key_size_bytes + value_size_bytes;
 }
 
+// A record's kind as it is stored, and read while another thread may stamp it as unlinked.
+inline uint8_t KindAndFlags(const RecordHeader& header) {
+  return __atomic_load_n(&header.kind_and_flags, __ATOMIC_RELAXED);
+}
+inline RecordKind KindOf(uint8_t kind_and_flags) {
+  return static_cast<RecordKind>(kind_and_flags & kRecordKindMask);
+}
+
 // Writes a record into a slot that nobody else can see and starts flushing it (Memory::Drain
 // finishes that). Sizes were checked by the caller. Returns the CRC32C of key and value, for
 // ResealRecord.
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                     std::string_view key, std::string_view value);
+                     std::string_view key, std::string_view value, bool of_batch = false);
 
 // Completes a record whose key and value were stored in place, in a slot that nobody else can see:
 // writes its header and starts flushing all of it. Returns as WriteRecord.
@@ -66,7 +75,9 @@ inline RecordView RecordAt(const Memory& memory, Address address) {
   RecordView record;
   record.address = address;
   record.sequence = header->sequence;
-  record.kind = static_cast<RecordKind>(header->kind);
+  const uint8_t kind = KindAndFlags(*header);
+  record.kind = KindOf(kind);
+  record.of_batch = (kind & kOfBatchFlag) != 0;
   record.key = std::string_view(key, header->key_size_bytes());
   record.value = std::string_view(key + header->key_size_bytes(), header->value_size_bytes);
   return record;

@@ -8,10 +8,12 @@
 #include "kv/batch_table.h"
 #include "kv/exceptions.h"
 #include "kv/extent_header.h"
+#include "kv/power_cut.h"
 #include "kv/repair_build.h"
 #include "kv/repair_plan.h"
 #include "kv/repair_survey.h"
 #include "kv/repair_tree.h"
+#include "kv/store.h"
 #include "kv/superblock.h"
 #include "kv/word_stores.h"
 
@@ -161,7 +163,7 @@ class Repairer {
 
   void StampDead(Address address) {
     auto* header = reinterpret_cast<RecordHeader*>(pool_.At(address));
-    header->kind = kNoRecord;
+    header->kind_and_flags = kNoRecord;
     pool_.Flush(header, sizeof(*header));
   }
 
@@ -180,6 +182,14 @@ class Repairer {
   RepairPlan plan_;
 };
 
+absl::Status SettlePowerCut(const std::string& path, const Options& options) {
+  Options existing = options;
+  existing.create_if_missing = false;
+  existing.error_if_exists = false;
+  absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(path, existing);
+  return store.ok() ? (*store)->Close() : store.status();
+}
+
 absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& options) {
   dax::PoolOptions pool_options;
   pool_options.create_if_missing = false;
@@ -188,8 +198,20 @@ absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& 
   absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
   if (!pool.ok()) return pool.status();
   const dax::SurviveMediaErrors survive;
-  const bool was_clean = (*pool)->was_clean();
   absl::StatusOr<bool> has_store = HasStore(**pool);
+  if (has_store.ok() && *has_store) {
+    const absl::StatusOr<bool> power_cut = MetPowerCut(**pool, options.boot_id_file);
+    if (!power_cut.ok()) return power_cut.status();
+    if (*power_cut) {
+      // Its index proves nothing: an open makes another one first.
+      pool->reset();
+      absl::Status settled = SettlePowerCut(path, options);
+      if (!settled.ok()) return settled;
+      pool = dax::Pool::Open(path, pool_options);
+      if (!pool.ok()) return pool.status();
+    }
+  }
+  const bool was_clean = (*pool)->was_clean();
   RepairReport report;
   absl::Status repaired = has_store.status();
   if (repaired.ok() && *has_store) {

@@ -13,12 +13,14 @@ std::optional<RecordView> ParseRecord(const dax::Pool& pool, Address address, Ad
   const auto* header = reinterpret_cast<const RecordHeader*>(pool.At(address));
   const uint64_t size_bytes =
       RecordSizeBytes(header->key_size_bytes(), uint64_t{header->value_size_bytes});
-  if (!IsRecordKind(header->kind) || size_bytes > end - address) return std::nullopt;
+  const uint8_t kind = header->kind_and_flags;
+  if (!IsRecordKind(kind) || size_bytes > end - address) return std::nullopt;
   const char* key = pool.At(address) + sizeof(RecordHeader);
   RecordView record;
   record.address = address;
   record.sequence = header->sequence;
-  record.kind = static_cast<RecordKind>(header->kind);
+  record.kind = KindOf(kind);
+  record.of_batch = (kind & kOfBatchFlag) != 0;
   record.key = std::string_view(key, header->key_size_bytes());
   record.value = std::string_view(key + record.key.size(), header->value_size_bytes);
   return record;
@@ -91,7 +93,7 @@ SlotState Survey::StateOf(const SurveyedExtent& extent, uint32_t slot) const {
     const bool level_fits = (node->level == 0) == (extent.kind() == SlotKind::kLeaf);
     return level_fits && IsIntactNode(*node, address) ? SlotState::kIntact : SlotState::kDamaged;
   }
-  if (reinterpret_cast<const RecordHeader*>(pool_.At(address))->kind == kNoRecord) {
+  if (reinterpret_cast<const RecordHeader*>(pool_.At(address))->kind_and_flags == kNoRecord) {
     return SlotState::kEmpty;
   }
   const std::optional<RecordView> record = Record(extent, slot);

@@ -87,6 +87,9 @@ class Snapshots {
   // Acquires and releases: N1.
   uint64_t NextNumber() { return last_number_.fetch_add(1, std::memory_order_acq_rel) + 1; }
 
+  // Of all numbers taken so far.
+  uint64_t LastNumber() const { return last_number_.load(std::memory_order_seq_cst); }
+
   // A snapshot of now: it shows every change that was complete before the call. To be released
   // once. Waits for the slot stores under way. Throws std::bad_alloc.
   SnapshotEntry* Acquire();

@@ -144,14 +144,21 @@ uint64_t Space::Impl::MapsValidSince() {
 absl::Status Space::Close() {
   impl_->StopWorker();
   std::lock_guard<std::mutex> lock(impl_->maintenance);
-  impl_->RetireRound();
+  // Not before every dead record can be stamped (V5).
+  while (!impl_->LookThroughSome()) {
+  }
+  impl_->RetireAllNow();
   return WithoutExceptions([&] {
     absl::Status status = impl_->DrainAndCommit();
     if (!status.ok()) return status;
     // What could not be freed, for want of memory, the next session finds by deriving.
-    if (impl_->in_round.empty()) return impl_->SaveMaps();
+    if (impl_->in_round.empty() && impl_->pending_count.load(std::memory_order_relaxed) == 0 &&
+        impl_->all_stamped) {
+      return impl_->SaveMaps();
+    }
     return absl::ResourceExhaustedError(
-        "no memory to free what was deleted; nothing is lost, but the close is not clean");
+        "no memory, or no medium, to free what was deleted; nothing is lost, but the close is not "
+        "clean");
   });
 }
 
@@ -314,8 +321,9 @@ absl::Status Space::Impl::DrainAndCommit() {
 // ---- Statistics ----
 
 uint64_t Space::Impl::RetiredCount() const {
-  uint64_t count =
-      held_count.load(std::memory_order_relaxed) + in_round_count.load(std::memory_order_relaxed);
+  uint64_t count = held_count.load(std::memory_order_relaxed) +
+                   in_round_count.load(std::memory_order_relaxed) +
+                   pending_count.load(std::memory_order_relaxed);
   for (const RetireQueue& queue : retire_queues) {
     std::lock_guard<std::mutex> lock(const_cast<RetireQueue&>(queue).mutex);
     count += queue.slots.size();

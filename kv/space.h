@@ -71,6 +71,8 @@ class LivenessOracle {
   virtual absl::StatusOr<bool> IsLive(SlotKind kind, Address address) = 0;
 };
 
+class Writeback;
+
 struct SpaceStats {
   uint64_t slab_extents = 0, large_extents = 0;
   uint64_t extents_not_derived = 0;  // Which of their slots are free is not known.
@@ -112,11 +114,25 @@ class Space : public Memory, public dax::ExtentProvider {
   void Abandon(Address address) noexcept override;
   absl::Status ReserveRetires(size_t count) override;
   void Retire(Address address, const uint64_t* link) noexcept override;
+  void NoteKept(Address address) noexcept override;
   void Flush(const void* address, size_t size_bytes) noexcept override;
   absl::Status Drain() override;
   bool IsLost(Address address, uint64_t size_bytes) const override;
   Address PresentBeyond(Address end, Address wanted) const override;
   void FlushInherited(const void* address, size_t size_bytes) noexcept override;
+
+  // ---- Process durability (stamps.h) ----
+  // From now on slots are stamped and reused as the writeback goes on; it outlives the space.
+  // `all_stamped`: no extent of an earlier session holds a dead record without a stamp. Otherwise
+  // the worker thread sees to that first. Called once, before anything is retired.
+  void BeginProcessDurability(Writeback* writeback, bool all_stamped);
+  bool has_process_durability() const;
+  // The writeback's hooks. A slot retired before a writeback's Before is stamped in its After.
+  void BeforeWriteback() noexcept;
+  void AfterWriteback() noexcept { BeforeWriteback(); }
+  // Derives every extent and stamps every free slot, durably: for a store that was written without
+  // process durability, before anybody writes to it. Statuses of Reclaim.
+  absl::Status StampFreeSlots();
 
   // Everything stored so far by any thread becomes durable (dax::Pool::Sync). kInternal.
   absl::Status Sync();

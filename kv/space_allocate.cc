@@ -4,6 +4,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kv/space_impl.h"
+#include "kv/stamps.h"
 
 namespace daxkv::kv {
 namespace {
@@ -54,6 +55,10 @@ void Space::Abandon(Address address) noexcept {
   if (frame == nullptr) return;
   const std::optional<uint32_t> slot = frame->SlotAt(address);
   if (!slot.has_value()) return;
+  // V4. Nobody else has seen it.
+  if (impl_->writeback.load(std::memory_order_acquire) != nullptr && impl_->MayStamp(address)) {
+    StampDead(*impl_->pool, address);
+  }
   if (!frame->is_large()) return impl_->ReleaseSlot(frame, *slot);
   // It goes as a whole, and that sleeps. Release: pairs with the exchange in CollectAbandoned.
   frame->abandoned.store(true, std::memory_order_relaxed);
@@ -236,7 +241,7 @@ void Space::Impl::StampDead(const ExtentFrame& frame, uint32_t slot) noexcept {
     if (__atomic_load_n(magic, __ATOMIC_RELAXED) == 0) return;
     __atomic_store_n(magic, 0, __ATOMIC_RELAXED);
   } else {
-    auto* kind = &reinterpret_cast<RecordHeader*>(at)->kind;
+    auto* kind = &reinterpret_cast<RecordHeader*>(at)->kind_and_flags;
     if (__atomic_load_n(kind, __ATOMIC_RELAXED) == kNoRecord) return;
     __atomic_store_n(kind, uint8_t{kNoRecord}, __ATOMIC_RELAXED);
   }

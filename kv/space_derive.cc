@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kv/record.h"
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
 
@@ -10,8 +11,6 @@ namespace {
 
 // Saved maps that one allocation may load before it rather takes a new run.
 constexpr unsigned kMapsPerRefill = 4;
-// Extents that the worker derives each time that a class has run out of free slots.
-constexpr size_t kDerivesPerRefill = 4;
 
 absl::Status LostHeaderError(Address extent) {
   return absl::DataLossError(
@@ -32,7 +31,8 @@ std::vector<uint64_t> LostPagesOf(const dax::Pool& pool, const dax::Run& run) {
 bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t slot_size_bytes) {
   if (!IsNode(kind)) {
     const auto* record = reinterpret_cast<const RecordHeader*>(pool.At(address));
-    return IsRecordKind(record->kind) &&
+    const uint8_t kind = KindAndFlags(*record);
+    return IsRecordKind(kind) &&
            sizeof(RecordHeader) + record->key_size_bytes() + uint64_t{record->value_size_bytes} <=
                slot_size_bytes;
   }
@@ -209,6 +209,11 @@ absl::Status Space::Impl::Derive(const std::vector<Address>& extents) {
     return inherited;
   }
   RetireRound();  // Finding nothing retired it waits for nothing: then (1) was enough.
+  if (writeback.load(std::memory_order_relaxed) != nullptr) {
+    const absl::Status stamped = WithoutExceptions([&] { return StampScanned(scanned); });
+    // Nobody allocates from them in this session, which has lost its medium.
+    if (!stamped.ok()) return stamped;
+  }
   for (ExtentFrame* frame : scanned) {
     // A pin may show any slot found dead. A slab that can't be held is not used in this session.
     const bool in_pieces = pool->HasLostPages() && !LostPagesOf(*pool, frame->run()).empty();
@@ -272,15 +277,15 @@ absl::Status Space::Impl::HoldFreeSlots(ExtentFrame* frame) {
   });
 }
 
-absl::Status Space::Impl::DeriveSome(uint16_t class_number) {
+absl::Status Space::Impl::DeriveSome(uint16_t class_number, size_t most_extents) {
   if (oracle == nullptr) return absl::OkStatus();
   SizeClass& size_class = classes[class_number];
   std::vector<Address> extents;
-  extents.reserve(kDerivesPerRefill);
+  extents.reserve(most_extents);
   {
     std::lock_guard<std::mutex> lock(size_class.mutex);
     for (std::vector<Address>* list : {&size_class.underived, &size_class.unknown}) {
-      while (extents.size() < kDerivesPerRefill && !list->empty()) {
+      while (extents.size() < most_extents && !list->empty()) {
         extents.push_back(list->back());
         list->pop_back();
       }

@@ -92,7 +92,7 @@ absl::StatusOr<ReclaimResult> Space::EndEmptying() {
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   const uint64_t extents_before = impl_->truncated_extents;
   const uint64_t size_bytes_before = impl_->truncated_size_bytes;
-  impl_->RetireRound();
+  impl_->RetireAllNow();
   std::vector<ExtentFrame*> empty;
   empty.swap(impl_->emptying);
   for (ExtentFrame* frame : empty) frame->place.store(Place::kDetached, std::memory_order_seq_cst);

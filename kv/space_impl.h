@@ -5,6 +5,7 @@
 //   space_derive.cc    frames for extents of earlier sessions
 //   space_reclaim.cc   reclaim and audit
 //   space_media.cc     lost pages and the slots on them
+//   space_stamp.cc     process durability: stamps for retired slots
 //   space_evacuate.cc  extents that compaction empties
 //
 // Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
@@ -23,6 +24,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <list>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -43,6 +46,7 @@
 #include "kv/format.h"
 #include "kv/size_classes.h"
 #include "kv/space.h"
+#include "kv/writeback.h"
 #include "xarray/xarray.h"
 
 namespace daxkv::kv {
@@ -85,11 +89,27 @@ struct Retired {
   const uint64_t* link;
 };
 
+// Slots on their way back with process durability, and the writeback that had begun when they set
+// out. Those without a frame are not here: deriving finds them.
+struct PendingSlots {
+  std::vector<Address> slots;
+  uint64_t since = 0;
+  uint64_t size_bytes = 0;
+};
+
 struct alignas(64) RetireQueue {
   std::mutex mutex;
   std::vector<Retired> slots;  // Has room for `promised` more.
+  std::vector<Address> kept;   // With process durability: unlinked, not retired.
   size_t promised = 0;
 };
+
+// The calling thread's queue.
+inline unsigned QueueNumber() {
+  static std::atomic<unsigned> next{0};
+  thread_local const unsigned number = next.fetch_add(1, std::memory_order_relaxed) % kShards;
+  return number;
+}
 
 // Room for `more` elements besides those there are. Unlike reserve() it lets room grow as
 // push_back does.
@@ -177,6 +197,11 @@ struct Space::Impl {
   bool IsPinned(const ExtentFrame& frame, uint32_t slot) const;
   // Frees everything retired so far, unless pinned. What can't be freed is kept for the next round.
   void RetireRound() noexcept;
+  // Has everything that was retired freed before it returns, if the medium and the pins allow.
+  void RetireAllNow() noexcept {
+    RetireRound();
+    FreePendingNow();
+  }
   // Truncates what it can of detached frames, in ascending order, and takes it out of `frames`.
   // Pinned ones are no error.
   absl::Status TruncateExtents(std::vector<ExtentFrame*>* frames);
@@ -203,8 +228,25 @@ struct Space::Impl {
   absl::Status ScanExtents(const std::vector<Address>& extents, std::vector<ExtentFrame*>* scanned);
   absl::Status HoldFreeSlots(ExtentFrame* frame);
   absl::StatusOr<bool> IsSlotLive(const ExtentFrame& frame, uint32_t slot);
-  absl::Status DeriveSome(uint16_t class_number);
+  absl::Status DeriveSome(uint16_t class_number, size_t most_extents);
   absl::Status DeriveAll();
+
+  // ---- space_stamp.cc; under `maintenance` ----
+  static SlotKind KindOfSlots(const ExtentFrame& frame);
+  absl::StatusOr<ExtentFrame*> FrameOfRetired(Address address);
+  absl::Status QueueUnlinked();
+  absl::Status QueueKept();
+  void FlagDurable(uint64_t done);
+  bool MayStamp(Address address) const;
+  absl::Status StampDurable();
+  absl::Status FreeStamped();
+  // Takes in the round, and stamps and frees what the writebacks that are done allow.
+  void AdvancePending() noexcept;
+  // The same with two writebacks, and FreeHeld.
+  void FreePendingNow() noexcept;
+  void StampFree(const ExtentFrame& frame);
+  absl::Status StampScanned(const std::vector<ExtentFrame*>& scanned);
+  bool LookThroughSome();
 
   // ---- space_media.cc ----
   // The slots of a slab that touch the page; an empty range for a page without slots.
@@ -247,10 +289,20 @@ struct Space::Impl {
   std::vector<ExtentFrame*> emptying;     // maintenance: frames in Place::kEmptying
   // maintenance: collected and not free yet, as the round runs, the medium or memory failed
   std::vector<Retired> in_round;
-  std::map<Address, std::string> damaged;  // maintenance: extents that were refused, and why
-  bool synced_since_open = false;          // maintenance
-  uint64_t truncated_extents = 0;          // maintenance
-  uint64_t truncated_size_bytes = 0;       // maintenance
+  // maintenance: process durability; the first waits for writeback, then stamp; the second is shown
+  // by a pin; the third waits for writeback, then is free
+  std::list<PendingSlots> to_flag;  // Kept for snapshots: they get the flag alone.
+  std::list<PendingSlots> to_stamp;
+  std::vector<Address> pinned_unlinked;
+  std::deque<PendingSlots> to_free;
+  uint64_t pending_size_bytes = 0;  // maintenance
+  bool all_stamped = true;          // maintenance
+  std::atomic<uint64_t> pending_count{0};
+  std::atomic<Writeback*> writeback{nullptr};  // Null: no process durability.
+  std::map<Address, std::string> damaged;      // maintenance: extents that were refused, and why
+  bool synced_since_open = false;              // maintenance
+  uint64_t truncated_extents = 0;              // maintenance
+  uint64_t truncated_size_bytes = 0;           // maintenance
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
   std::atomic<bool> abandoned_waiting{false};  // Some frame is `abandoned`.

@@ -48,7 +48,7 @@ absl::StatusOr<ReclaimResult> Space::Reclaim(absl::Time deadline) {
 absl::StatusOr<uint64_t> Space::Impl::Reclaim() {
   absl::Status status = DeriveAll();
   if (!status.ok()) return status;
-  RetireRound();
+  RetireAllNow();
   std::vector<ExtentFrame*> empty = Frames();
   empty.erase(std::remove_if(empty.begin(), empty.end(),
                              [&](ExtentFrame* frame) {
@@ -92,7 +92,7 @@ absl::StatusOr<uint64_t> Space::Impl::Audit(const std::function<bool(Address)>& 
                                             const std::function<void(std::string)>& report) {
   const absl::Status status = DeriveAll();
   if (!status.ok()) return status;
-  RetireRound();
+  RetireAllNow();
   for (const auto& [extent, reason] : damaged) {
     report(absl::StrCat("extent at pool offset ", extent, " is unusable: ", reason));
   }

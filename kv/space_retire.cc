@@ -15,17 +15,13 @@ constexpr size_t kUrgentRetires = 4096;
 // Extents whose layout is broken at once: their pages can't be pinned meanwhile.
 constexpr size_t kTruncatedTogether = 256;
 constexpr std::chrono::milliseconds kGatherTime(10);
+// Extents that the worker derives each time that a class has run out of free slots.
+constexpr size_t kDerivesPerRefill = 4;
 // How often pinned slots are looked at again: nobody tells us that a pin went.
 constexpr std::chrono::milliseconds kFirstHeldPoll(20);
 constexpr std::chrono::milliseconds kLastHeldPoll(1000);
 
 bool ByAddress(const ExtentFrame* a, const ExtentFrame* b) { return a->address() < b->address(); }
-
-unsigned QueueNumber() {
-  static std::atomic<unsigned> next{0};
-  thread_local const unsigned number = next.fetch_add(1, std::memory_order_relaxed) % kShards;
-  return number;
-}
 
 }  // namespace
 
@@ -71,7 +67,7 @@ void Space::Impl::WakeWorkerToRetire(bool now) {
 
 void Space::Quiesce() noexcept {
   std::lock_guard<std::mutex> lock(impl_->maintenance);
-  impl_->RetireRound();
+  impl_->RetireAllNow();
 }
 
 void Space::Impl::CollectRetired() noexcept {
@@ -115,9 +111,12 @@ void Space::Impl::CollectAbandoned() {
 // Without memory, or when it is not known what the medium holds, slots stay used.
 void Space::Impl::RetireRound() noexcept {
   CollectRetired();
-  if (!in_round.empty()) {
-    rcu::Synchronize();
-    if (DrainLinks().ok()) FreeRetired();
+  const bool process_durability = writeback.load(std::memory_order_acquire) != nullptr;
+  if (!in_round.empty()) rcu::Synchronize();
+  if (process_durability) {
+    AdvancePending();
+  } else if (!in_round.empty() && DrainLinks().ok()) {
+    FreeRetired();
   }
   WithoutExceptions([this] {
     FreeHeld();
@@ -297,8 +296,10 @@ void Space::Impl::WorkerLoop() noexcept {
            in_round_count.load(std::memory_order_relaxed) != 0 ||
            abandoned_waiting.load(std::memory_order_relaxed);
   };
+  bool looked_through = true;
   while (!stop()) {
-    if (!left_over()) {
+    if (!looked_through) {
+    } else if (!left_over()) {
       held_poll = kFirstHeldPoll;
       worker_wakeup.wait(lock, [&] { return called() || left_over(); });
       if (!called()) continue;
@@ -320,8 +321,11 @@ void Space::Impl::WorkerLoop() noexcept {
       std::lock_guard<std::mutex> maintenance_lock(maintenance);
       RetireRound();
       for (const uint16_t class_number : wanted) {
-        WithoutExceptions([&] { return DeriveSome(class_number); }).IgnoreError();
+        WithoutExceptions([&] {
+          return DeriveSome(class_number, kDerivesPerRefill);
+        }).IgnoreError();
       }
+      looked_through = LookThroughSome();
     }
     lock.lock();
   }

@@ -15,10 +15,22 @@ Store::Store(std::unique_ptr<dax::Pool> pool, const Options& options)
       batch_table_(std::make_unique<BatchTable>(
           pool_.get(), reinterpret_cast<uint64_t*>(pool_->root_area() + kBatchTableOffset))) {}
 
-Store::~Store() = default;
+Store::~Store() {
+  scrubber_.reset();
+  compactor_.reset();
+  // Its hooks use the keyspaces, whose threads use it.
+  if (writeback_ != nullptr) writeback_->Stop();
+  default_keyspace_.reset();
+}
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path,
                                                    const Options& options) {
+  if (options.writeback_interval < absl::Milliseconds(1) ||
+      options.writeback_interval > absl::Hours(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("writeback_interval must be 1ms..1h, not ",
+                     absl::FormatDuration(options.writeback_interval)));
+  }
   dax::PoolOptions pool_options;
   pool_options.create_if_missing = options.create_if_missing;
   pool_options.error_if_exists = options.error_if_exists;
@@ -43,13 +55,14 @@ absl::Status Store::OpenParts() {
     if (pool_->was_clean()) pool_->Close().IgnoreError();
     return has_store.status();
   }
-  uint64_t* const root = &SuperblockOf(*pool_)->root;
-  absl::StatusOr<std::unique_ptr<Engine>> engine =
-      *has_store ? Engine::Open(this, kDefaultKeyspace, root)
-                 : Engine::Create(this, kDefaultKeyspace, root);
+  absl::Status status = CompareDurabilities(*has_store);
+  if (status.ok()) status = SettleLastSession();
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenDefaultKeyspace(*has_store);
   if (!engine.ok()) return engine.status();
   default_keyspace_ = *std::move(engine);
-  absl::Status status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
+  status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
+  if (status.ok()) status = BeginProcessDurability();
   if (!status.ok()) return status;
   compactor_ =
       std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
@@ -61,6 +74,13 @@ absl::Status Store::OpenParts() {
 void Store::StartScrubber() {
   scrubber_ = std::make_unique<Scrubber>(static_cast<CompactionTargets*>(this),
                                          options_.scrub_bytes_per_second);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Store::OpenDefaultKeyspace(bool has_store) {
+  if (durabilities_.power_cut) return RecoverDefaultKeyspace();
+  uint64_t* const root = &SuperblockOf(*pool_)->root;
+  return has_store ? Engine::Open(this, kDefaultKeyspace, root)
+                   : Engine::Create(this, kDefaultKeyspace, root);
 }
 
 absl::Status Store::RedoBatches() {
@@ -94,7 +114,9 @@ absl::Status Store::Close() {
   }
   compactor_.reset();
   absl::Status closed = default_keyspace_->Close();
+  if (writeback_ != nullptr) writeback_->Stop();
   default_keyspace_.reset();
+  writeback_.reset();
   // Without what came before, the pool must not be marked clean.
   if (closed.ok()) closed = pool_->Close();
   pool_.reset();

@@ -7,13 +7,15 @@
 //     |-----> Scrubber     another, if asked for
 //     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
 //
-// store.cc opens and closes; check.cc has Check and GetInfo.
+// store.cc opens and closes; durability.cc has what process durability needs at an open; check.cc has
+// Check and GetInfo.
 //
 // Thread safety: as Db.
 #ifndef DAXKV_KV_STORE_H_
 #define DAXKV_KV_STORE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -26,6 +28,7 @@
 #include "kv/engine.h"
 #include "kv/scrub.h"
 #include "kv/snapshots.h"
+#include "kv/writeback.h"
 
 namespace daxkv::kv {
 
@@ -45,8 +48,10 @@ class Store final : private CompactionTargets {
   BatchTable& batch_table() const { return *batch_table_; }
 
   Engine& default_keyspace() const { return *default_keyspace_; }
+  // Null without process durability.
+  Writeback* writeback() const { return writeback_.get(); }
 
-  absl::Status Sync() { return pool_->Sync(); }
+  absl::Status Sync() { return writeback_ != nullptr ? writeback_->Run() : pool_->Sync(); }
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline) {
     return compactor_->Compact(deadline);
   }
@@ -58,9 +63,24 @@ class Store final : private CompactionTargets {
   Store(std::unique_ptr<dax::Pool> pool, const Options& options);
   // Opens what lies in the pool, creating the store if it has none.
   absl::Status OpenParts();
+  absl::StatusOr<std::unique_ptr<Engine>> OpenDefaultKeyspace(bool has_store);
   // Completes the atomic batches that a crash cut short, before anything else is changed.
   absl::Status RedoBatches();
   void StartScrubber();
+  // ---- durability.cc ----
+  // What the superblock says of the last session, and what this one wants.
+  struct Durabilities {
+    bool wants_process = false;
+    bool was_process = false;
+    uint32_t boot_id = 0;
+    bool power_cut = false;  // While it had process durability.
+  };
+  absl::Status CompareDurabilities(bool has_store);
+  absl::Status StoreDurability(uint64_t word);
+  absl::Status SettleLastSession();
+  absl::StatusOr<std::unique_ptr<Engine>> RecoverDefaultKeyspace();
+  absl::Status BeginProcessDurability();
+
   // kFailedPrecondition, if something is still in use.
   absl::Status CheckUnused() const;
   absl::Status ForEachTarget(
@@ -70,6 +90,9 @@ class Store final : private CompactionTargets {
   std::unique_ptr<dax::Pool> pool_;
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<BatchTable> batch_table_;
+  Durabilities durabilities_;
+  std::unique_ptr<Writeback> writeback_;
+  std::optional<PowerCutReport> power_cut_;
   std::unique_ptr<Engine> default_keyspace_;
   std::unique_ptr<Compactor> compactor_;
   std::unique_ptr<Scrubber> scrubber_;

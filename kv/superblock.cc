@@ -72,8 +72,9 @@ absl::Status CommitSuperblock(dax::Pool& pool) {
   complete.format_version = kFormatVersion;
   superblock->format_version = complete.format_version;
   superblock->checksum = ChecksumOf(complete);
-  superblock->reserved0 = 0;
-  for (uint64_t& word : superblock->reserved1) word = 0;
+  superblock->durability = superblock->reserved = 0;
+  superblock->horizon = 0;
+  superblock->horizon_complement = ~uint64_t{0};
   absl::Status persisted = pool.Persist(superblock, sizeof(*superblock));
   if (!persisted.ok()) return persisted;
   // Commits the store's creation.

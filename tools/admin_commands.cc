@@ -77,6 +77,7 @@ Json ToJson(const kv::Info& info) {
        {{"class", dax::MediaClassName(info.media.media_class)},
         {"forced", info.media.forced},
         {"file_system", info.media.file_system},
+        {"durability", dax::DurabilityName(info.media.durability)},
         {"promise", dax::MediaPromise(info.media)}}},
       {"format_version", info.format_version},
       {"open_epoch", info.open_epoch},
@@ -169,6 +170,19 @@ std::string ToText(const kv::Info& info) {
                                  info.media.file_system,
                                  info.media.forced ? ", forced by PMEM_IS_PMEM_FORCE" : ""));
   line("promise", std::string(dax::MediaPromise(info.media)));
+  if (info.writeback.has_value()) {
+    line("writebacks",
+         absl::StrFormat("%d since the open, the last took %s", info.writeback->completed,
+                         absl::FormatDuration(info.writeback->last_took)));
+  }
+  if (info.power_cut.has_value()) {
+    line("power cut",
+         absl::StrFormat("this open built the index anew: %s records kept, %s stamped "
+                         "dead, %s slots torn, %d batches and %d extents dropped",
+                         Grouped(info.power_cut->records), Grouped(info.power_cut->records_stamped),
+                         Grouped(info.power_cut->slots_torn), info.power_cut->batches_dropped,
+                         info.power_cut->extents_dropped));
+  }
   line("format version", absl::StrCat(info.format_version));
   line("open epoch",
        absl::StrCat(info.open_epoch, info.was_clean ? ", after a clean close"

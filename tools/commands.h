@@ -15,7 +15,8 @@ namespace daxkv::tools {
 // Which store, and how keys and values on the command line are written.
 struct StoreArgs {
   std::string path = "./daxkv.db";
-  bool escaped = false;  // Keys and values given as arguments have C escapes.
+  std::string durability = "power";  // "power" or "process".
+  bool escaped = false;              // Keys and values given as arguments have C escapes.
 };
 
 struct CreateArgs {

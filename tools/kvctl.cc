@@ -202,6 +202,10 @@ int Main(int argc, char** argv) {
   CommandLine line;
   CLI::App app("daxkv: an ordered key-value store on memory-mapped media", "kvctl");
   app.add_option("--db", line.store.path, "The store")->type_name("PATH")->capture_default_str();
+  app.add_option("--durability", line.store.durability,
+                 "What a write survives on an ordinary file: power loss, or the end of the process")
+      ->check(CLI::IsMember({"power", "process"}))
+      ->capture_default_str();
   app.add_flag("--escaped", line.store.escaped,
                "Keys and values given as arguments have C escapes");
   app.require_subcommand(1);

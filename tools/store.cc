@@ -27,6 +27,9 @@ absl::Status WithStore(const StoreArgs& store, IfMissing if_missing,
                        const std::function<absl::Status(kv::Db&)>& body) {
   kv::Options options;
   options.create_if_missing = if_missing == IfMissing::kCreate;
+  if (store.durability == dax::DurabilityName(dax::Durability::kProcess)) {
+    options.durability = dax::Durability::kProcess;
+  }
   absl::StatusOr<std::unique_ptr<kv::Db>> db = kv::Db::Open(store.path, options);
   if (absl::IsNotFound(db.status())) {
     // Exit code 1 is for keys; a missing store is a mistake in the command or the path.

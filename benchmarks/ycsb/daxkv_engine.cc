@@ -96,6 +96,11 @@ class DaxkvEngine final : public Engine {
     const dax::MediaInfo& media = info->media;
     add("MediaClass", absl::StrCat(std::string(dax::MediaClassName(media.media_class)),
                                    media.forced ? " (forced)" : ""));
+    add("Durability", std::string(dax::DurabilityName(media.durability)));
+    if (info->writeback.has_value()) {
+      add("Writebacks", absl::StrCat(info->writeback->completed));
+      add("LastWriteback(ms)", absl::StrCat(absl::ToInt64Milliseconds(info->writeback->last_took)));
+    }
     add("FileSystem", media.file_system);
     add("Promise", std::string(dax::MediaPromise(media)));
     add("Path", info->path);
@@ -123,6 +128,10 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phas
   kv::Options options;
   options.create_if_missing = phase == Phase::kLoad;
   options.verify_checksums = settings.Flag("daxkv.verifychecksums");
+  if (settings.Text("daxkv.durability") == "process") {
+    options.durability = dax::Durability::kProcess;
+  }
+  options.writeback_interval = absl::Milliseconds(settings.Whole("daxkv.writebackinterval"));
   options.max_size_bytes = static_cast<uint64_t>(settings.Whole("daxkv.maxsize"));
   const int64_t fixed_size = settings.Whole("daxkv.fixedsize");
   if (fixed_size > 0) {
@@ -149,6 +158,10 @@ const EngineRegistration kRegistration(
                    "load: records to put at a time; each is durable when its group is"),
          ChoiceRule("daxkv.read", {"copy", "pin"},
                     "reads copy the record, or look at it in the pool"),
+         ChoiceRule("daxkv.durability", {"power", "process"},
+                    "what a put survives on an ordinary file"),
+         WholeRule("daxkv.writebackinterval", "1000", 1, 3'600'000,
+                   "milliseconds between writebacks with process durability"),
          FlagRule("daxkv.verifychecksums", true, "reads check the record's CRC32C"),
          WholeRule("daxkv.fixedsize", "0", 0, INT64_C(1) << 44,
                    "bytes of a store in one file, when the load makes it; 0: a directory"),

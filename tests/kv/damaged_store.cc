@@ -187,7 +187,8 @@ void StoreImage::SurveySlab(uint64_t extent) {
       SurveyLeaf(slot);
     } else if (node.magic == kInnerMagic && node.self == slot) {
       AddRange(Region::kInner, slot, kInnerSizeBytes / 4);  // What is in use, and a little more.
-    } else if (const auto record = At<RecordHeader>(slot); record.kind == kFenceRecord) {
+    } else if (const auto record = At<RecordHeader>(slot);
+               (record.kind_and_flags & kRecordKindMask) == kFenceRecord) {
       AddRange(Region::kFence, slot, sizeof(RecordHeader) + record.key_size_bytes() + 8);
     }
   }

@@ -542,7 +542,7 @@ TEST_P(DamageTest, AReusedSlotOfADamagedRecordIsNoOtherRecord) {
   const size_t size_bytes = ValueSizeBytes(victim, VersionOf(victim));
   StoreImage image = stores().image;
   const uint64_t record = image.Word(image.leaf_slots().at(key)) & kAddressMask;
-  const uint64_t kind_at = record + offsetof(RecordHeader, kind);
+  const uint64_t kind_at = record + offsetof(RecordHeader, kind_and_flags);
   image.SetByte(kind_at, '\x55');
   const TemporaryDirectory directory(Medium::kTmpfs);
   const std::string path = directory.Path("store");

@@ -1,0 +1,90 @@
+// What an open has to do for process durability: for that of the last session, and for its own
+// (stamps.h).
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kv/boot_id.h"
+#include "kv/power_cut.h"
+#include "kv/store.h"
+#include "kv/superblock.h"
+
+namespace daxkv::kv {
+
+absl::Status Store::CompareDurabilities(bool has_store) {
+  Durabilities& result = durabilities_;
+  result.wants_process = options_.durability == dax::Durability::kProcess &&
+                         pool_->media().media_class == dax::MediaClass::kPageCache;
+  if (result.wants_process) {
+    const absl::StatusOr<uint32_t> boot_id = ReadBootId(options_.boot_id_file);
+    if (!boot_id.ok()) return boot_id.status();
+    result.boot_id = *boot_id;
+  }
+  if (!has_store) return absl::OkStatus();
+  const absl::StatusOr<bool> process = HasProcessDurability(*SuperblockOf(*pool_), nullptr);
+  const absl::StatusOr<bool> power_cut =
+      process.ok() ? MetPowerCut(*pool_, options_.boot_id_file) : process;
+  if (!power_cut.ok()) {
+    return absl::Status(power_cut.status().code(),
+                        absl::StrCat(pool_->path(), ": ", power_cut.status().message()));
+  }
+  result.was_process = *process;
+  result.power_cut = *power_cut;
+  return absl::OkStatus();
+}
+
+// One 8-byte store, durable. A crash before it leaves the other mode's word, whose rules still hold.
+absl::Status Store::StoreDurability(uint64_t word) {
+  uint64_t& durability = SuperblockOf(*pool_)->durability;
+  __atomic_store_n(&durability, word, __ATOMIC_RELEASE);
+  return pool_->PersistWord(&durability);
+}
+
+// Before anything is changed: a process that died has left its stores in the page cache alone, and
+// whatever this open makes durable must not come before them. From then on the store is as any other
+// that a process left, unless this session goes on with process durability.
+absl::Status Store::SettleLastSession() {
+  if (!durabilities_.was_process || durabilities_.power_cut) return absl::OkStatus();
+  absl::Status status = pool_->was_clean() ? absl::OkStatus() : pool_->Sync();
+  if (status.ok() && !durabilities_.wants_process) status = StoreDurability(0);
+  return status;
+}
+
+// Without a wait for the medium in between: another cut has the next open begin anew.
+absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverDefaultKeyspace() {
+  absl::Status status = pool_->SetDurability(dax::Durability::kProcess);
+  if (!status.ok()) return status;
+  PowerCutReport report;
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      Engine::Recover(this, kDefaultKeyspace, &SuperblockOf(*pool_)->root, &report);
+  if (!engine.ok()) {
+    return absl::Status(
+        engine.status().code(),
+        absl::StrCat("building the index anew after a power cut: ", engine.status().message()));
+  }
+  power_cut_ = report;
+  status = pool_->SetDurability(dax::Durability::kPower);
+  if (status.ok() && !durabilities_.wants_process) status = StoreDurability(0);
+  if (!status.ok()) return status;
+  return engine;
+}
+
+// V5, V6.
+absl::Status Store::BeginProcessDurability() {
+  if (!durabilities_.wants_process) return absl::OkStatus();
+  Space& space = default_keyspace_->space();
+  absl::Status status = durabilities_.was_process ? absl::OkStatus() : space.StampFreeSlots();
+  if (status.ok()) status = StoreDurability(DurabilityWord(durabilities_.boot_id));
+  if (status.ok()) status = pool_->SetDurability(dax::Durability::kProcess);
+  if (!status.ok()) return status;
+  Writeback::Hooks hooks;
+  hooks.horizon = [this] { return batch_table_->AppliedUpTo(snapshots_->LastNumber()); };
+  hooks.before = [this] { default_keyspace_->space().BeforeWriteback(); };
+  hooks.after = [this] { default_keyspace_->space().AfterWriteback(); };
+  writeback_ =
+      std::make_unique<Writeback>(pool_.get(), options_.writeback_interval, std::move(hooks));
+  space.BeginProcessDurability(writeback_.get(),
+                               /*all_stamped=*/!durabilities_.was_process || pool_->was_clean());
+  return absl::OkStatus();
+}
+
+}  // namespace daxkv::kv

@@ -1,0 +1,319 @@
+#include "kv/power_cut.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kv/boot_id.h"
+#include "kv/exceptions.h"
+#include "kv/extent_header.h"
+#include "kv/record.h"
+#include "kv/stamps.h"
+#include "kv/superblock.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+class Recovery {
+ public:
+  Recovery(const PowerCutTarget& target, PowerCutReport* report)
+      : target_(target), pool_(*target.pool), space_(*target.space), report_(*report) {
+    const Superblock& superblock = *SuperblockOf(pool_);
+    horizon_ = std::min(superblock.horizon, ~superblock.horizon_complement);
+  }
+
+  absl::StatusOr<std::unique_ptr<Index>> Run() {
+    absl::Status status = FindExtents();
+    if (status.ok()) status = DropOldIndex();
+    if (!status.ok()) return status;
+    FindBatches();
+    auto index = Index::Create(&space_, target_.snapshots, target_.root);
+    if (!index.ok()) return index.status();
+    index_ = *std::move(index);
+    status = TakeRecords();
+    if (status.ok()) status = ApplyDeletes();
+    // What does not count must be gone before the horizon says that all batches up to here do.
+    if (status.ok()) status = pool_.Sync();
+    if (status.ok()) status = RaiseHorizon();
+    if (!status.ok()) return status;
+    for (const Address address : of_batches_) StampDead(pool_, address);
+    status = pool_.Sync();
+    if (!status.ok()) return status;
+    return std::move(index_);
+  }
+
+ private:
+  struct Extent {
+    dax::Run run;
+    SlotLayout layout;
+
+    Address SlotAddress(uint32_t slot) const {
+      return run.offset() + layout.first_slot_offset + uint64_t{slot} * layout.slot_size_bytes;
+    }
+  };
+
+  // The record in [address, end), if it verifies.
+  std::optional<RecordView> Verified(Address address, Address end) const {
+    if (end < address + sizeof(RecordHeader) || pool_.IsLost(address, end - address)) {
+      return std::nullopt;
+    }
+    const auto* header = reinterpret_cast<const RecordHeader*>(pool_.At(address));
+    if (!IsRecordKind(KindAndFlags(*header)) ||
+        RecordSizeBytes(header->key_size_bytes(), header->value_size_bytes) > end - address) {
+      return std::nullopt;
+    }
+    const RecordView record = RecordAt(space_, address);
+    if (!VerifyRecord(space_, record).ok()) return std::nullopt;
+    return record;
+  }
+  std::optional<RecordView> Verified(const Extent& extent, uint32_t slot) const {
+    const Address address = extent.SlotAddress(slot);
+    return Verified(address, address + extent.layout.slot_size_bytes);
+  }
+  bool IsUnlinked(Address address) const {
+    const auto* header = reinterpret_cast<const RecordHeader*>(pool_.At(address));
+    return (KindAndFlags(*header) & kUnlinkedFlag) != 0;
+  }
+
+  absl::Status FindExtents() {
+    std::vector<dax::Run> dropped;
+    absl::Status status = pool_.ForEachRun([&](const dax::Run& run) {
+      const RunUse use = UseOf(run);
+      if (!use.IsExtentOf(target_.keyspace)) return absl::OkStatus();
+      if (use.kind == RunUse::Kind::kSlab && SlotKindOf(use.size_class) != SlotKind::kRecord) {
+        old_index_.push_back(run);
+        return absl::OkStatus();
+      }
+      if (std::optional<SlotLayout> layout = LayoutOf(run)) {
+        extents_.push_back({run, *layout});
+      } else {
+        dropped.push_back(run);
+      }
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return status;
+    report_.extents_dropped = dropped.size();
+    return pool_.ReleaseRuns(dropped);
+  }
+
+  // A run may be live before its header came: what it holds is whole or it does not verify.
+  std::optional<SlotLayout> LayoutOf(const dax::Run& run) {
+    if (absl::StatusOr<SlotLayout> layout = CheckExtent(pool_, run); layout.ok()) return *layout;
+    const RunUse use = UseOf(run);
+    if (use.kind == RunUse::Kind::kLarge) {
+      const Address address = run.offset() + kLargeRecordOffset;
+      const std::optional<RecordView> record = Verified(address, run.offset() + run.size_bytes());
+      if (!record.has_value()) return std::nullopt;
+      WriteLargeHeader(pool_, run, RecordSizeBytes(record->key.size(), record->value.size()));
+    } else {
+      if (run.pages < SmallRunPages(use.size_class) || run.pages > dax::kHugePages) {
+        return std::nullopt;
+      }
+      const Extent extent{run, SlabLayout(use.size_class, run.pages)};
+      uint32_t slot = 0;
+      while (slot < extent.layout.slot_count && !Verified(extent, slot).has_value()) ++slot;
+      if (slot == extent.layout.slot_count) return std::nullopt;
+      WriteSlabHeader(pool_, run);
+    }
+    FlushHeader(pool_, run);
+    const absl::StatusOr<SlotLayout> layout = CheckExtent(pool_, run);
+    return layout.ok() ? std::optional<SlotLayout>(*layout) : std::nullopt;
+  }
+
+  // Nothing of it is needed, and a full pool needs the room. A crash leaves a root to nowhere, and
+  // the durability word, so that the next open comes here again.
+  absl::Status DropOldIndex() {
+    *target_.root = 0;
+    pool_.Flush(target_.root, sizeof(*target_.root));
+    std::memset(pool_.root_area() + kBatchTableOffset, 0, kBatchTableWords * sizeof(uint64_t));
+    pool_.Flush(pool_.root_area(), kBatchTableOffset + kBatchTableWords * sizeof(uint64_t));
+    absl::Status status = pool_.Sync();
+    return status.ok() ? pool_.ReleaseRuns(old_index_) : status;
+  }
+
+  // Slots that are not stamped.
+  template <typename Visit>
+  void ForEachSlot(Visit visit) {
+    for (const Extent& extent : extents_) {
+      for (uint32_t slot = 0; slot < extent.layout.slot_count; ++slot) {
+        if (!IsStampedDead(pool_, extent.SlotAddress(slot))) visit(extent, slot);
+      }
+    }
+  }
+
+  // The record that begins at an address which may be anything.
+  std::optional<RecordView> Find(Address address) const {
+    auto after = std::upper_bound(extents_.begin(), extents_.end(), address,
+                                  [](Address at, const Extent& e) { return at < e.run.offset(); });
+    if (after == extents_.begin()) return std::nullopt;
+    const Extent& extent = *--after;
+    const Address first = extent.SlotAddress(0);
+    if (address < first || (address - first) % extent.layout.slot_size_bytes != 0) {
+      return std::nullopt;
+    }
+    const uint64_t slot = (address - first) / extent.layout.slot_size_bytes;
+    if (slot >= extent.layout.slot_count) return std::nullopt;
+    return Verified(extent, static_cast<uint32_t>(slot));
+  }
+
+  // Batches above the horizon of which everything is there (V8).
+  void FindBatches() {
+    ForEachSlot([&](const Extent& extent, uint32_t slot) {
+      const auto* header =
+          reinterpret_cast<const RecordHeader*>(pool_.At(extent.SlotAddress(slot)));
+      if (KindOf(KindAndFlags(*header)) != kBatchRecord) return;
+      const std::optional<RecordView> batch = Verified(extent, slot);
+      if (!batch.has_value() || batch->sequence <= horizon_) return;
+      for (size_t i = 0; i < batch->value.size() / sizeof(Address); ++i) {
+        Address member;
+        std::memcpy(&member, batch->value.data() + i * sizeof(member), sizeof(member));
+        const std::optional<RecordView> record = Find(member);
+        if (!record.has_value() || !record->of_batch || record->sequence != batch->sequence) return;
+      }
+      whole_.insert(batch->sequence);
+    });
+  }
+
+  enum class Role { kValue, kDelete, kKeep, kDead };
+  Role RoleOf(const RecordView& record) {
+    // Written, and not yet numbered.
+    if (record.sequence == 0) return Role::kDead;
+    const bool settled = record.sequence <= horizon_;
+    const bool whole = whole_.count(record.sequence) != 0;
+    if (record.of_batch && !settled && !whole) {
+      dropped_batches_.insert(record.sequence);
+      return Role::kDead;
+    }
+    if (IsUnlinked(record.address)) return Role::kDead;
+    if (record.kind == kValueRecord) return Role::kValue;
+    // What it deletes is stamped before it is.
+    if (record.kind == kDeleteRecord) return Role::kDelete;
+    return record.of_batch && !settled ? Role::kKeep : Role::kDead;
+  }
+
+  absl::Status TakeRecords() {
+    absl::Status status;
+    ForEachSlot([&](const Extent& extent, uint32_t slot) {
+      if (!status.ok()) return;
+      const Address address = extent.SlotAddress(slot);
+      const std::optional<RecordView> record = Verified(extent, slot);
+      if (!record.has_value()) {
+        ++report_.slots_torn;
+        if (!pool_.IsLost(address, sizeof(RecordHeader))) StampDead(pool_, address);
+        return;
+      }
+      const Role role = RoleOf(*record);
+      if (role == Role::kValue) {
+        status = Take(*record);
+      } else if (role == Role::kDead) {
+        Reject(address);
+      } else {
+        of_batches_.push_back(address);
+        if (role == Role::kDelete) deletes_.push_back(address);
+      }
+    });
+    report_.batches_dropped = dropped_batches_.size();
+    return status;
+  }
+
+  void Reject(Address address) {
+    ++report_.records_stamped;
+    StampDead(pool_, address);
+  }
+
+  // What the index has of a key: null address if nothing.
+  absl::StatusOr<ExpectedVersion> HeldOf(std::string_view key) const {
+    ExpectedVersion held;
+    absl::Status found = index_->Find(key, [&](const RecordView& record) {
+      held = {record.address, record.sequence};
+      return absl::OkStatus();
+    });
+    if (!found.ok() && !absl::IsNotFound(found)) return found;
+    return held;
+  }
+
+  absl::Status Take(const RecordView& record) {
+    const absl::StatusOr<ExpectedVersion> held = HeldOf(record.key);
+    if (!held.ok()) return held.status();
+    if (held->address != kNullAddress && held->sequence >= record.sequence) {
+      Reject(record.address);
+      return absl::OkStatus();
+    }
+    const absl::Status published = index_->Upsert(record.key, record.address).status();
+    if (!published.ok()) return published;
+    if (held->address == kNullAddress) {
+      ++report_.records;
+    } else {
+      Reject(held->address);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ApplyDeletes() {
+    for (const Address address : deletes_) {
+      const RecordView record = RecordAt(space_, address);
+      const absl::StatusOr<ExpectedVersion> held = HeldOf(record.key);
+      if (!held.ok()) return held.status();
+      if (held->address == kNullAddress || held->sequence >= record.sequence) continue;
+      absl::Status removed = index_->Remove(record.key);
+      if (!removed.ok()) return removed;
+      --report_.records;
+      Reject(held->address);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status RaiseHorizon() {
+    Superblock& superblock = *SuperblockOf(pool_);
+    superblock.horizon = target_.snapshots->LastNumber();
+    superblock.horizon_complement = ~superblock.horizon;
+    pool_.Flush(&superblock, sizeof(superblock));
+    return pool_.Sync();
+  }
+
+  const PowerCutTarget target_;
+  dax::Pool& pool_;
+  Space& space_;
+  PowerCutReport& report_;
+  uint64_t horizon_;
+  std::vector<Extent> extents_;  // In ascending order.
+  std::vector<dax::Run> old_index_;
+  std::unordered_set<uint64_t> whole_, dropped_batches_;  // Sequence numbers.
+  std::vector<Address> of_batches_, deletes_;
+  std::unique_ptr<Index> index_;
+};
+
+}  // namespace
+
+uint64_t DurabilityWord(uint32_t boot_id) { return dax::Pool::SealEpoch(boot_id); }
+
+absl::StatusOr<bool> HasProcessDurability(const Superblock& superblock, uint32_t* boot_id) {
+  if (superblock.durability == 0) return false;
+  const std::optional<uint64_t> word = dax::Pool::UnsealEpoch(superblock.durability);
+  if (!word.has_value()) {
+    return absl::DataLossError("the superblock's durability word is damaged");
+  }
+  if (boot_id != nullptr) *boot_id = static_cast<uint32_t>(*word);
+  return true;
+}
+
+absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_id_file) {
+  uint32_t last_boot_id = 0;
+  const absl::StatusOr<bool> process = HasProcessDurability(*SuperblockOf(pool), &last_boot_id);
+  if (!process.ok() || !*process || pool.was_clean()) return process.ok() ? false : process;
+  const absl::StatusOr<uint32_t> boot_id = ReadBootId(boot_id_file);
+  if (!boot_id.ok()) return boot_id.status();
+  return last_boot_id != *boot_id;
+}
+
+absl::StatusOr<std::unique_ptr<Index>> RecoverFromPowerCut(const PowerCutTarget& target,
+                                                           PowerCutReport* report) {
+  return WithoutExceptions([&] { return Recovery(target, report).Run(); });
+}
+
+}  // namespace daxkv::kv
