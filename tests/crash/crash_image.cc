@@ -129,6 +129,8 @@ void CrashImage::Apply(const Event& event) {
       return SetLive(event.offset, event.bytes);
     case EventKind::kFence:
       return Fence(event.thread);
+    case EventKind::kBarrier:
+      return Barrier(event.a);
     case EventKind::kPunch:
       return Punch(event.offset, event.a);
     case EventKind::kBegin:
@@ -147,14 +149,31 @@ void CrashImage::NoteFlush(const Event& event) {
 void CrashImage::Fence(uint32_t thread) {
   const std::map<uint64_t, FlushedLine> lines = std::move(pending_[thread]);
   pending_.erase(thread);
-  for (const auto& [offset, flushed] : lines) {
-    // What others flushed before is older than what is durable now.
-    for (auto& [other_thread, others] : pending_) {
-      const auto other = others.find(offset);
-      if (other != others.end() && other->second.number < flushed.number) others.erase(other);
-    }
-    SetDurable(offset, flushed.line.bytes);
+  for (const auto& [offset, flushed] : lines) Complete(offset, flushed);
+}
+
+void CrashImage::Complete(uint64_t offset, const FlushedLine& flushed) {
+  // What others flushed before is older than what is durable now.
+  for (auto& [other_thread, others] : pending_) {
+    const auto other = others.find(offset);
+    if (other != others.end() && other->second.number < flushed.number) others.erase(other);
   }
+  SetDurable(offset, flushed.line.bytes);
+}
+
+void CrashImage::Barrier(uint64_t flushes) {
+  std::map<uint64_t, std::pair<uint64_t, FlushedLine>> done;  // By number, with the offset.
+  for (auto& [thread, lines] : pending_) {
+    for (auto line = lines.begin(); line != lines.end();) {
+      if (line->second.number > flushes) {
+        ++line;
+        continue;
+      }
+      done.emplace(line->second.number, *line);
+      line = lines.erase(line);
+    }
+  }
+  for (const auto& [number, line] : done) Complete(line.first, line.second);
 }
 
 void CrashImage::SetDurable(uint64_t offset, const void* bytes) {

@@ -83,6 +83,8 @@ class CrashImage {
   void NoteDifference(uint64_t offset);
   void NoteFlush(const Event& event);
   void Fence(uint32_t thread);
+  void Barrier(uint64_t flushes);
+  void Complete(uint64_t offset, const FlushedLine& flushed);
   // Takes the words of `mask` from `bytes`.
   void PatchLine(uint64_t offset, const void* bytes, unsigned mask);
   // What threads have flushed of a line, in order.

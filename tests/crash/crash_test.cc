@@ -1,6 +1,7 @@
 // Power cuts at every fence of short scripts, over the whole pool.
 //
-//   crash_test [--images=N] [--seed=N] [--gtest_filter=...] [--trace=PATH --only=POINT.VARIANT]
+//   crash_test [--images=N] [--seed=N] [--workers=N] [--gtest_filter=...]
+//              [--trace=PATH --only=POINT.VARIANT]
 //
 // --images: how many to judge for each script, about; the time taken grows with it.
 // --trace, --only: judges one image of a kept trace again.
@@ -82,6 +83,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     sscanf(argv[i], "--images=%" SCNu64, &daxkv::crash::images_per_script);
     sscanf(argv[i], "--seed=%" SCNu64, &plan.seed);
+    sscanf(argv[i], "--workers=%u", &plan.workers);
     sscanf(argv[i], "--only=%" SCNu64 ".%" SCNu64, &plan.only_point, &plan.only_variant);
     if (strncmp(argv[i], "--trace=", 8) == 0) plan.trace = argv[i] + 8;
   }

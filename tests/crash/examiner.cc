@@ -143,6 +143,8 @@ void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uin
   {
     Recorder recorder(files);
     Store store(files);
+    BeginProcess();
+    Mutate(plan_.mutated, plan_.mutation);
     recorder.Start();
     const absl::Status opened = store.Open();
     std::string fault = opened.ok() ? CompareStore(store.db(), expected, &found)
@@ -153,6 +155,7 @@ void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uin
       fault = RecordOperations(operations, 0, store, recorder, &unused);
     }
     recorder.Stop();
+    Mutate(CallSite(), plan_.mutation);
     if (!fault.empty()) on_fault(absl::StrCat(where, ", recovery: ", fault));
     trace = std::move(recorder.trace());
   }

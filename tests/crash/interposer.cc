@@ -20,6 +20,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/crash/pool_cache.h"
+#include "tests/crash/symbols.h"
 
 extern "C" {
 // Given by the linker: the program's code lies between them.
@@ -46,27 +47,28 @@ Mutation mutated_how = Mutation::kDropped;                   // Guarded by sites
 struct Frame {
   std::string function;  // When it is daxkv's, else empty.
   bool of_libpmemobj = false;
-  bool is_persist_call = false;  // Of libpmemobj's public function that hands a flush down.
+  bool is_persist_call = false;  // Of libpmemobj-cpp's function that hands a flush down.
 };
 std::map<const void*, Frame> known_frames;  // Guarded by sites_mutex.
 
 const Frame& FrameAt(const void* address) {
   const auto [it, fresh] = known_frames.try_emplace(address);
   Frame& frame = it->second;
+  if (!fresh) return frame;
   Dl_info info;
-  if (!fresh || dladdr(address, &info) == 0) return frame;
-  frame.of_libpmemobj =
-      info.dli_fname != nullptr && absl::StrContains(info.dli_fname, "libpmemobj");
-  if (info.dli_sname == nullptr) return frame;
-  frame.is_persist_call = frame.of_libpmemobj && strcmp(info.dli_sname, "pmemobj_persist") == 0;
+  const bool known = dladdr(address, &info) != 0 && info.dli_fname != nullptr;
+  frame.of_libpmemobj = known && absl::StrContains(info.dli_fname, "libpmemobj");
+  // A call may be its function's last instruction.
+  const Symbol symbol = FindSymbol(static_cast<const char*>(address) - 1);
   int status = 0;
-  char* name = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
+  char* name = abi::__cxa_demangle(symbol.name.c_str(), nullptr, nullptr, &status);
   if (name != nullptr && absl::StartsWith(name, "daxkv::")) {
     const std::string whole = name;
-    frame.function = absl::StrCat(
-        whole.substr(0, whole.find('(')), "+0x",
-        absl::Hex(static_cast<const char*>(address) - static_cast<const char*>(info.dli_saddr)));
+    frame.function =
+        absl::StrCat(whole.substr(0, whole.find('(')), "+0x", absl::Hex(symbol.offset));
   }
+  frame.is_persist_call |=
+      name != nullptr && absl::StartsWith(name, "pmem::obj::pool_base::persist");
   free(name);
   return frame;
 }
@@ -74,10 +76,10 @@ const Frame& FrameAt(const void* address) {
 // Whether a function only hands flushes and fences down.
 bool HandsDown(const std::string& name) {
   for (const char* prefix :
-       {"daxkv::crash::", "daxkv::dax::Persister::", "daxkv::dax::Pool::Flush",
-        "daxkv::dax::Pool::Drain", "daxkv::dax::Pool::Persist", "daxkv::dax::Pool::CopyAndFlush",
-        "daxkv::dax::ObjectHeap::StoreDurably", "daxkv::kv::Space::Flush",
-        "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
+       {"daxkv::crash::", "daxkv::kv::Memory::", "daxkv::dax::Persister::",
+        "daxkv::dax::Pool::Flush", "daxkv::dax::Pool::Drain", "daxkv::dax::Pool::Persist",
+        "daxkv::dax::Pool::CopyAndFlush", "daxkv::dax::ObjectHeap::StoreDurably",
+        "daxkv::kv::Space::Flush", "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
         "daxkv::kv::Index::Impl::Drain"}) {
     if (absl::StartsWith(name, prefix)) return true;
   }
@@ -89,6 +91,12 @@ struct Range {
   size_t size_bytes;
 };
 thread_local std::vector<Range> late_flushes;
+
+uint32_t NextThreadNumber() {
+  static std::atomic<uint32_t> next{0};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
+thread_local uint32_t thread_number = NextThreadNumber();
 
 // Whether code at `address` is this program's and no library's.
 bool IsOfProgram(const void* address) {
@@ -124,10 +132,8 @@ Passage PassageOf(CallKind kind) {
   bool of_libpmemobj = false, is_persist_call = false;
   for (int i = 1; i < count; ++i) {
     const Frame& frame = FrameAt(frames[i]);
-    if (frame.of_libpmemobj) {
-      of_libpmemobj = true;
-      is_persist_call = frame.is_persist_call;
-    }
+    of_libpmemobj |= frame.of_libpmemobj;
+    is_persist_call |= frame.is_persist_call;
     if (frame.function.empty() || HandsDown(frame.function)) continue;
     // What libpmemobj does by itself is not daxkv's.
     if (of_libpmemobj && !is_persist_call) return Passage::kPasses;
@@ -205,10 +211,13 @@ void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run) {
   fences_to_live = fences;
   if (setjmp(place_of_death) == 0) run();
 }
-void EndDying() {
+void BeginProcess() {
   fences_to_live = kNever;
   dead = false;
+  late_flushes.clear();
+  thread_number = NextThreadNumber();
 }
+uint32_t CurrentThread() { return thread_number; }
 void DelayFences(unsigned wait_ms) { fence_delay_ms = wait_ms; }
 
 void Mutate(const CallSite& site, Mutation mutation) {
@@ -296,6 +305,16 @@ void* pmem_memcpy_nodrain(void* to, const void* from, size_t size_bytes) {
 }
 void* pmem_memset_nodrain(void* to, int byte, size_t size_bytes) {
   return pmem_memset(to, byte, size_bytes, PMEM_F_MEM_NODRAIN);
+}
+
+void urcu_memb_synchronize_rcu() {
+  using Function = void (*)();
+  static const auto next =
+      reinterpret_cast<Function>(dlsym(RTLD_NEXT, "urcu_memb_synchronize_rcu"));
+  auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire);
+  const uint64_t flushes = seen_by == nullptr ? 0 : seen_by->OnBarrierBegin();
+  next();
+  if (seen_by != nullptr) seen_by->OnBarrierEnd(flushes);
 }
 
 int munmap(void* address, size_t size_bytes) noexcept {

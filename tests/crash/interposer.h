@@ -1,7 +1,7 @@
 // libpmem's exported functions, defined by the test binary itself: libpmemobj and daxkv both call
 // these, so that every flush and every fence of theirs is seen. Nothing is really flushed: what
 // would be durable is the observer's to say. munmap and fallocate are seen too, for the places of
-// the pool's files and for the holes punched into them.
+// the pool's files and for the holes punched into them, and RCU's grace periods, which are barriers.
 //
 // Thread safety: the interposed functions from any thread; everything else here while no store is
 // open.
@@ -28,6 +28,10 @@ class Observer {
   virtual ~Observer() = default;
   virtual void OnFlush(const char* address, size_t size_bytes) = 0;
   virtual void OnFence() = 0;
+  // A grace period of RCU: every processor passes a full barrier in it, which completes what was
+  // flushed there before. What the first returns is handed to the second.
+  virtual uint64_t OnBarrierBegin() = 0;
+  virtual void OnBarrierEnd(uint64_t flushes) = 0;
   virtual void OnMsync(const char* address, size_t size_bytes) = 0;
   // A hole was punched.
   virtual void OnPunch(int file, uint64_t offset, uint64_t size_bytes) = 0;
@@ -71,9 +75,13 @@ void Mutate(const CallSite& site, Mutation mutation);
 // The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
 // before it takes effect. There `run` ends: no destructor of its frames runs, locks that it held stay
 // locked and memory that it had is lost, as when a process dies. No flush or fence of the thread
-// counts from then on, until EndDying.
+// counts from then on, until BeginProcess.
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
-void EndDying();
+// The thread is a new process's from here on: another one than before to whoever asks.
+void BeginProcess();
+// Whose flushes a fence of this thread completes. No later fence completes those of a process that
+// died.
+uint32_t CurrentThread();
 // Each fence of this thread waits so long before it takes effect.
 void DelayFences(unsigned wait_ms);
 

@@ -53,16 +53,10 @@ void Recorder::Stop() {
   stopped_ = true;
 }
 
-uint32_t Recorder::ThreadNumber() const {
-  static std::atomic<uint32_t> next{0};
-  thread_local const uint32_t number = next.fetch_add(1, std::memory_order_relaxed);
-  return number;
-}
-
 void Recorder::Add(EventKind kind, uint64_t offset, uint64_t a, uint64_t b) {
   Event event;
   event.kind = kind;
-  event.thread = ThreadNumber();
+  event.thread = CurrentThread();
   event.offset = offset;
   event.a = a;
   event.b = b;
@@ -72,7 +66,7 @@ void Recorder::Add(EventKind kind, uint64_t offset, uint64_t a, uint64_t b) {
 Event Recorder::LineEvent(EventKind kind, uint64_t offset) const {
   Event event;
   event.kind = kind;
-  event.thread = ThreadNumber();
+  event.thread = CurrentThread();
   event.offset = offset;
   CopyLine(event.bytes, live_ + offset);
   return event;
@@ -224,7 +218,7 @@ void Recorder::OnFlush(const char* address, size_t size_bytes) {
   ++counts_.flushes;
   const uint64_t last = std::min(offset + size_bytes, size_bytes_) - 1;
   for (uint64_t line = offset / kLineSizeBytes; line <= last / kLineSizeBytes; ++line) {
-    FlushLine(line * kLineSizeBytes, ThreadNumber());
+    FlushLine(line * kLineSizeBytes, CurrentThread());
   }
 }
 
@@ -232,23 +226,49 @@ void Recorder::OnFence() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (stopped_) return;
   ++counts_.fences;
-  Lines& lines = pending_[ThreadNumber()];
+  Lines& lines = pending_[CurrentThread()];
   if (lines.empty()) {
     ++counts_.empty_fences;
     return;
   }
   AddPoint();
-  for (const auto& [offset, flushed] : lines) {
-    memcpy(durable_ + offset, flushed.event.bytes, kLineSizeBytes);
-    // What others flushed before is older than what is durable now.
-    for (auto& [thread, others] : pending_) {
-      const auto other = others.find(offset);
-      if (&others == &lines || other == others.end()) continue;
-      if (other->second.number < flushed.number) others.erase(other);
+  const Lines done = std::move(lines);
+  lines.clear();
+  for (const auto& [offset, flushed] : done) SetDurable(offset, flushed);
+  Add(EventKind::kFence, 0);
+}
+
+void Recorder::SetDurable(uint64_t offset, const Flushed& flushed) {
+  memcpy(durable_ + offset, flushed.event.bytes, kLineSizeBytes);
+  // What others flushed before is older than what is durable now.
+  for (auto& [thread, others] : pending_) {
+    const auto other = others.find(offset);
+    if (other != others.end() && other->second.number < flushed.number) others.erase(other);
+  }
+}
+
+uint64_t Recorder::OnBarrierBegin() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return flushes_;
+}
+
+void Recorder::OnBarrierEnd(uint64_t flushes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_) return;
+  std::map<uint64_t, std::pair<uint64_t, Flushed>> done;  // By number, with the offset.
+  for (auto& [thread, lines] : pending_) {
+    for (auto line = lines.begin(); line != lines.end();) {
+      if (line->second.number > flushes) {
+        ++line;
+        continue;
+      }
+      done.emplace(line->second.number, *line);
+      line = lines.erase(line);
     }
   }
-  lines.clear();
-  Add(EventKind::kFence, 0);
+  if (done.empty()) return;
+  for (const auto& [number, line] : done) SetDurable(line.first, line.second);
+  Add(EventKind::kBarrier, 0, flushes);
 }
 
 void Recorder::OnMsync(const char* address, size_t size_bytes) {

@@ -61,6 +61,8 @@ class Recorder : public Observer {
 
   void OnFlush(const char* address, size_t size_bytes) override;
   void OnFence() override;
+  uint64_t OnBarrierBegin() override;
+  void OnBarrierEnd(uint64_t flushes) override;
   void OnMsync(const char* address, size_t size_bytes) override;
   void OnPunch(int file, uint64_t offset, uint64_t size_bytes) override;
   void OnUnmap() override;
@@ -86,11 +88,11 @@ class Recorder : public Observer {
   // False: the address is in no part.
   bool Translate(const char* address, uint64_t* offset);
   void FlushLine(uint64_t offset, uint32_t thread);
+  void SetDurable(uint64_t offset, const Flushed& flushed);
   void NoteStores();
   void AddPoint();
   void Add(EventKind kind, uint64_t offset, uint64_t a = 0, uint64_t b = 0);
   Event LineEvent(EventKind kind, uint64_t offset) const;
-  uint32_t ThreadNumber() const;
 
   const StoreFiles files_;
   std::mutex mutex_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -46,7 +47,14 @@ absl::Status Store::Open() {
   return absl::OkStatus();
 }
 
+void Store::Abandon() {
+  for (auto& snapshot : snapshots_) static_cast<void>(snapshot.release());
+  snapshots_.clear();
+  db_.reset();
+}
+
 absl::Status Store::Close() {
+  snapshots_.clear();
   const absl::Status closed = db_->Close();
   db_.reset();
   return closed;
@@ -116,6 +124,48 @@ Operation DeleteGroup(const std::vector<std::string>& keys) {
   return group;
 }
 
+Operation Batch(const std::vector<std::string>& put, size_t size_bytes,
+                const std::vector<std::string>& deleted) {
+  Operation batch{"batch", {}, nullptr, /*atomic=*/true};
+  for (const std::string& key : put) batch.changes.push_back({key, NewValue(size_bytes)});
+  for (const std::string& key : deleted) batch.changes.push_back({key, std::nullopt});
+  batch.run = [](Store& store, const Changes& changes) {
+    kv::WriteBatch writes;
+    absl::Status status;
+    for (const Operation::Change& change : changes) {
+      status.Update(change.value ? writes.Put(change.key, *change.value)
+                                 : writes.Delete(change.key));
+    }
+    status.Update(store.db().Write(writes));
+    return status;
+  };
+  return batch;
+}
+
+Operation DeleteRange(const std::vector<std::string>& keys) {
+  Operation range = DeleteGroup(keys);
+  range.name = "delete range";
+  range.run = [](Store& store, const Changes& changes) {
+    return store.db().DeleteRange(changes.front().key, changes.back().key + '\0').status();
+  };
+  return range;
+}
+
+Operation TakeSnapshot() {
+  return {"take snapshot", {}, [](Store& store, const Changes&) {
+            absl::StatusOr<kv::Snapshot> snapshot = store.db().GetSnapshot();
+            if (!snapshot.ok()) return snapshot.status();
+            store.snapshots().push_back(std::make_unique<kv::Snapshot>(*std::move(snapshot)));
+            return absl::OkStatus();
+          }};
+}
+Operation ReleaseSnapshot() {
+  return {"release snapshot", {}, [](Store& store, const Changes&) {
+            store.snapshots().erase(store.snapshots().begin());
+            return absl::OkStatus();
+          }};
+}
+
 Operation Compact() {
   return {"compact", {}, [](Store& store, const Changes&) {
             return store.db().Compact(absl::Now() + absl::Seconds(1)).status();
@@ -130,6 +180,7 @@ Operation Close() {
 Operation Crash() {
   return {"crash", {}, [](Store& store, const Changes&) {
             store.Abandon();
+            BeginProcess();
             return absl::OkStatus();
           }};
 }
@@ -139,8 +190,16 @@ Operation Killed(Operation operation, unsigned fence) {
   operation.run = [run = std::move(operation.run), fence](Store& store, const Changes& changes) {
     RunUntilDeath(fence, [&] { run(store, changes).IgnoreError(); });
     store.Abandon();
-    EndDying();
+    BeginProcess();
     return absl::OkStatus();
+  };
+  return operation;
+}
+Operation InOtherThread(Operation operation) {
+  operation.run = [run = std::move(operation.run)](Store& store, const Changes& changes) {
+    absl::Status done;
+    std::thread([&] { done = run(store, changes); }).join();
+    return done;
   };
   return operation;
 }

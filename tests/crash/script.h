@@ -34,12 +34,15 @@ class Store {
   absl::Status Open();
   absl::Status Close();
   // What a crash leaves of the process.
-  void Abandon() { db_.reset(); }
+  void Abandon();
   kv::Db& db() { return *db_; }
+  // Those that the script holds. They go before the store closes; a process that dies leaves them.
+  std::vector<std::unique_ptr<kv::Snapshot>>& snapshots() { return snapshots_; }
 
  private:
   const StoreFiles files_;
   std::unique_ptr<kv::Db> db_;
+  std::vector<std::unique_ptr<kv::Snapshot>> snapshots_;
 };
 
 struct Operation {
@@ -85,13 +88,23 @@ Operation Put(const std::string& key, size_t size_bytes);
 Operation Delete(const std::string& key);
 Operation PutGroup(const std::vector<std::string>& keys, size_t size_bytes);
 Operation DeleteGroup(const std::vector<std::string>& keys);
+// An atomic batch: puts the ones, deletes the others.
+Operation Batch(const std::vector<std::string>& put, size_t size_bytes,
+                const std::vector<std::string>& deleted = {});
+// Of keys that are all there, from the first to the last.
+Operation DeleteRange(const std::vector<std::string>& keys);
 Operation Compact();
+// Takes a snapshot and holds it; lets the oldest one go.
+Operation TakeSnapshot();
+Operation ReleaseSnapshot();
 Operation Open();
 Operation Close();
 Operation Crash();  // Of the process: what it stored stays in the caches, and may be lost later.
 // The operation, during which the process dies: at its fence of that number, from 0. (Of a group's
 // fences the first makes records durable, the second what refers to them.) Open comes next.
 Operation Killed(Operation operation, unsigned fence);
+// The operation, done by a thread that ends then: nobody's fence completes what it has flushed last.
+Operation InOtherThread(Operation operation);
 // The operation, whose fences wait so long before they take effect: for what other threads do
 // meanwhile.
 Operation Slowed(Operation operation, unsigned wait_ms);

@@ -17,6 +17,7 @@ enum class EventKind : uint32_t {
   kStore,    // A line was seen to have these bytes in memory.
   kFlush,    // A thread began to write a line back while it had these bytes.
   kFence,    // What the thread flushed is durable now.
+  kBarrier,  // What any thread flushed up to its flush number `a` (from 1) is durable now.
   kPunch,    // `a` bytes from `offset` on are a hole, at once durable.
   kBegin,    // Operation number `a` begins.
   kEnd,      // Operation number `a` has returned.

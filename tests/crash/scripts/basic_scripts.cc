@@ -17,11 +17,6 @@ std::vector<Script> Scripts() {
       "PutGroup",
       one_leaf,
       {PutGroup(Keys(3, 30, 10), 80), PutGroup(Keys(0, 200, 4), 20), PutGroup(Keys(0, 50), 0)}};
-  Script inner_split{"InnerSplit",
-                     {PutGroup(Keys(0, 13000), 8)},
-                     {PutGroup(Keys(13000, 1500), 8), PutGroup(Keys(14500, 1500), 8),
-                      PutGroup(Keys(16000, 1500), 8)}};
-  inner_split.share = 0.03;
   return {
       {"Put", some, Puts(Keys(100, 40), 100)},
       overwrite,
@@ -39,7 +34,6 @@ std::vector<Script> Scripts() {
        {PutGroup(Keys(0, 400), 40)},
        {DeleteGroup(Keys(0, 50)), DeleteGroup(Keys(100, 100, 3)), PutGroup(Keys(0, 120), 40),
         DeleteGroup(Keys(0, 400))}},
-      inner_split,
   };
 }
 

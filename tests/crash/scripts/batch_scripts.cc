@@ -7,27 +7,6 @@
 namespace daxkv::crash {
 namespace {
 
-using Changes = std::vector<Operation::Change>;
-
-// Puts the ones, deletes the others.
-Operation Batch(const std::vector<std::string>& put, size_t size_bytes,
-                const std::vector<std::string>& deleted = {}) {
-  Operation batch{"batch", {}, nullptr, /*atomic=*/true};
-  for (const std::string& key : put) batch.changes.push_back(Put(key, size_bytes).changes[0]);
-  for (const std::string& key : deleted) batch.changes.push_back({key, std::nullopt});
-  batch.run = [](Store& store, const Changes& changes) {
-    kv::WriteBatch writes;
-    absl::Status status;
-    for (const Operation::Change& change : changes) {
-      status.Update(change.value ? writes.Put(change.key, *change.value)
-                                 : writes.Delete(change.key));
-    }
-    status.Update(store.db().Write(writes));
-    return status;
-  };
-  return batch;
-}
-
 std::vector<Script> Scripts() {
   const std::vector<Operation> some = Puts(Keys(0, 20), 100);
   const std::vector<Operation> leaves = {PutGroup(Keys(0, 400, 10), 40)};

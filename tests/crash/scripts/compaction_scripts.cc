@@ -28,7 +28,24 @@ std::vector<Script> Scripts() {
       "MoveRecordsAndClose", SparseStore(),
       std::vector{Compact()} + CloseAndOpen() + Puts(Keys(1000, 4), 300) + CloseAndOpen()};
   after_crash.share = and_close.share = 0.5;
-  return {move, OnPages(move), after_crash, and_close};
+  // Batches that change what is being moved, and go to the same leaves.
+  Script and_batches{"MoveRecordsAndBatches",
+                     SparseStore(),
+                     {},
+                     {{Compact(), Compact()},
+                      {Batch(Keys(9, 6, 100), 300, Keys(19, 6, 100)), Batch(Keys(29, 8, 100), 100),
+                       Batch(Keys(700, 30), 300, Keys(9, 6, 100))},
+                      Puts(Keys(39, 6, 100), 300) + Deletes(Keys(49, 6, 100))}};
+  // Versions that a snapshot holds stay where they are, or move with their leaves.
+  Script and_snapshots{
+      "MoveRecordsAndSnapshots",
+      SparseStore(),
+      {TakeSnapshot(), Batch(Keys(9, 10, 50), 300, Keys(19, 5, 100)), TakeSnapshot(), Compact(),
+       PutGroup(Keys(29, 20, 10), 200), ReleaseSnapshot(), Compact(), DeleteRange(Keys(29, 10, 10)),
+       ReleaseSnapshot(), PutGroup(Keys(700, 60), 300), Compact(), Put("key000009", 300)}};
+  and_batches.share = and_snapshots.share = 0.5;
+  return {move,        OnPages(move),        after_crash,   and_close,
+          and_batches, OnPages(and_batches), and_snapshots, OnPages(and_snapshots)};
 }
 
 const bool added = AddScripts(Scripts);

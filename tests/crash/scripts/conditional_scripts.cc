@@ -59,13 +59,6 @@ Operation WriteInPlace(const std::string& key, size_t size_bytes) {
   });
 }
 
-// Of keys that are all there.
-Operation DeleteRange(const std::vector<std::string>& keys) {
-  return Named("delete range", DeleteGroup(keys), [](Store& store, const Changes& changes) {
-    return store.db().DeleteRange(changes.front().key, changes.back().key + '\0').status();
-  });
-}
-
 std::vector<Script> Scripts() {
   const std::vector<Operation> some = Puts(Keys(0, 20), 100);
   const Script conditional{
@@ -76,12 +69,26 @@ std::vector<Script> Scripts() {
   const Script in_place{"ValueWriter",
                         some,
                         {WriteInPlace("key000001", 10), WriteInPlace("key000002", 3000),
+                         WriteInPlace("key000001", 3000), WriteInPlace("key000003", 3100),
                          WriteInPlace("new", 100000), WriteInPlace("new", 40)}};
   const Script ranges{"DeleteRange",
                       {PutGroup(Keys(0, 400), 40)},
                       {DeleteRange(Keys(10, 5)), DeleteRange(Keys(50, 150)), Put("key000060", 20),
                        DeleteRange(Keys(200, 200))}};
-  return {conditional, in_place, OnPages(in_place), ranges};
+  // Empty leaves, keys at both ends, what a snapshot holds; a process that dies on the way.
+  const Script many_ranges{
+      "DeleteRanges",
+      {PutGroup(Keys(0, 900), 20)},
+      {DeleteRange(Keys(0, 200)), TakeSnapshot(), DeleteRange(Keys(300, 300)), Put("key000400", 30),
+       DeleteRange(Keys(800, 100)), ReleaseSnapshot(), DeleteRange(Keys(400, 1)),
+       DeleteRange(Keys(200, 100)), Compact(), PutGroup(Keys(0, 50), 30)}};
+  const Script killed_range{"KilledDeleteRange",
+                            {PutGroup(Keys(0, 400), 40)},
+                            std::vector{Killed(DeleteRange(Keys(0, 150)), 0), Open()} +
+                                Puts(Keys(500, 3), 40) + Killed(DeleteRange(Keys(150, 150)), 1) +
+                                Open() + Puts(Keys(510, 3), 40) + Compact()};
+  return {conditional,          in_place,     OnPages(in_place),    ranges, many_ranges,
+          OnPages(many_ranges), killed_range, OnPages(killed_range)};
 }
 
 const bool added = AddScripts(Scripts);

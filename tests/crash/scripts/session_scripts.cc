@@ -27,9 +27,16 @@ std::vector<Script> Scripts() {
   const Script old_maps{"MapsBeforeCrash", some + CloseAndOpen(),
                         CrashAndOpen() + Puts(Keys(100, 3), 100) + Deletes(Keys(5, 2)) +
                             CloseAndOpen() + Puts(Keys(110, 2), 100)};
+  // Records in the free slots of an old map; the session that dies then is followed by one that
+  // has no need to look at those slots, and by one that takes what the old map says.
+  const std::vector<Operation> over_old_map = Puts(Keys(100, 6), 100) + Crash() +
+                                              InOtherThread(Open()) + CloseAndOpen() +
+                                              Puts(Keys(200, 6), 100);
+  const Script stale_maps{"StaleMaps", some + CloseAndOpen(), over_old_map};
   // A tree that has grown by a level, closed at once.
-  const Script grown{"SplitAndClose", Puts(Keys(0, 30, 10), 40),
-                     std::vector{PutGroup(Keys(1, 60, 10), 40)} + CloseAndOpen() +
+  const Script grown{"SplitAndClose",
+                     {PutGroup(Keys(0, 100, 10), 40)},
+                     std::vector{InOtherThread(PutGroup(Keys(1, 60, 10), 40))} + CloseAndOpen() +
                          Puts(Keys(2, 2), 40) + CloseAndOpen()};
   // A process that dies in the middle leaves stores that nobody ever flushed.
   const Script killed{"Killed", Puts(Keys(0, 40), 100),
@@ -43,10 +50,9 @@ std::vector<Script> Scripts() {
       std::vector{Killed(PutGroup(Keys(1, 40, 10), 40), 1), Open()} + Puts(Keys(2, 4, 200), 40) +
           Killed(PutGroup(Keys(401, 40, 10), 40), 2) + Open() + Puts(Keys(3, 4, 200), 40) +
           Compact() + CloseAndOpen() + Puts(Keys(4, 4, 200), 40)};
-  return {maps,   old_maps,        grown,        OnPages(grown),
-          killed, OnPages(killed), killed_split, OnPages(killed_split),
-          create, OnPages(create), close,        OnPages(close),
-          crash,  OnPages(crash)};
+  return {maps,   old_maps,        stale_maps,   OnPages(stale_maps),   grown,  OnPages(grown),
+          killed, OnPages(killed), killed_split, OnPages(killed_split), create, OnPages(create),
+          close,  OnPages(close),  crash,        OnPages(crash)};
 }
 
 const bool added = AddScripts(Scripts);

@@ -43,7 +43,30 @@ std::vector<Script> Scripts() {
   }
   const Script slow{
       "ThreadsSlowDeletes", {PutGroup(Keys(0, 400), 40)}, {}, {slow_deletes, slow_puts}};
-  return {neighbours, OnPages(neighbours), same_keys, splits, space, slow, OnPages(slow)};
+  // Slots of an old extent come free while the deletes that emptied them wait for the medium, and
+  // other records get them, of keys whose leaves lie in other pages.
+  std::vector<Operation> far_puts = {Slowed(Put("other size", 1000), 60)};
+  for (Operation& operation : Puts(Keys(3900, 12), 40)) {
+    far_puts.push_back(Slowed(std::move(operation), 2));
+  }
+  Script reuse{"ThreadsSlotReuse",
+               {PutGroup(Keys(0, 4000), 40)},
+               {},
+               {{Slowed(DeleteGroup(Keys(0, 400)), 200)}, far_puts}};
+  reuse.share = 0.1;
+  // One put of a key waits for the medium, others overtake it: it gets a later number.
+  std::vector<Operation> overtaken, overtaking;
+  for (Operation& operation : Puts(Keys(0, 10), 100)) {
+    overtaken.push_back(Slowed(std::move(operation), 20));
+  }
+  for (int i = 0; i < 8; ++i) {
+    for (Operation& operation : Puts(Keys(0, 10), 60)) {
+      overtaking.push_back(Slowed(std::move(operation), 1));
+    }
+  }
+  const Script later_number{"ThreadsLaterNumber", some, {}, {overtaken, overtaking}};
+  return {reuse,     OnPages(reuse), later_number, neighbours, OnPages(neighbours),
+          same_keys, splits,         space,        slow,       OnPages(slow)};
 }
 
 const bool added = AddScripts(Scripts);
