@@ -1,9 +1,10 @@
-// SIGKILL at random moments of a child process whose threads write, delete and compact.
+// SIGKILL at random moments of a child process whose threads write, delete, write batches, look at
+// snapshots and compact. In long lives the background's compaction comes to work, too.
 //
 // Parent and child share a ledger: for every key the number of the last version whose write was
 // begun, and of the last one that was acknowledged (its call had returned). After each kill the
 // parent opens the store and demands that every key is in one of these two states, byte for byte,
-// and that Check finds no fault and no leak.
+// all keys of a batch in the same one, and that Check finds no fault and no leak.
 //
 // The child is this same binary, started again with --child, so that it has no threads from before.
 // More rounds: --rounds=N.
@@ -34,6 +35,10 @@ constexpr int kMaxWriters = 4;
 constexpr int kKeys = 400;      // Of each writer alone.
 constexpr int kContested = 20;  // Written by all of them, never deleted.
 constexpr int kMaxGroup = 40;
+constexpr int kBatch = 8;            // Keys of each writer that only batches write, all at once.
+constexpr int kWatched = 30;         // Own keys that a snapshot's holder compares.
+constexpr int kFill = 16'000;        // Small records that come and, most of them, go.
+constexpr size_t kFillBytes = 1000;  // Half of that is more than the background leaves alone.
 
 int rounds_each = 10;
 
@@ -46,16 +51,21 @@ struct Ledger {
   uint64_t seed;
   int writers;
   bool compacts;
+  bool fills;  // Makes work for the compaction in the background.
   std::atomic<bool> opened;
   std::atomic<uint64_t> calls;
   Progress own[kMaxWriters][kKeys];
   Progress contested[kContested][kMaxWriters];
+  Progress batch[kMaxWriters];
+  std::atomic<uint64_t> batches, snapshots, fills_done;
   char error[1000];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 // What a version of a key is follows from key and number.
 std::string OwnKey(int writer, int i) { return absl::StrCat("own/", writer, "/", NumberedKey(i)); }
+std::string BatchKey(int writer, int i) { return absl::StrCat("batch/", writer, "/", i); }
+std::string FillKey(int i) { return absl::StrCat("fill/", NumberedKey(i)); }
 std::string ContestedKey(int i) { return absl::StrCat("contested/", i); }
 
 bool IsDelete(const std::string& key, uint64_t version) {
@@ -84,13 +94,20 @@ class Writer {
       : db_(db), ledger_(ledger), number_(number), random_(ledger.seed + number) {}
 
   [[noreturn]] void Run() {
+    if (ledger_.fills && number_ == 0) Fill();
     for (;;) {
-      switch (random_() % 8) {
+      switch (random_() % 12) {
         case 0:
           PutContested();
           break;
         case 1:
           PutGroup();
+          break;
+        case 2:
+          WriteBatch();
+          break;
+        case 3:
+          LookAtSnapshot();
           break;
         default:
           WriteOne();
@@ -151,10 +168,68 @@ class Writer {
     for (Progress* progress : members) progress->acknowledged.store(progress->begun.load());
   }
 
+  void WriteBatch() {
+    Progress& progress = ledger_.batch[number_];
+    const uint64_t version = progress.begun.load() + 1;
+    progress.begun.store(version);
+    kv::WriteBatch batch;
+    for (int i = 0; i < kBatch; ++i) {
+      const std::string key = BatchKey(number_, i);
+      Require(IsDelete(BatchKey(number_, 0), version)
+                  ? batch.Delete(key)
+                  : batch.Put(key, VersionValue(key, number_, version)));
+    }
+    Require(db_.Write(batch));
+    progress.acknowledged.store(version);
+    ledger_.batches.fetch_add(1);
+  }
+
+  // Takes one, or compares what the one held shows with what was there when it was taken. Nobody
+  // else writes these keys.
+  void LookAtSnapshot() {
+    if (snapshot_ == nullptr) {
+      absl::StatusOr<Snapshot> taken = db_.GetSnapshot();
+      Require(taken.status());
+      snapshot_ = std::make_unique<Snapshot>(*std::move(taken));
+      for (int i = 0; i < kWatched; ++i) seen_[i] = ledger_.own[number_][i].acknowledged.load();
+      return;
+    }
+    for (int i = 0; i < kWatched; ++i) {
+      const std::string key = OwnKey(number_, i);
+      const absl::StatusOr<std::string> got = db_.Get(key, *snapshot_);
+      Require(got.status());
+      const bool absent = seen_[i] == 0 || IsDelete(key, seen_[i]);
+      if (got.ok() == absent || (got.ok() && *got != VersionValue(key, number_, seen_[i]))) {
+        Require(absl::DataLossError(absl::StrCat(key, " is another than at the snapshot")));
+      }
+    }
+    snapshot_.reset();
+    ledger_.snapshots.fetch_add(1);
+  }
+
+  void Fill() {
+    std::string value(kFillBytes, 'f');
+    for (int i = 0; i < kFill; i += 500) {
+      std::vector<std::string> keys;
+      for (int k = i; k < i + 500; ++k) keys.push_back(FillKey(k));
+      std::vector<KeyValue> group;
+      for (const std::string& key : keys) group.push_back({key, value});
+      Require(db_.PutGroup(group).status());
+      std::vector<std::string_view> gone;
+      for (const std::string& key : keys) {
+        if (random_() % 5 != 0) gone.push_back(key);
+      }
+      Require(db_.DeleteGroup(gone).status());
+    }
+    ledger_.fills_done.fetch_add(1);
+  }
+
   Db& db_;
   Ledger& ledger_;
   const int number_;
   std::mt19937_64 random_;
+  std::unique_ptr<Snapshot> snapshot_;
+  uint64_t seen_[kWatched];
 };
 
 int RunChild(const std::string& store, const std::string& ledger_path) {
@@ -203,7 +278,9 @@ class KillTest : public testing::TestWithParam<Medium> {
     // Now and then while it opens, which finishes what the kill before left half done.
     const bool early = random_() % 6 == 0;
     const int longest_life_ms = early ? 15 : GetParam() == Medium::kTmpfs ? 250 : 800;
-    const milliseconds life(random_() % longest_life_ms);
+    // The background begins after two seconds.
+    ledger_->fills = !early && random_() % 8 == 0;
+    const milliseconds life(ledger_->fills ? 2500 + random_() % 2000 : random_() % longest_life_ms);
     const std::string ledger_path = ledger_directory_.Path("ledger");
     const pid_t child = fork();
     ASSERT_GE(child, 0);
@@ -238,6 +315,11 @@ class KillTest : public testing::TestWithParam<Medium> {
       for (int i = 0; i < kKeys; ++i) VerifyOwn(**db, writer, i);
     }
     for (int i = 0; i < kContested; ++i) VerifyContested(**db, i);
+    for (int writer = 0; writer < kMaxWriters; ++writer) VerifyBatch(**db, writer);
+    for (int i = 0; i < kFill; i += 7) {
+      const absl::StatusOr<std::string> got = (*db)->Get(FillKey(i));
+      ASSERT_TRUE(got.ok() ? *got == std::string(kFillBytes, 'f') : absl::IsNotFound(got.status()));
+    }
     if (!check_first) {
       ASSERT_NO_FATAL_FAILURE(ExpectClean(**db));
     }
@@ -274,6 +356,32 @@ class KillTest : public testing::TestWithParam<Medium> {
       ADD_FAILURE() << key << ": version " << acknowledged << " was acknowledged, " << begun
                     << " begun; found " << (got.ok() ? got->substr(0, got->find(';')) : "nothing")
                     << " of " << (got.ok() ? got->size() : 0) << " bytes";
+    }
+  }
+
+  void VerifyBatch(const Db& db, int writer) {
+    Progress& progress = ledger_->batch[writer];
+    const uint64_t acknowledged = progress.acknowledged.load(), begun = progress.begun.load();
+    ASSERT_LE(begun, acknowledged + 1);
+    const auto is_version = [&](uint64_t version) {
+      const bool absent = version == 0 || IsDelete(BatchKey(writer, 0), version);
+      for (int i = 0; i < kBatch; ++i) {
+        const std::string key = BatchKey(writer, i);
+        const absl::StatusOr<std::string> got = db.Get(key);
+        EXPECT_TRUE(got.ok() || absl::IsNotFound(got.status())) << got.status();
+        if (absent ? got.ok() : !got.ok() || *got != VersionValue(key, writer, version)) {
+          return false;
+        }
+      }
+      return true;
+    };
+    if (is_version(acknowledged)) {
+      progress.begun.store(acknowledged);
+    } else if (is_version(begun)) {
+      progress.acknowledged.store(begun);
+    } else {
+      ADD_FAILURE() << "the batch of writer " << writer << ": version " << acknowledged
+                    << " was acknowledged, " << begun << " begun; neither is there whole";
     }
   }
 
@@ -316,7 +424,9 @@ TEST_P(KillTest, KeepsEveryAcknowledgedWrite) {
     ASSERT_NO_FATAL_FAILURE(VerifyStore());
     ASSERT_FALSE(HasNonfatalFailure());
   }
-  std::cout << rounds_each << " kills, " << ledger().calls.load() << " acknowledged calls\n";
+  std::cout << rounds_each << " kills, " << ledger().calls.load() << " acknowledged calls, "
+            << ledger().batches.load() << " batches, " << ledger().snapshots.load()
+            << " snapshots compared, " << ledger().fills_done.load() << " times filled\n";
 }
 
 }  // namespace
