@@ -261,9 +261,10 @@ class Index {
                          absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
                          std::string* next_from, bool* end) const;
   // Makes slots that still are as they were found lead to a copy of their record, complete, flushed
-  // and drained at `to`, with the same sequence; retires the old one. One drain for all: durable on
-  // return. Sets (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves
-  // within a leaf come one after the other. kInternal as of Upsert.
+  // and drained at `to`, with the same sequence; retires the old one. Not durable on return: a crash
+  // may bring the old places back, which are not reused before (Memory::Retire). Sets (*moved)[i]
+  // where moves[i] was done; elsewhere `to` is still the caller's. Moves within a leaf come one after
+  // the other. kInternal as of Upsert.
   struct Move {
     SlotPosition at;
     Address to;

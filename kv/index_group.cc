@@ -318,13 +318,22 @@ absl::Status Index::Impl::StorePlans(std::vector<LeafPlan>& plans, CommitWindow*
   return status;
 }
 
+bool Index::Impl::LeadsToNewRecords(const std::vector<LeafPlan>& plans) {
+  return std::any_of(plans.begin(), plans.end(), [](const LeafPlan& plan) {
+    return !plan.rights.empty() || !plan.insertions.empty() ||
+           std::any_of(plan.replacements.begin(), plan.replacements.end(),
+                       [](const Replacement& replacement) { return replacement.slot != 0; });
+  });
+}
+
 absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic,
                                       CommitWindow* round, HistoryReserve* reserve) noexcept {
   const auto also = [&](absl::Status (AtomicCommit::*step)()) {
     return AfterDrain(WithoutExceptions([&] { return (atomic->*step)(); }));
   };
   for (const LeafPlan& plan : plans) WriteNewLeaves(plan);
-  absl::Status status = Drain();
+  // Removals alone lead to nothing new.
+  absl::Status status = atomic != nullptr || LeadsToNewRecords(plans) ? Drain() : absl::OkStatus();
   if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Commit);
   if (!status.ok()) return status;  // Nothing leads to the new leaves: they go back.
   status = StorePlans(plans, round, reserve);

@@ -285,6 +285,7 @@ struct Index::Impl {
                          size_t* planned);
   // Makes the changes. On kResourceExhausted nothing was changed. `atomic` may be null.
   absl::Status CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
+  static bool LeadsToNewRecords(const std::vector<LeafPlan>& plans);
   // Nothing throws from here on. `round` is the window to store in; null: each leaf has its own.
   absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic, CommitWindow* round,
                            HistoryReserve* reserve) noexcept;

@@ -77,7 +77,7 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
         kept = window.Supersede(&reserve, memory, self, *old, &leaf.slots[at.place], old->sequence);
       }
       // Commits. After a crash before this line is durable, the record is at its old place, which is
-      // reused only when it is.
+      // reused only when it is (Memory::Retire): nobody waits for that here.
       StoreWord(leaf.slots[at.place], MakeSlot(SlotTag(at.slot), to));
       memory->Flush(&leaf.slots[at.place], sizeof(uint64_t));
       if (kept) {
@@ -105,8 +105,7 @@ absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<boo
     }
     begin = end;
   }
-  if (!status.ok()) return status;
-  return Drain();
+  return status;
 }
 
 absl::Status Index::FindSlots(std::string_view from, size_t max_leaves,

@@ -149,8 +149,10 @@ absl::Status Space::Close() {
   }
   impl_->RetireAllNow();
   return WithoutExceptions([&] {
-    absl::Status status = impl_->DrainAndCommit();
-    if (!status.ok()) return status;
+    if (impl_->uncommitted_count.load(std::memory_order_acquire) != 0) {
+      absl::Status status = impl_->DrainAndCommit();
+      if (!status.ok()) return status;
+    }
     // What could not be freed, for want of memory, the next session finds by deriving.
     if (impl_->in_round.empty() && impl_->pending_count.load(std::memory_order_relaxed) == 0 &&
         impl_->all_stamped) {
@@ -162,7 +164,8 @@ absl::Status Space::Close() {
   });
 }
 
-// If we crash or fail, the pool is not marked clean, and no map counts at the next open.
+// If we crash or fail, the pool is not marked clean, and no map counts at the next open. Durable with
+// the rest, by Pool::Close, before that marks it so.
 absl::Status Space::Impl::SaveMaps() {
   std::vector<ExtentFrame*> changed;
   for (ExtentFrame* frame : Frames()) {
@@ -192,8 +195,6 @@ absl::Status Space::Impl::SaveMaps() {
     }
     SealMap(*pool, frame->address(), frame->layout(), pool->open_epoch());
   }
-  const absl::Status status = pool->Drain();
-  if (!status.ok()) return status;
   for (ExtentFrame* frame : changed) frame->changed.store(false, std::memory_order_relaxed);
   return absl::OkStatus();
 }

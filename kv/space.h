@@ -186,8 +186,8 @@ class Space : public Memory, public dax::ExtentProvider {
 
   // Waits until everything retired so far that no pin holds is free again.
   void Quiesce() noexcept;
-  // Saves the maps (E3). The pool's Close comes next. Commit point: the 8-byte store of
-  // Superblock::maps_valid_since; without it, as after a crash, the maps do not count.
+  // Saves the maps (E3). The pool's Close comes next: it makes them durable, and then its 8-byte mark
+  // commits them. Without that, as after a crash, the maps do not count.
   // kInternal: the medium failed.
   absl::Status Close();
 

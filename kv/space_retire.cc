@@ -224,6 +224,7 @@ void Space::Impl::DropUnheldFrames() noexcept {
 // ---- Truncation ----
 
 absl::Status Space::Impl::TruncateExtents(std::vector<ExtentFrame*>* frames) {
+  if (frames->empty()) return absl::OkStatus();
   // A released run must not be committed by a later Drain.
   absl::Status status = DrainAndCommit();
   if (!status.ok()) return status;

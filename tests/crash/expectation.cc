@@ -40,9 +40,25 @@ void Expectation::Begin(const Operation* operation) {
   }
 }
 
+void Expectation::EndUnfinished() {
+  for (const Operation* operation : under_way_) {
+    if (!operation->unfinished) continue;
+    for (const Operation::Change& change : operation->changes) {
+      const auto open = open_.find(change.key);
+      if (open == open_.end()) continue;
+      for (Version& version : open->second) {
+        if (version.operation != operation || version.end != kUnderWay) continue;
+        version.end = now_;
+        version.certain = false;
+      }
+    }
+  }
+}
+
 void Expectation::End(const Operation* operation) {
   under_way_.erase(std::find(under_way_.begin(), under_way_.end(), operation));
   ++now_;
+  if (operation->opens) EndUnfinished();
   for (const Operation::Change& change : operation->changes) {
     const auto open = open_.find(change.key);
     if (open == open_.end()) continue;  // The operation names the key twice.
@@ -50,7 +66,8 @@ void Expectation::End(const Operation* operation) {
     uint64_t last_begin = 0;
     for (Version& version : versions) {
       if (version.operation == operation) version.end = now_;
-      if (version.end != kUnderWay) last_begin = std::max(last_begin, version.begin);
+      if (version.end != kUnderWay && version.certain)
+        last_begin = std::max(last_begin, version.begin);
     }
     versions.erase(std::remove_if(versions.begin(), versions.end(),
                                   [=](const Version& v) { return v.end < last_begin; }),

@@ -1,7 +1,8 @@
 // What a store may hold, while operations begin and end.
 //
 // Of a key, that is the value of each operation that may have been the last: one that is under way,
-// or that has returned while no operation that began later than that has returned too.
+// or that has returned while no operation that began later than that has returned too. What a process
+// that died was about is over when a store opens next: from then on it came or did not, for ever.
 //
 // Thread safety: none.
 #ifndef DAXKV_TESTS_CRASH_EXPECTATION_H_
@@ -37,9 +38,11 @@ class Expectation {
     std::optional<std::string> value;
     const Operation* operation;  // Null: before all others.
     uint64_t begin, end;         // kUnderWay: not yet.
+    bool certain = true;         // That it was the key's when the operation was over.
   };
   static constexpr uint64_t kUnderWay = ~uint64_t{0};
 
+  void EndUnfinished();
   std::string Judge(const std::string& key, const std::optional<std::string>& found) const;
   std::string JudgeAtomic(const Operation& operation, const Model& found) const;
 

@@ -77,9 +77,10 @@ const Frame& FrameAt(const void* address) {
 bool HandsDown(const std::string& name) {
   for (const char* prefix :
        {"daxkv::crash::", "daxkv::kv::Memory::", "daxkv::dax::Persister::",
-        "daxkv::dax::Pool::Flush", "daxkv::dax::Pool::Drain", "daxkv::dax::Pool::Persist",
-        "daxkv::dax::Pool::CopyAndFlush", "daxkv::dax::ObjectHeap::StoreDurably",
-        "daxkv::kv::Space::Flush", "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
+        "daxkv::dax::Pool::Flush", "daxkv::dax::Pool::Drain", "daxkv::dax::Pool::Sync",
+        "daxkv::kv::Space::Sync", "daxkv::dax::Pool::Persist", "daxkv::dax::Pool::CopyAndFlush",
+        "daxkv::dax::ObjectHeap::StoreDurably", "daxkv::kv::Space::Flush",
+        "daxkv::kv::Space::Drain", "daxkv::kv::Space::CopyAndFlush",
         "daxkv::kv::Index::Impl::Drain"}) {
     if (absl::StartsWith(name, prefix)) return true;
   }

@@ -172,7 +172,9 @@ Operation Compact() {
           }};
 }
 Operation Open() {
-  return {"open", {}, [](Store& store, const Changes&) { return store.Open(); }};
+  Operation open{"open", {}, [](Store& store, const Changes&) { return store.Open(); }};
+  open.opens = true;
+  return open;
 }
 Operation Close() {
   return {"close", {}, [](Store& store, const Changes&) { return store.Close(); }};

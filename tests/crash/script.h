@@ -56,8 +56,10 @@ struct Operation {
   std::function<absl::Status(Store&, const std::vector<Change>&)> run;
   // Whether all changes come or none. Else each comes or not by itself.
   bool atomic = false;
-  // Whether it never returns to its caller: each change comes or not, for ever.
+  // Whether it never returns to its caller.
   bool unfinished = false;
+  // Whether a store is open when it returns that was not before.
+  bool opens = false;
 };
 
 struct Script {

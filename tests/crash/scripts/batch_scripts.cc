@@ -37,7 +37,8 @@ std::vector<Script> Scripts() {
   for (unsigned fence = 0; fence < 4; ++fence) {
     const int first = static_cast<int>(5 * fence);
     each_fence = each_fence + Killed(Batch(Keys(first, 3), 60, Keys(first + 3, 2)), fence) +
-                 Open() + Put("key000100", 50) + Delete("key000100");
+                 Open() + Put("key000100", 50) + Delete("key000100") + Deletes(Keys(first, 1)) +
+                 Put(Keys(first + 3, 1)[0], 40);
   }
   const Script killed{"KilledBatches", some, each_fence};
   std::vector<Operation> splits_killed;
