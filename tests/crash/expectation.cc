@@ -118,8 +118,11 @@ std::string Expectation::JudgeAtomic(const Operation& operation, const Model& fo
   for (const Operation::Change& change : operation.changes) {
     const auto open = open_.find(change.key);
     if (open == open_.end() || open->second.size() != 2) continue;
+    // What overlapped this one may have come after it.
+    const Version& before = open->second[0];
+    if (open->second[1].operation != &operation || before.end >= open->second[1].begin) continue;
     const std::optional<std::string> value = ValueIn(found, change.key);
-    if (open->second[0].value == open->second[1].value) continue;
+    if (before.value == change.value) continue;
     ++(value == change.value ? came : stayed);
   }
   if (came == 0 || stayed == 0) return "";

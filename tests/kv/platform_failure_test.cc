@@ -1,9 +1,10 @@
 // A platform that refuses: blocks that can't be had, an msync that fails, files cut short while the
-// store was closed, a read-only file system, files that may not be written, too few addresses.
-// Each has a clear status, and nothing acknowledged is lost.
+// store was closed or is open, a read-only file system, files that may not be written, too few
+// addresses, a mapping with MAP_SYNC. Each has a clear status, and nothing acknowledged is lost.
 //
-// This binary stands in for fallocate, posix_fallocate and msync, and passes them on.
+// This binary stands in for fallocate, posix_fallocate, msync and mmap, and passes them on.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -15,6 +16,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -52,6 +54,7 @@ struct Failures {
 };
 Failures g_reservations;
 Failures g_syncs;
+std::atomic<int> g_map_sync_error{0};  // Of each mmap with MAP_SYNC.
 
 }  // namespace
 
@@ -72,6 +75,17 @@ int posix_fallocate(int fd, off_t offset, off_t length) {
 }
 int posix_fallocate64(int fd, off_t offset, off_t length) {
   return posix_fallocate(fd, offset, length);
+}
+void* mmap(void* address, size_t size_bytes, int protection, int flags, int fd, off_t offset) {
+  if ((flags & MAP_SYNC) != 0 && g_map_sync_error != 0) {
+    errno = g_map_sync_error;
+    return MAP_FAILED;
+  }
+  return reinterpret_cast<void*>(
+      syscall(SYS_mmap, address, size_bytes, protection, flags, fd, offset));
+}
+void* mmap64(void* address, size_t size_bytes, int protection, int flags, int fd, off_t offset) {
+  return mmap(address, size_bytes, protection, flags, fd, offset);
 }
 int msync(void* address, size_t size_bytes, int flags) {
   if (g_syncs.Next()) {
@@ -379,6 +393,105 @@ TEST(ClosedStoreTest, PartsCutShortToEveryClassOfLength) {
       const std::string damage = absl::StrCat(part, " of ", size, " bytes cut to ", length);
       EXPECT_EQ(InChild([&] { return OpensOrSaysWhy(path, damage); }), 0) << damage;
     }
+  }
+}
+
+// ---- Cut by somebody else while it is open ------------------------------------------------------
+
+// Goes on with a store whose part was cut. Every call returns: what is right, or that it is lost.
+bool LivesOn(Db& db, const std::string& damage) {
+  std::map<absl::StatusCode, int> gets, puts;
+  for (int i = 0; i < 400; ++i) {
+    const absl::StatusOr<std::string> got = db.Get(NumberedKey(i));
+    ++gets[got.status().code()];
+    if (got.ok() && *got == ValueFor(NumberedKey(i), 0, i % 8 == 0 ? 400'000 : 300)) continue;
+    if (got.ok() || !absl::IsDataLoss(got.status())) {
+      fprintf(stderr, "%s: key %d: %s\n", damage.c_str(), i, got.status().ToString().c_str());
+      return false;
+    }
+  }
+  std::string example;
+  for (int i = 0; i < 60; ++i) {
+    const std::string key = absl::StrCat("new", i);
+    const absl::Status put = db.Put(key, ValueFor(key, 1, i % 8 == 0 ? 400'000 : 300));
+    ++puts[put.code()];
+    if (put.message().empty() != put.ok()) return false;
+    if (!put.ok()) example = put.ToString();
+    const absl::StatusOr<std::string> got = db.Get(key);
+    const bool right = got.ok() && *got == ValueFor(key, 1, i % 8 == 0 ? 400'000 : 300);
+    if (put.ok() ? !right : got.ok() && !right) {
+      fprintf(stderr, "%s: put %s, then get %s\n", damage.c_str(), put.ToString().c_str(),
+              got.status().ToString().c_str());
+      return false;
+    }
+  }
+  db.Delete("new1").IgnoreError();
+  db.Compact().IgnoreError();
+  db.Check().IgnoreError();
+  db.Sync().IgnoreError();
+  const absl::Status closed = db.Close();
+  fprintf(stderr, "%s: %d of 400 read, %d lost; %d of 60 put %s; close: %s\n", damage.c_str(),
+          gets[absl::StatusCode::kOk], gets[absl::StatusCode::kDataLoss],
+          puts[absl::StatusCode::kOk], example.c_str(), closed.ToString().c_str());
+  return true;
+}
+
+class TruncationTest : public testing::TestWithParam<Medium> {};
+INSTANTIATE_ON_BOTH_MEDIA(TruncationTest);
+
+// At most LostPages::kCapacity pages are replaced; when more are touched, the process gets the
+// SIGBUS as it would of any mapped file.
+TEST_P(TruncationTest, OfAPartThatIsOpen) {
+  TemporaryDirectory directory(GetParam());
+  ASSERT_EQ(InChild([&] { return MakeStore(directory.Path("first")); }), 0);
+  for (const char* part : {"000000.pmem", "000001.pmem"}) {
+    const uint64_t size =
+        std::filesystem::file_size(directory.Path(absl::StrCat("first/parts/", part)));
+    for (const uint64_t gone : {uint64_t{4096}, uint64_t{1} << 20, size - (uint64_t{3} << 19)}) {
+      const std::string path = directory.Path("store");
+      std::filesystem::remove_all(path);
+      std::filesystem::copy(directory.Path("first"), path,
+                            std::filesystem::copy_options::recursive);
+      const std::string damage = absl::StrCat(part, " of ", size, " bytes cut by ", gone);
+      const int state = InChild([&] {
+        absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, TestOptions());
+        if (!db.ok() || !(*db)->Get(NumberedKey(1)).ok()) return false;
+        const std::string file = absl::StrCat(path, "/parts/", part);
+        if (truncate(file.c_str(), static_cast<off_t>(size - gone)) != 0) return false;
+        return LivesOn(**db, damage);
+      });
+      if (gone < uint64_t{2} << 20) {
+        EXPECT_EQ(state, 0) << damage;
+      } else {
+        EXPECT_TRUE(state == 0 || (WIFSIGNALED(state) && WTERMSIG(state) == SIGBUS))
+            << damage << ", state " << state;
+      }
+    }
+  }
+}
+
+TEST(MapSyncTest, Refused) {
+  TemporaryDirectory directory(Medium::kDisk);
+  for (const int error : {EOPNOTSUPP, EINVAL}) {
+    g_map_sync_error = error;
+    const std::string path = directory.Path(absl::StrCat("store", error));
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, TestOptions());
+    ASSERT_THAT(db.status(), IsOk());
+    EXPECT_NE((*db)->GetInfo()->media.media_class, dax::MediaClass::kDax);
+    EXPECT_THAT((*db)->Put("key", std::string(3'000'000, 'v')), IsOk());
+    EXPECT_THAT((*db)->Close(), IsOk());
+    for (const int other : {EACCES, ENOMEM, EPERM}) {
+      g_map_sync_error = other;
+      const absl::Status refused = Db::Open(path, TestOptions()).status();
+      std::cout << "MAP_SYNC: " << strerror(other) << ": " << refused << "\n";
+      EXPECT_FALSE(refused.ok());
+      EXPECT_THAT(std::string(refused.message()), testing::HasSubstr(path));
+    }
+    g_map_sync_error = 0;
+    db = Db::Open(path, TestOptions());
+    ASSERT_THAT(db.status(), IsOk());
+    EXPECT_THAT((*db)->Get("key").status(), IsOk());
+    EXPECT_THAT((*db)->Close(), IsOk());
   }
 }
 
