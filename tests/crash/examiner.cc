@@ -57,7 +57,8 @@ void Examiner::Examine(const Trace& trace) {
   const uint64_t points = CountPoints(trace);
   if (points == 0) return;
   const uint64_t images = std::max(kLeastImages, plan_.images);
-  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / images);
+  const uint64_t stride =
+      plan_.every_point ? 1 : std::max<uint64_t>(1, points * kLeastVariants / images);
   variants_ = std::max(kLeastVariants, images * stride * kMostShare / points);
   CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
   Expectation expected(ModelAfter(script_.setup));

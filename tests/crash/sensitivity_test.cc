@@ -2,7 +2,7 @@
 // one at a time, and each flush is made too late, behind the fence that was to order it. The images
 // of the crippled store have to show it, but for the few places that are explained below.
 //
-//   sensitivity_test [--list] [--images=N] [--site=PART_OF_A_SITE'S_NAME]
+//   sensitivity_test [--list] [--images=N] [--site=PART_OF_A_SITE'S_NAME] [--script=PART_OF_ITS_NAME]
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -24,6 +24,7 @@ namespace {
 
 uint64_t images = 300;
 std::string only_site;
+std::string only_script;
 bool list_only = false;
 
 struct Mutant {
@@ -101,6 +102,7 @@ std::string Catch(const Mutant& mutant, const SiteUse& use) {
     Plan plan;
     plan.images =
         std::max<uint64_t>(20, static_cast<uint64_t>(static_cast<double>(images) * script->share));
+    plan.every_point = true;
     plan.most_faults = 1;
     plan.recoveries_every = 50;
     plan.mutated = mutant.site;
@@ -136,7 +138,12 @@ TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
 #if defined(__OPTIMIZE__) && !defined(DAXKV_NAMED_SITES)
   GTEST_SKIP() << "functions that are inlined have no name: build with --config=sites";
 #endif
-  const std::vector<Script> scripts = AllScripts();
+  std::vector<Script> scripts = AllScripts();
+  scripts.erase(std::remove_if(scripts.begin(), scripts.end(),
+                               [](const Script& script) {
+                                 return !absl::StrContains(script.name, only_script);
+                               }),
+                scripts.end());
   const std::map<std::string, SiteUse> sites = FindSites(scripts);
   std::set<std::string> tried;
   for (const auto& [name, use] : sites) {
@@ -167,6 +174,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     sscanf(argv[i], "--images=%" SCNu64, &daxkv::crash::images);
     if (strncmp(argv[i], "--site=", 7) == 0) daxkv::crash::only_site = argv[i] + 7;
+    if (strncmp(argv[i], "--script=", 9) == 0) daxkv::crash::only_script = argv[i] + 9;
     if (strcmp(argv[i], "--list") == 0) daxkv::crash::list_only = true;
   }
   return RUN_ALL_TESTS();

@@ -37,8 +37,15 @@ std::vector<Script> Scripts() {
   for (unsigned fence = 0; fence < 4; ++fence) {
     const int first = static_cast<int>(5 * fence);
     each_fence = each_fence + Killed(Batch(Keys(first, 3), 60, Keys(first + 3, 2)), fence) +
-                 Open() + Put("key000100", 50) + Delete("key000100") + Deletes(Keys(first, 1)) +
-                 Put(Keys(first + 3, 1)[0], 40);
+                 InOtherThread(Open()) + Put("key000100", 50) + Delete("key000100") +
+                 Deletes(Keys(first, 1)) + Put(Keys(first + 3, 1)[0], 40);
+  }
+  // Of removals alone: they have no records that the redo would wait for.
+  each_fence = each_fence + PutGroup(Keys(200, 12), 30);
+  for (unsigned fence = 1; fence < 3; ++fence) {
+    each_fence = each_fence +
+                 Killed(Batch({}, 0, Keys(200 + 6 * static_cast<int>(fence - 1), 6)), fence) +
+                 InOtherThread(Open()) + Put("key000100", 50) + Delete("key000100");
   }
   const Script killed{"KilledBatches", some, each_fence};
   std::vector<Operation> splits_killed;

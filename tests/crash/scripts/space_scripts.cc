@@ -14,6 +14,15 @@ std::vector<Script> Scripts() {
   large.share = 0.5;
   Script growth{"Growth", some, Puts(Keys(100, 6), 2000000)};
   growth.share = 0.3;
+  // A process that dies between the choice of new extents and their commit leaves words that tell of
+  // them. What the next session puts there is larger, and has one of these words inside.
+  std::vector<Operation> reserved;
+  for (int first = 100; first < 118; first += 6) {
+    reserved = reserved + Killed(PutGroup(Keys(first, 4), 30000), 0) + InOtherThread(Open()) +
+               Put(Keys(first + 4, 1)[0], 250000) + Put(Keys(first + 5, 1)[0], 400000);
+  }
+  Script killed_extents{"KilledNewExtents", some, reserved};
+  killed_extents.share = 0.3;
   Script compact{"Compact", Puts(Keys(0, 6), 200000) + PutGroup(Keys(10, 1500), 400),
                  Deletes(Keys(0, 3)) + Compact() + DeleteGroup(Keys(10, 1400)) + Compact() +
                      Puts(Keys(0, 3), 30000)};
@@ -31,8 +40,17 @@ std::vector<Script> Scripts() {
   Script create_fixed{"CreateFixedPool", {}, std::vector{Open()} + Puts(Keys(0, 3), 50)};
   create_fixed.shape = dax::PoolShape::kFixed;
   create_fixed.share = 0.3;
-  return {large,    OnPages(large), growth,         compact,     OnPages(compact),
-          truncate, fixed,          OnPages(fixed), create_fixed};
+  return {large,
+          killed_extents,
+          OnPages(killed_extents),
+          OnPages(large),
+          growth,
+          compact,
+          OnPages(compact),
+          truncate,
+          fixed,
+          OnPages(fixed),
+          create_fixed};
 }
 
 const bool added = AddScripts(Scripts);
