@@ -31,25 +31,24 @@ constexpr uint64_t kSegmentTypeNumber = 2;
 constexpr uint64_t kRootAlignment = 64;
 constexpr std::string_view kPoolSignature("PMEMOBJ\0", 8);
 
-// A transaction that can't begin, for want of memory, libpmemobj-cpp leaves aborted and not ended:
-// the thread could never begin another.
-void EndFailedTransaction() {
-  while (pmemobj_tx_stage() == TX_STAGE_ONABORT) static_cast<void>(pmemobj_tx_end());
-}
-
 // Runs `call`, which may throw as libpmemobj-cpp does.
 template <typename Call>
 absl::Status Translate(const std::string& action, Call call) {
+  // A transaction that can't begin, for want of memory, libpmemobj leaves aborted, and dies of a null
+  // pointer if it is told to end it.
+  if (pmemobj_tx_stage() == TX_STAGE_ONABORT) {
+    return MakeStatus(absl::StatusCode::kResourceExhausted, "cannot ", action,
+                      ": libpmemobj ran out of memory in this thread before and can't begin a ",
+                      "transaction there any more; use another thread");
+  }
   errno = 0;
   try {
     call();
     return absl::OkStatus();
   } catch (const std::bad_alloc&) {
-    EndFailedTransaction();
     return MakeStatus(absl::StatusCode::kResourceExhausted, "cannot ", action, ": out of memory");
   } catch (const std::exception& failure) {
     const int error = errno;
-    EndFailedTransaction();
     const std::string message = absl::StrCat("cannot ", action, ": ", failure.what());
     if (error == EAGAIN || error == EWOULDBLOCK) {
       return absl::FailedPreconditionError(message + " (held by another process)");
