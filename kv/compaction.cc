@@ -144,7 +144,10 @@ bool Compactor::Sleep(absl::Duration duration) {
 absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
   std::lock_guard<std::mutex> lock(passes_);
   CompactionResult result;
-  absl::Status status = targets_->ForEachTarget(
+  // Nothing moves on a medium that failed, and the caller hears of it though nothing had to.
+  absl::Status status = pool_->Drain();
+  if (!status.ok()) return status;
+  status = targets_->ForEachTarget(
       /*open=*/false,
       [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
   if (!status.ok()) return status;

@@ -158,9 +158,9 @@ absl::Status Space::Close() {
         impl_->all_stamped) {
       return impl_->SaveMaps();
     }
+    if (absl::Status medium = impl_->pool->Drain(); !medium.ok()) return medium;
     return absl::ResourceExhaustedError(
-        "no memory, or no medium, to free what was deleted; nothing is lost, but the close is not "
-        "clean");
+        "no memory to free what was deleted; nothing is lost, but the close is not clean");
   });
 }
 

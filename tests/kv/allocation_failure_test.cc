@@ -232,7 +232,8 @@ TEST_P(AllocationFailureTest, ReadsScansAndMaintenance) {
       [&]() -> absl::Status {
         absl::StatusOr<CheckReport> report = db().Check();
         if (!report.ok()) return report.status();
-        EXPECT_THAT(report->faults, testing::IsEmpty());  // A lack of memory is no damage.
+        EXPECT_TRUE(
+            report->faults.empty());  // A lack of memory is no damage; a matcher needs some.
         return absl::OkStatus();
       },
       [&] { return db().Compact().status(); },

@@ -228,14 +228,14 @@ class Script {
       group.push_back({key, value});
       tried[key].insert(value);
     }
-    if (Note(db.PutGroup(group).status(), messages)) {
+    if (Note("group", db.PutGroup(group).status(), messages)) {
       for (const auto& [key, value] : records) model[key] = value;
     }
     Change(db, "old4", std::nullopt, messages);
     Change(db, "large", std::nullopt, messages);
-    Note(db.Compact().status(), messages);
+    Note("compact", db.Compact().status(), messages);
     Change(db, "z", "last", messages);
-    Note(db.Sync(), messages);
+    Note("sync", db.Sync(), messages);
   }
 
   Model model;
@@ -246,7 +246,7 @@ class Script {
   void Change(Db& db, const std::string& key, std::optional<std::string> value,
               Messages* messages) {
     tried[key].insert(value);
-    if (!Note(value.has_value() ? db.Put(key, *value) : db.Delete(key), messages)) return;
+    if (!Note(key, value.has_value() ? db.Put(key, *value) : db.Delete(key), messages)) return;
     if (value.has_value()) {
       model[key] = *value;
     } else {
@@ -255,9 +255,9 @@ class Script {
     tried[key].clear();
   }
   // From the first failure on nothing is acknowledged, but that nothing had to be done.
-  bool Note(const absl::Status& status, Messages* messages) {
+  bool Note(const std::string& call, const absl::Status& status, Messages* messages) {
     if (status.ok()) {
-      EXPECT_FALSE(failed) << "a change was acknowledged after a failed msync";
+      EXPECT_FALSE(failed) << call << " was acknowledged after a failed msync";
       return !failed;
     }
     if (failed && absl::IsNotFound(status)) return false;
