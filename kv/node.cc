@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <utility>
 
 #include "kv/record.h"
 
@@ -66,14 +67,21 @@ constexpr timespec kLongestSleep = {0, 20'000'000};
 
 bool LeafLockWait::Try(LeafNode& leaf) {
   sleeps_at_ = nullptr;
+  if (woken_at_ != FutexWord(leaf)) WakeNext();
   for (unsigned spins = 0; spins < kSpins; ++spins) {
-    if (TryLock(leaf, tries_ > kYields ? kSleepersBit : 0)) return true;
+    if (TryLock(leaf, tries_ > kYields ? kSleepersBit : 0)) {
+      woken_at_ = nullptr;  // Whoever else sleeps is woken by our unlock.
+      return true;
+    }
     __builtin_ia32_pause();
   }
   if (++tries_ <= kYields) return false;
   const uint64_t seen =
       __atomic_fetch_or(&leaf.header.volatile_version, kSleepersBit, __ATOMIC_RELAXED);
-  if (seen & kLockBit) sleeps_at_ = FutexWord(leaf);
+  if (seen & kLockBit) {
+    sleeps_at_ = FutexWord(leaf);
+    woken_at_ = nullptr;  // The holder wakes one now.
+  }
   return false;
 }
 
@@ -82,8 +90,17 @@ void LeafLockWait::Wait() {
     if (tries_ <= kYields) sched_yield();
     return;
   }
-  syscall(SYS_futex, sleeps_at_, FUTEX_WAIT_PRIVATE, static_cast<uint32_t>(kLockBit | kSleepersBit),
-          &kLongestSleep, nullptr, 0);
+  const long slept =
+      syscall(SYS_futex, sleeps_at_, FUTEX_WAIT_PRIVATE,
+              static_cast<uint32_t>(kLockBit | kSleepersBit), &kLongestSleep, nullptr, 0);
+  if (slept == 0) woken_at_ = sleeps_at_;
+}
+
+// Without it, who sleeps in LockLeaf might sleep for ever: the unlock that woke us has cleared the
+// sleepers' bit, and of those who come by later none need find the lock taken.
+void LeafLockWait::WakeNext() {
+  if (woken_at_ == nullptr) return;
+  syscall(SYS_futex, std::exchange(woken_at_, nullptr), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
 }
 
 void UnlockLeaf(LeafNode& leaf) {

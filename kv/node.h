@@ -64,15 +64,25 @@ void UnlockLeaf(LeafNode& leaf);
 
 // A wait for the lock of a leaf that may go meanwhile, in turns: Try in the ReadGuard in which the
 // leaf was found; if that fails, Wait outside; then find the leaf again, which may be another one.
+// An unlock wakes one sleeper: who was woken, and then does not want that lock, wakes the next.
 class LeafLockWait {
  public:
+  LeafLockWait() = default;
+  LeafLockWait(const LeafLockWait&) = delete;
+  LeafLockWait& operator=(const LeafLockWait&) = delete;
+  ~LeafLockWait() { WakeNext(); }
+
   bool Try(LeafNode& leaf);
   // Until the lock may be free: for a short while, or asleep until its holder wakes us.
   void Wait();
 
  private:
+  void WakeNext();
+
   unsigned tries_ = 0;
-  uint32_t* sleeps_at_ = nullptr;  // Only its value is looked at, by the kernel.
+  // Words of leaves that may have gone; only the kernel looks at their values.
+  uint32_t* sleeps_at_ = nullptr;
+  uint32_t* woken_at_ = nullptr;  // Where a wake-up is ours to use or to pass on.
 };
 
 // The writers' lock of a leaf, held until this goes.
