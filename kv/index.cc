@@ -128,6 +128,7 @@ void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafN
   if (old == nullptr) return;
   if (kept) {
     memory->NoteKept(old->address);
+    memory->CancelRetires(1);
   } else {
     memory->Retire(old->address, &leaf.slots[place]);
   }

@@ -306,14 +306,17 @@ void Index::Impl::LeafRewrite::WriteFresh() const noexcept {
 }
 
 absl::Status Index::Impl::LeafRewrite::CommitUnderMutex() {
+  // The leaves of each run, and the fences of all but its first.
   size_t retires = 0;
-  for (const Run& run : runs) retires += 2 * (run.end - run.begin);
+  for (const Run& run : runs) retires += 2 * (run.end - run.begin) - 1;
   absl::Status status = index.memory->ReserveRetires(retires);
   if (!status.ok()) return status;
   const std::lock_guard<std::mutex> mutex(frame->mutex);
   const InnerView* view = frame->view.load(std::memory_order_relaxed);
   std::vector<InnerView::Child> now = view->Children(/*level=*/1);
   DropStrangers(now);
+  for (const Run& run : runs) retires -= 2 * (run.end - run.begin) - 1;
+  index.memory->CancelRetires(retires);  // Of those that were dropped.
   if (runs.empty()) return absl::OkStatus();
   std::unique_ptr<const InnerView> next = NextView(*view, std::move(now));
   CollectStores();

@@ -63,6 +63,7 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
       if (!status.ok()) return status;
       continue;
     }
+    size_t retired = 0;
     for (size_t i = 0; i < moves.size(); ++i) {
       const auto& [at, to] = moves[i];
       if (LoadWord(leaf.slots[at.place]) != at.slot) continue;
@@ -84,9 +85,11 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
         memory->NoteKept(at.record());
       } else {
         memory->Retire(at.record(), &leaf.slots[at.place]);
+        ++retired;
       }
       (*moved)[first + i] = true;
     }
+    memory->CancelRetires(moves.size() - retired);
     return absl::OkStatus();
   }
 }

@@ -65,6 +65,9 @@ class Memory {
   // not made stay promised.
   //   kResourceExhausted  there is none
   virtual absl::Status ReserveRetires(size_t /*count*/) { return absl::OkStatus(); }
+  // Takes back what this thread reserved and will not retire now: the slot is kept for a snapshot, or
+  // was not unlinked.
+  virtual void CancelRetires(size_t /*count*/) noexcept {}
   // Gives back a slot that was just unlinked by a store to `link`, in the same ReadGuard as that
   // store, whose flush was started before. The slot is reused only when the store is durable (until
   // then a crash may bring the link back), after a grace period, and while its extent has no pin.

@@ -13,7 +13,7 @@
 // Which call may sleep, and what may be held meanwhile
 //   PresentUntil               wait-free; inside a ReadGuard
 //   Retire, Abandon            short locks only; inside a ReadGuard or not
-//   ReserveRetires             short locks only
+//   ReserveRetires, CancelRetires   short locks only
 //   Allocate                   may wait for the medium, never for readers, never asks the oracle:
 //                              locks of nodes may be held, a ReadGuard must not
 //   FaultIn                    as Allocate
@@ -113,6 +113,7 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) override;
   void Abandon(Address address) noexcept override;
   absl::Status ReserveRetires(size_t count) override;
+  void CancelRetires(size_t count) noexcept override;
   void Retire(Address address, const uint64_t* link) noexcept override;
   void NoteKept(Address address) noexcept override;
   void Flush(const void* address, size_t size_bytes) noexcept override;

@@ -36,6 +36,13 @@ absl::Status Space::ReserveRetires(size_t count) {
   });
 }
 
+void Space::CancelRetires(size_t count) noexcept {
+  if (count == 0) return;
+  RetireQueue& queue = impl_->retire_queues[QueueNumber()];
+  std::lock_guard<std::mutex> lock(queue.mutex);
+  queue.promised -= std::min(queue.promised, count);
+}
+
 void Space::Retire(Address address, const uint64_t* link) noexcept {
   RetireQueue& queue = impl_->retire_queues[QueueNumber()];
   bool many = false;
