@@ -152,6 +152,7 @@ absl::Status Engine::CheckLost(std::string_view bytes) const {
 }
 
 absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
+  space_->LimitRetired(size_bytes);
   absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, size_bytes);
   if (!absl::IsResourceExhausted(address.status()) || !space_->MakeRoom().ok()) return address;
   return space_->Allocate(SlotKind::kRecord, size_bytes);

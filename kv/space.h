@@ -19,9 +19,10 @@
 //   FaultIn                    as Allocate
 //   IsEmptying                 wait-free; inside a ReadGuard
 //   AllocateForMove            as Allocate
-//   MakeRoom, Reclaim, BeginEmptying, EndEmptying, Audit, Quiesce, Close   wait for readers and ask
-//                              the oracle: hold nothing that a reader, a writer or the index may
-//                              wait for. A pin may be held: Reclaim waits for pins without any lock
+//   LimitRetired, MakeRoom, Reclaim, BeginEmptying, EndEmptying, Audit, Quiesce, Close   wait for
+//                              readers and ask the oracle: hold nothing that a reader, a writer or
+//                              the index may wait for. A pin may be held: Reclaim waits for pins
+//                              without any lock
 //
 // Invariants
 //   E1  An extent's run is live in the pool only after its header is durable, and before anything
@@ -146,6 +147,10 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<dax::Extent> Provide(uint64_t index, unsigned max_order,
                                       dax::Access access) override;
 
+  // Back-pressure, for a thread that is about to allocate `size_bytes` and holds nothing: if it and
+  // others retire faster than the worker frees, it does the worker's work, so that what waits to be
+  // freed stays a small part of the store. Otherwise it costs one load.
+  void LimitRetired(uint64_t size_bytes) noexcept;
   // Finds free slots and runs for an allocation that failed: frees what was retired, derives every
   // extent, and truncates the empty ones. Statuses of Reclaim.
   absl::Status MakeRoom();

@@ -102,6 +102,7 @@ struct alignas(64) RetireQueue {
   std::vector<Retired> slots;  // Has room for `promised` more.
   std::vector<Address> kept;   // With process durability: unlinked, not retired.
   size_t promised = 0;
+  std::atomic<size_t> waiting{0};  // slots.size(), for those who look without the mutex.
 };
 
 // The calling thread's queue.
@@ -182,6 +183,9 @@ struct Space::Impl {
   // Moves what was retired into `in_round`, as far as there is memory for it.
   void CollectRetired() noexcept;
   void CollectAbandoned();
+  // Any thread: whether so many slots of this size are too much to wait to be freed.
+  bool IsTooMuch(uint64_t slots, uint64_t size_bytes) const;
+  uint64_t WaitingCount() const;
   // Makes the stores that unlinked the slots of the round durable, whether or not the threads that
   // made them have come to do so.
   absl::Status DrainLinks() noexcept;

@@ -21,6 +21,12 @@ constexpr size_t kDerivesPerRefill = 4;
 constexpr std::chrono::milliseconds kFirstHeldPoll(20);
 constexpr std::chrono::milliseconds kLastHeldPoll(1000);
 
+// Back-pressure. Below the first a thread does not look at what the others have retired; what all have
+// may be the second, or a part of the store.
+constexpr uint64_t kUncheckedRetiredBytes = 512 << 10;
+constexpr uint64_t kLeastRetiredBytes = 2 << 20;
+constexpr uint64_t kRetiredPart = 32;
+
 bool ByAddress(const ExtentFrame* a, const ExtentFrame* b) { return a->address() < b->address(); }
 
 }  // namespace
@@ -43,6 +49,35 @@ void Space::CancelRetires(size_t count) noexcept {
   queue.promised -= std::min(queue.promised, count);
 }
 
+uint64_t Space::Impl::WaitingCount() const {
+  uint64_t count = in_round_count.load(std::memory_order_relaxed);
+  for (const RetireQueue& queue : retire_queues) {
+    count += queue.waiting.load(std::memory_order_relaxed);
+  }
+  return count;
+}
+
+bool Space::Impl::IsTooMuch(uint64_t slots, uint64_t size_bytes) const {
+  if (slots * size_bytes <= kLeastRetiredBytes) return false;
+  uint64_t extents_size_bytes = 0;
+  for (const SizeClass& size_class : classes) {
+    extents_size_bytes += size_class.run_size_bytes.load(std::memory_order_relaxed);
+  }
+  return slots * size_bytes > extents_size_bytes / kRetiredPart;
+}
+
+// Those that wait are taken to be of the size that is wanted now.
+void Space::LimitRetired(uint64_t size_bytes) noexcept {
+  // Relaxed: a hint, and mostly our own.
+  const size_t waiting =
+      impl_->retire_queues[QueueNumber()].waiting.load(std::memory_order_relaxed);
+  if (__builtin_expect(waiting * size_bytes <= kUncheckedRetiredBytes, true)) return;
+  if (!impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) return;
+  // Whoever has it is freeing, or about to.
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  if (impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) impl_->RetireRound();
+}
+
 void Space::Retire(Address address, const uint64_t* link) noexcept {
   RetireQueue& queue = impl_->retire_queues[QueueNumber()];
   bool many = false;
@@ -57,6 +92,7 @@ void Space::Retire(Address address, const uint64_t* link) noexcept {
       return;
     }
     queue.slots.push_back({address, link});
+    queue.waiting.store(queue.slots.size(), std::memory_order_relaxed);
     many = queue.slots.size() == kUrgentRetires;
   }
   // Relaxed: the worker looks into the queues under their mutexes; a round that clears the flag
@@ -89,6 +125,7 @@ void Space::Impl::CollectRetired() noexcept {
       ReserveMore(in_round, queue.slots.size());
       in_round.insert(in_round.end(), queue.slots.begin(), queue.slots.end());
       queue.slots.clear();
+      queue.waiting.store(0, std::memory_order_relaxed);
       if (queue.promised == 0 && queue.slots.capacity() > kUrgentRetires) queue.slots = {};
       in_round_count.store(in_round.size(), std::memory_order_relaxed);
     }

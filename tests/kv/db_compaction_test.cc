@@ -194,10 +194,7 @@ TEST_P(CompactionTest, AFixedSetThatIsOverwrittenKeepsItsSize) {
       ASSERT_THAT(db().PutGroup(group).status(), IsOk());
       group.clear();
     }
-    // In memory a writer that never pauses may be a few milliseconds ahead of the thread that frees
-    // what it overwrites, and this set is written in less than fifty.
-    const uint64_t most_tenths = GetParam() == Medium::kTmpfs ? 20 : 13;
-    EXPECT_LT(RecordExtentsBytes(db()), loaded_bytes * most_tenths / 10) << version;
+    EXPECT_LT(RecordExtentsBytes(db()), loaded_bytes * 13 / 10) << version;
   }
   ASSERT_NO_FATAL_FAILURE(ExpectEqual(db(), model));
 }
