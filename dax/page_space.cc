@@ -37,6 +37,7 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
         absl::StrCat(used_bytes, " used bytes do not fit into ", pages, " pages"));
   }
   const uint64_t used_pages = (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes;
+  runs_allocated_.fetch_add(1, std::memory_order_relaxed);
   std::optional<Taken> taken;
   bool has_blocks;
   bool rest_has_blocks;

@@ -7,6 +7,7 @@
 #ifndef DAXKV_DAX_PAGE_SPACE_H_
 #define DAXKV_DAX_PAGE_SPACE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -58,6 +59,9 @@ class PageSpace {
   // fresh blocks for it if the medium can. Pages of runs wait for their run's release.
   void Quarantine(uint64_t page);
 
+  // Punches the free pages that growth has left with blocks.
+  absl::Status TrimSpare();
+  uint64_t runs_allocated() const { return runs_allocated_.load(std::memory_order_relaxed); }
   // Punches all free pages, and gives segments without runs back to libpmemobj.
   absl::Status Trim();
   // Punches the free pages that have blocks or may have: cheap after a session that changed little.
@@ -114,6 +118,7 @@ class PageSpace {
   std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
   // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.
   bool heap_may_have_rest_ = true;
+  std::atomic<uint64_t> runs_allocated_{0};
   bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.
   SegmentIndex index_;
 };

@@ -289,6 +289,11 @@ absl::Status PageSpace::ReturnEmptySegments() {
   return status;
 }
 
+absl::Status PageSpace::TrimSpare() {
+  const Lock lock(mutex_);
+  return PunchSpare();
+}
+
 absl::Status PageSpace::TrimKnown() {
   const Lock lock(mutex_);
   absl::Status status = PunchSpare();

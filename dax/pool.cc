@@ -451,6 +451,13 @@ MediaGuard::MediaGuard(const Pool& pool) : pool_(pool), events_(pool.media_event
 
 bool MediaGuard::Intact() const { return pool_.media_events() == events_; }
 
+absl::Status Pool::TrimSpare() {
+  const SurviveMediaErrors survive;
+  return impl_->space->TrimSpare();
+}
+
+uint64_t Pool::runs_allocated() const { return impl_->space->runs_allocated(); }
+
 absl::StatusOr<uint64_t> Pool::Trim() {
   const SurviveMediaErrors survive;
   const absl::StatusOr<uint64_t> before = impl_->files->BlocksBytes();

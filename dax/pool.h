@@ -274,6 +274,13 @@ class Pool {
   // no holes (PoolStats::has_holes).
   absl::StatusOr<uint64_t> Trim();
 
+  // Punches the blocks that growth has left spare; Trim without the search for others. The runs that
+  // come next reserve theirs anew: to be called when none have come for a while. O(segments) if there
+  // are none.
+  absl::Status TrimSpare();
+  // Runs allocated since open; any thread.
+  uint64_t runs_allocated() const;
+
   // Walks descriptors and files. Costs O(pages / 64).
   absl::StatusOr<PoolStats> Stats() const;
 

@@ -327,6 +327,15 @@ absl::Status Compactor::BackgroundPass(const CompactionTarget& target, Throttle*
   return passed;
 }
 
+void Compactor::TrimIfIdle() {
+  const uint64_t runs = pool_->runs_allocated();
+  if (runs == runs_seen_ && runs != runs_trimmed_) {
+    pool_->TrimSpare().IgnoreError();
+    runs_trimmed_ = runs;
+  }
+  runs_seen_ = runs;
+}
+
 void Compactor::BackgroundLoop() {
   Throttle throttle(this, bytes_per_second_);
   const auto pass = [&](const CompactionTarget& target) {
@@ -337,6 +346,7 @@ void Compactor::BackgroundLoop() {
   while (Sleep(kBackgroundPause)) {
     std::lock_guard<std::mutex> lock(passes_);
     targets_->ForEachTarget(/*open=*/true, pass).IgnoreError();
+    TrimIfIdle();
   }
 }
 

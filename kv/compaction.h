@@ -107,6 +107,8 @@ class Compactor {
   };
   absl::StatusOr<Copied> Copy(Space* space, Address from);
   void BackgroundLoop();
+  // Gives spare blocks back once no run was made for a while.
+  void TrimIfIdle();
   // Waits until the time has come or the compactor stops; false in that case.
   bool Sleep(absl::Duration duration);
 
@@ -116,6 +118,7 @@ class Compactor {
   const uint64_t bytes_per_second_;
 
   std::mutex passes_;
+  uint64_t runs_seen_ = 0, runs_trimmed_ = 0;  // The background's: pool_->runs_allocated().
   // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at most
   // to be looked at again.
   std::map<const Space*, double> merge_below_;
