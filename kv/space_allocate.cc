@@ -14,6 +14,9 @@ constexpr unsigned kShardShift = 23;
 // The run of a class doubles while the class has so many times the next size: what the last,
 // partly filled extent wastes stays a small part of the class.
 constexpr uint64_t kGrowthPart = 16;
+// One pin keeps an extent from being given back. At 256 KiB an entry of the mapping is still one slot
+// of the same node that has those of 2 MiB.
+constexpr uint64_t kMostSlabPages = 64;
 constexpr uint64_t kMaxRecordSizeBytes =
     sizeof(RecordHeader) + kMaxKeySizeBytes + kMaxValueSizeBytes;
 
@@ -254,8 +257,9 @@ absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
   const uint64_t small_pages = SmallRunPages(class_number);
   // A power of two of 1/16 to 1/8 of what the class has.
   uint64_t pages = small_pages;
+  const uint64_t most_pages = std::max(small_pages, kMostSlabPages);
   const uint64_t class_size_bytes = size_class.run_size_bytes.load(std::memory_order_relaxed);
-  while (pages < dax::kHugePages && class_size_bytes >> dax::kPageShift >= pages * kGrowthPart) {
+  while (pages < most_pages && class_size_bytes >> dax::kPageShift >= pages * kGrowthPart) {
     pages *= 2;
   }
   const auto allocate = [&](uint64_t run_pages) {
