@@ -64,7 +64,8 @@ class Engine::BatchWriter final : public AtomicCommit {
     word_ = engine_.store_.batch_table().Claim();
     engine_.store_.batch_table().NoteBegin(word_, engine_.snapshots_.LastNumber());
     absl::Status applied = engine_.index_->ApplyAtomically(entries_, *this);
-    if (absl::IsResourceExhausted(applied) && engine_.space_->MakeRoom().ok()) {
+    for (unsigned attempts = 0;
+         absl::IsResourceExhausted(applied) && engine_.MakeRoom(&attempts);) {
       applied = engine_.index_->ApplyAtomically(entries_, *this);
     }
     // A word that may be set on the medium is nobody's until an open has redone its batch.

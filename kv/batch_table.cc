@@ -52,6 +52,14 @@ unsigned BatchTable::Claim() {
   return word;
 }
 
+std::optional<unsigned> BatchTable::TryClaim() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (~claimed_ == 0) return std::nullopt;
+  const unsigned word = static_cast<unsigned>(__builtin_ctz(~claimed_));
+  claimed_ |= uint32_t{1} << word;
+  return word;
+}
+
 void BatchTable::NoteBegin(unsigned word, uint64_t number) {
   begun_[word].store(number, std::memory_order_seq_cst);
 }

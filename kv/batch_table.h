@@ -17,6 +17,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,6 +44,8 @@ class BatchTable {
 
   // A free word's number; waits until there is one.
   unsigned Claim();
+  // The same, if there is one now.
+  std::optional<unsigned> TryClaim();
   void Release(unsigned word);
   // For the claimer, before its batch takes a number: a number below that.
   void NoteBegin(unsigned word, uint64_t number);

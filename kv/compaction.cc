@@ -58,9 +58,9 @@ class Compactor::Throttle {
 // What a rewrite of leaves needs: slots, and the commit of its stores.
 class Compactor::Rewriter final : public LeafRewriter {
  public:
-  // Claims its word before any leaf is locked (BatchTable, T1).
-  Rewriter(Space* space, BatchTable* table)
-      : space_(*space), table_(*table), word_(table->Claim()) {}
+  // `word`, claimed before any leaf is locked (BatchTable, T1), goes back with the rewriter.
+  Rewriter(Space* space, BatchTable* table, unsigned word)
+      : space_(*space), table_(*table), word_(word) {}
   ~Rewriter() override {
     // What a redo may need is nobody's until then.
     if (begun_) {
@@ -142,7 +142,7 @@ bool Compactor::Sleep(absl::Duration duration) {
 }
 
 absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
-  std::lock_guard<std::mutex> lock(passes_);
+  std::unique_lock<std::mutex> lock(passes_);
   CompactionResult result;
   // Nothing moves on a medium that failed, and the caller hears of it though nothing had to.
   absl::Status status = pool_->Drain();
@@ -151,7 +151,9 @@ absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
       /*open=*/false,
       [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
   if (!status.ok()) return status;
-  // Waits for pins only when nothing else is left to be done.
+  // Waits for pins only when nothing else is left to be done, and keeps nobody from making room: he may
+  // hold the pin.
+  lock.unlock();
   status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
     absl::StatusOr<uint64_t> pinned = Reclaim(target, deadline, &result);
     if (pinned.ok()) result.extents_pinned += *pinned;
@@ -184,6 +186,33 @@ absl::Status Compactor::CompactTarget(const CompactionTarget& target, Compaction
     status = Pass(target, limits, /*merge_leaves=*/true, &throttle, result, &gained);
   }
   return status;
+}
+
+bool Compactor::MakeRoom() {
+  const uint64_t rounds_seen = room_rounds_.load(std::memory_order_relaxed);
+  std::lock_guard<std::mutex> lock(passes_);
+  // Somebody has made room while we waited.
+  if (room_rounds_.load(std::memory_order_relaxed) != rounds_seen) return true;
+  Throttle throttle(this, /*bytes_per_second=*/0);
+  Space::EmptyingLimits limits;
+  limits.max_used_share = kDemandUsedShare;
+  limits.max_size_bytes = kBackgroundSizeBytes;
+  bool gained_any = false;
+  targets_
+      ->ForEachTarget(/*open=*/true,
+                      [&](const CompactionTarget& target) {
+                        CompactionResult result;
+                        bool gained = false;
+                        WithoutExceptions([&] {
+                          return Pass(target, limits, /*merge_leaves=*/false, &throttle, &result,
+                                      &gained);
+                        }).IgnoreError();
+                        gained_any |= gained;
+                        return absl::OkStatus();
+                      })
+      .IgnoreError();
+  if (gained_any) room_rounds_.fetch_add(1, std::memory_order_relaxed);
+  return gained_any;
 }
 
 absl::Status Compactor::Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
@@ -233,7 +262,10 @@ absl::Status Compactor::MoveAll(const CompactionTarget& target, Throttle* thrott
 
 absl::Status Compactor::RewriteAll(const CompactionTarget& target, Throttle* throttle,
                                    CompactionResult* result, bool* merged) {
-  Rewriter rewriter(target.space, table_);
+  // Batches that wait for us to make room may have them all: another time, then.
+  const std::optional<unsigned> word = table_->TryClaim();
+  if (!word.has_value()) return absl::OkStatus();
+  Rewriter rewriter(target.space, table_, *word);
   Index::RewriteResult rewritten;
   absl::Status status;
   std::string from, next_from;

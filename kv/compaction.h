@@ -69,6 +69,10 @@ class Compactor {
   // Everything that pays, at full speed. Statuses of Db::Compact.
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
 
+  // For a caller that holds nothing and found no room although what is empty was given back: moves
+  // what lies in sparse extents together, a bounded amount. Returns whether that has made room.
+  bool MakeRoom();
+
   // Keeps the background from changing anything while the object lives: for Check.
   class Pause {
    public:
@@ -119,6 +123,7 @@ class Compactor {
 
   std::mutex passes_;
   uint64_t runs_seen_ = 0, runs_trimmed_ = 0;  // The background's: pool_->runs_allocated().
+  std::atomic<uint64_t> room_rounds_{0};       // MakeRooms that gained. Written under passes_.
   // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at most
   // to be looked at again.
   std::map<const Space*, double> merge_below_;

@@ -13,6 +13,7 @@ namespace daxkv::kv {
 namespace {
 
 constexpr size_t kMaxKeyInMessageSizeBytes = 64;
+constexpr unsigned kMostAttemptsForRoom = 10;
 
 }  // namespace
 
@@ -154,8 +155,15 @@ absl::Status Engine::CheckLost(std::string_view bytes) const {
 absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
   space_->LimitRetired(size_bytes);
   absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, size_bytes);
-  if (!absl::IsResourceExhausted(address.status()) || !space_->MakeRoom().ok()) return address;
-  return space_->Allocate(SlotKind::kRecord, size_bytes);
+  for (unsigned attempts = 0; absl::IsResourceExhausted(address.status()) && MakeRoom(&attempts);) {
+    address = space_->Allocate(SlotKind::kRecord, size_bytes);
+  }
+  return address;
+}
+
+bool Engine::MakeRoom(unsigned* attempts) {
+  if ((*attempts)++ == 0) return space_->MakeRoom().ok();
+  return *attempts <= kMostAttemptsForRoom && store_.MakeRoomByMoving();
 }
 
 absl::Status Engine::Put(std::string_view key, std::string_view value) {
@@ -176,7 +184,7 @@ absl::Status Engine::PutIf(std::string_view key, std::string_view value,
 
 absl::Status Engine::Publish(std::string_view key, Address address, uint32_t body_checksum,
                              const ExpectedVersion* expected) {
-  for (bool made_room = false;;) {
+  for (unsigned attempts = 0;;) {
     absl::Status drained = space_->Drain();
     if (!drained.ok()) {
       space_->Abandon(address);
@@ -188,10 +196,7 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
       ResealRecord(*space_, address, NextSequence(), body_checksum);
       continue;
     }
-    if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
-      made_room = true;
-      continue;
-    }
+    if (absl::IsResourceExhausted(published) && MakeRoom(&attempts)) continue;
     // After kInternal the index refers to the slot.
     if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(address);
     return WithKey(std::move(published), key);

@@ -169,6 +169,9 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> OpenOrCreate(Store* store, KeyspaceId id,
                                                               uint64_t* root, bool create);
   uint64_t NextSequence() { return snapshots_.NextNumber(); }
+  // After an allocation failed: whether it may succeed now. First gives back what is empty, then moves
+  // what is sparse, again and again as long as that gains. *attempts begins with 0. Hold nothing.
+  bool MakeRoom(unsigned* attempts);
   // Allocates a record's slot, making room if there seems to be none.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons the

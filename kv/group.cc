@@ -117,7 +117,7 @@ absl::Status Engine::PublishRound(absl::Span<const KeyValue> records,
                                   absl::Span<const size_t> order,
                                   absl::Span<const Index::GroupEntry> entries,
                                   GroupResult* result) {
-  bool made_room = false;
+  unsigned attempts = 0;
   for (size_t begin = 0; begin < entries.size();) {
     size_t done = 0;
     absl::Status published = index_->UpsertSorted(entries.subspan(begin), &done, &result->replaced);
@@ -131,10 +131,7 @@ absl::Status Engine::PublishRound(absl::Span<const KeyValue> records,
                   record.value);
       continue;
     }
-    if (absl::IsResourceExhausted(published) && !made_room && space_->MakeRoom().ok()) {
-      made_room = true;
-      continue;
-    }
+    if (absl::IsResourceExhausted(published) && MakeRoom(&attempts)) continue;
     // What the index has not published belongs to this call still (K3).
     for (const Index::GroupEntry& entry : entries.subspan(begin)) space_->Abandon(entry.address);
     if (begin == entries.size()) return published;

@@ -55,6 +55,8 @@ class Store final : private CompactionTargets {
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline) {
     return compactor_->Compact(deadline);
   }
+  // As Compactor::MakeRoom.
+  bool MakeRoomByMoving() { return compactor_ != nullptr && compactor_->MakeRoom(); }
   absl::StatusOr<ScrubReport> Scrub() const { return scrubber_->Scrub(); }
   absl::StatusOr<CheckReport> Check() const;
   absl::StatusOr<Info> GetInfo(bool count_bytes) const;

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <future>
 #include <map>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/kv/store_fixture.h"
@@ -107,6 +108,45 @@ TEST_P(FullTest, AFullPoolReopens) {
       ASSERT_THAT((*db)->Close(), IsOk());
     }
   }
+}
+
+// Nothing is empty, but what is left would fit into a tenth of the pool: the puts move it together
+// themselves.
+TEST_P(FullTest, AFullButSparsePoolMakesRoomForPuts) {
+  TemporaryDirectory directory(GetParam());
+  Options options = TestOptions();
+  options.shape = dax::PoolShape::kFixed;
+  options.fixed_size_bytes = 16 << 20;
+  options.compaction_bytes_per_second = 0;
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory.Path("store"), options);
+  ASSERT_THAT(db.status(), IsOk());
+  Model model;
+  Fill(**db, "middle", 2'000, &model);
+  int n = 0;
+  for (auto it = model.begin(); it != model.end();) {
+    if (++n % 10 == 0) {
+      ++it;
+      continue;
+    }
+    ASSERT_THAT((*db)->Delete(it->first), IsOk());
+    it = model.erase(it);
+  }
+  // Another size class, and a run of its own.
+  Model more;
+  for (int i = 0; i < 8; ++i) {
+    for (const size_t size_bytes : {200'000, 9'000}) {
+      const std::string key = absl::StrCat("more", size_bytes, "/", i);
+      model[key] = ValueFor(key, 1, size_bytes);
+      ASSERT_THAT((*db)->Put(key, model[key]), IsOk()) << key;
+    }
+  }
+  std::vector<KeyValue> group;
+  for (int i = 0; i < 50; ++i) more[absl::StrCat("group", i)] = std::string(20'000, 'g');
+  for (const auto& [key, value] : more) group.push_back({key, value});
+  ASSERT_THAT((*db)->PutGroup(group).status(), IsOk());
+  model.merge(more);
+  ASSERT_NO_FATAL_FAILURE(ExpectEqual(**db, model));
+  EXPECT_THAT((*db)->Close(), IsOk());
 }
 
 // Compact waited for pins with a lock held that a put into a full store wants: a thread that had a
