@@ -5,6 +5,7 @@
 //   TheFirstTenHugeFaultsAreAllNoPage: a huge fault installs a small entry
 #include "dax/dax_stats.h"
 
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 
 #include "dax/huge_pages.h"
 #include "tests/dax/mapping_test_util.h"
+#include "tests/dax/own_tmpfs.h"
 
 namespace daxkv::dax {
 namespace {
@@ -95,10 +97,14 @@ TEST_F(DaxStatsTest, NothingFreeIsNotFragmented) { EXPECT_EQ(DaxStats().fragment
 // ---- What the processor maps ----
 
 TEST(HugePagesTest, OnlyMappingsWithAFileCount) {
-  static char bytes[kHugeBytes];
-  absl::StatusOr<HugePages> pages = CountHugePages(bytes, sizeof(bytes));
+  void* bytes = mmap(nullptr, kHugeBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  ASSERT_NE(bytes, MAP_FAILED);
+  absl::StatusOr<HugePages> pages = CountHugePages(bytes, kHugeBytes);
   ASSERT_OK(pages);
-  EXPECT_LT(pages->resident_bytes, kHugeBytes);
+  EXPECT_EQ(pages->mapped_bytes, 0u);
+  EXPECT_EQ(pages->resident_bytes, 0u);
+  munmap(bytes, kHugeBytes);
   EXPECT_EQ(CountHugePages(nullptr, 1)->mapped_bytes, 0u);
 }
 
@@ -125,7 +131,7 @@ class HugeTmpfsTest : public testing::Test {
   void SetUp() override {
     path_ = testing::TempDir() + "/huge-XXXXXX";
     ASSERT_NE(mkdtemp(path_.data()), nullptr);
-    mounted_ = mount("none", path_.c_str(), "tmpfs", 0, "size=256m,huge=always") == 0;
+    mounted_ = MountOwnTmpfs(path_, "size=256m,huge=always");
     if (!mounted_) GTEST_SKIP() << "no tmpfs with huge=always can be mounted here";
     PoolOptions options;
     options.shape = PoolShape::kFixed;

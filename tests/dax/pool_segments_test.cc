@@ -15,6 +15,7 @@
 
 #include "absl/time/clock.h"
 #include "dax/pool.h"
+#include "tests/dax/own_tmpfs.h"
 #include "tests/dax/pool_test_base.h"
 
 namespace daxkv::dax {
@@ -188,7 +189,7 @@ TEST_F(PoolSegmentsTest, ReadersAreNotDisturbed) {
 TEST_F(PoolSegmentsTest, OnAFullFileSystemGrowthIsRefusedCleanly) {
   const std::string mounted = scratch_.Child("tmpfs");
   ASSERT_EQ(mkdir(mounted.c_str(), 0700), 0);
-  if (mount("none", mounted.c_str(), "tmpfs", 0, "size=256m") != 0) {
+  if (!MountOwnTmpfs(mounted, "size=256m")) {
     GTEST_SKIP() << "no tmpfs can be mounted here";
   }
   std::unique_ptr<Pool> pool = MustOpen(mounted + "/store");

@@ -24,6 +24,7 @@
 #include "absl/strings/match.h"
 #include "dax/pool.h"
 #include "dax/run_descriptor.h"
+#include "tests/dax/own_tmpfs.h"
 #include "tests/dax/pool_test_base.h"
 
 namespace daxkv::dax {
@@ -285,7 +286,7 @@ class FullFileSystemTest : public ::testing::Test {
  protected:
   FullFileSystemTest() : scratch_(ScratchDirectory::OnDisk()) {}
   void SetUp() override {
-    if (mount("tmpfs", scratch_.path().c_str(), "tmpfs", 0, "size=64m") != 0) {
+    if (!MountOwnTmpfs(scratch_.path(), "size=64m")) {
       GTEST_SKIP() << "needs the right to mount a small tmpfs: " << std::strerror(errno);
     }
     mounted_ = true;

@@ -9,6 +9,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "tests/dax/own_tmpfs.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -325,7 +326,7 @@ TEST(FullCompactionTest, AFixedPool) {
 
 TEST(FullCompactionTest, ATmpfsOfItsOwn) {
   TemporaryDirectory directory(Medium::kTmpfs);
-  if (mount("daxkv_test", directory.Path("").c_str(), "tmpfs", 0, "size=48m") != 0) {
+  if (!dax::MountOwnTmpfs(directory.Path(""), "size=48m")) {
     GTEST_SKIP() << "can't mount a tmpfs here: " << strerror(errno);
   }
   Options options = TestOptions();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/dax/own_tmpfs.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -184,8 +185,7 @@ class SmallFileSystem {
  public:
   explicit SmallFileSystem(uint64_t size_bytes) : directory_(Medium::kTmpfs) {
     path_ = directory_.Path("");
-    mounted_ = mount("daxkv_test", path_.c_str(), "tmpfs", 0,
-                     absl::StrCat("size=", size_bytes).c_str()) == 0;
+    mounted_ = dax::MountOwnTmpfs(path_, absl::StrCat("size=", size_bytes));
     if (!mounted_) error_ = strerror(errno);
   }
   ~SmallFileSystem() {

@@ -25,6 +25,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/dax/own_tmpfs.h"
 #include "tests/kv/store_fixture.h"
 
 namespace {
@@ -498,7 +499,7 @@ TEST(MapSyncTest, Refused) {
 TEST(ReadOnlyTest, AFileSystemThatIs) {
   TemporaryDirectory directory(Medium::kTmpfs);
   const std::string mount_point = directory.Path("");
-  if (mount("daxkv_test", mount_point.c_str(), "tmpfs", 0, "size=128m") != 0) {
+  if (!dax::MountOwnTmpfs(mount_point, "size=128m")) {
     GTEST_SKIP() << "can't mount a tmpfs here";
   }
   EXPECT_EQ(InChild([&] { return MakeStore(directory.Path("store")); }), 0);
