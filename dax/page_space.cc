@@ -149,7 +149,7 @@ absl::Status PageSpace::ForgetRun(const Run& run) {
     const bool there = index_.Find(run.first_page) == segment;
     // Before the word goes: a later walk would take the pages for free, and GiveBack free them
     // again.
-    const absl::Status built = there ? Build(*segment) : absl::OkStatus();
+    absl::Status built = there ? Build(*segment) : absl::OkStatus();
     if (!built.ok()) return built;
     // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
     // blocks that Trim finds. Durable even for a reserved run, whose word may have reached the
@@ -176,19 +176,24 @@ absl::Status PageSpace::ReleaseRuns(absl::Span<const Run> runs) {
   }
   // To the medium with every durability: the same pages in two runs would be damage, and a hole in
   // a live one as well.
-  const absl::Status durable = persister_.DrainToMedium();
+  absl::Status durable = persister_.DrainToMedium();
   // Without that the pages must not be used again: they stay out of the allocator until the next
   // open, which sees whether the words are there.
   if (!durable.ok()) return durable;
-  // Neighbours are punched and freed together.
+  // Neighbours are punched and freed together. Their segment stays while it lacks their pages; the
+  // index's table does not, outside a read section.
+  const auto segment_of = [this](const Run& run) {
+    const rcu::ReadGuard guard;
+    return index_.Find(run.first_page);
+  };
   for (size_t begin = 0, end = 0; begin < released.size(); begin = end) {
-    Segment* const segment = index_.Find(released[begin].first_page);
+    Segment* const segment = segment_of(released[begin]);
     uint64_t pages = 0;
     do {
       pages += released[end++].pages;
     } while (end < released.size() &&
              released[end].first_page == released[begin].first_page + pages &&
-             index_.Find(released[end].first_page) == segment);
+             segment_of(released[end]) == segment);
     const uint64_t first = released[begin].first_page - segment->first_page();
     GiveBack({segment, first}, pages, PunchRun(*segment, first, pages).ok());
   }
@@ -281,9 +286,9 @@ absl::Status PageSpace::NextRuns(uint64_t from, std::vector<Run>* runs) const {
 absl::Status PageSpace::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
   std::vector<Run> runs;
   for (uint64_t from = 0;;) {
-    const absl::Status walked = NextRuns(from, &runs);
+    absl::Status walked = NextRuns(from, &runs);
     for (const Run& run : runs) {
-      const absl::Status status = visit(run);
+      absl::Status status = visit(run);
       if (!status.ok()) return status;
     }
     if (!walked.ok() || runs.empty()) return walked;

@@ -168,6 +168,17 @@ TEST_F(PoolSegmentsTest, ReadersAreNotDisturbed) {
       EXPECT_TRUE(seen);
     }
   });
+  // In the first segment, which stays; the table in which it is found does not.
+  threads.emplace_back([&] {
+    while (!stop) {
+      std::vector<PoolRun> runs;
+      for (int i = 0; i < 8; ++i) {
+        runs.push_back(MustAllocate(*pool, 1));
+        EXPECT_TRUE(pool->CommitRun(runs.back()).ok());
+      }
+      EXPECT_TRUE(pool->ReleaseRuns(runs).ok());
+    }
+  });
   const absl::Time end = absl::Now() + absl::Seconds(2);
   while (absl::Now() < end) {
     std::vector<PoolRun> runs;
