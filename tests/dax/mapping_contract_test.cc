@@ -344,6 +344,7 @@ TEST_F(MappingTest, WritebackCleansItsRangeOnly) {
 
 // S9, S10: no lock is waited for, and a mark that is set while the flush runs stays.
 TEST_F(MappingTest, WritebackKeepsMarksThatComeMeanwhile) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 4);
   PlaceRun(8, 4);
   ASSERT_OK(mapping_->Fault(0, 2, Access::kWrite));

@@ -168,6 +168,7 @@ TEST_F(MappingHoleTest, AProviderMayNotAnswerAWriteWithAHole) {
 // Kernel: A, B and C wait for an entry; A erases it and wakes B alone, who finds nothing and wakes
 // nobody (23738832).
 TEST_F(MappingHoleTest, S5ADowngradeWakesAllWhoWaitForTheHugeHole) {
+  SKIP_WITHOUT_YIELD_POINTS();
   ReadHugeHole();
   absl::StatusOr<EntryLock> held = mapping_->LockEntry(0);
   ASSERT_OK(held);
@@ -206,6 +207,7 @@ TEST_F(MappingHoleTest, S5WritersThatWaitedForTheHugeHoleTakeSmallEntries) {
 }
 
 TEST_F(MappingHoleTest, S5AWriterRespectsALockTakenMeanwhile) {
+  SKIP_WITHOUT_YIELD_POINTS();
   ReadHugeHole();
   Hold hold("fault:hole-seen");
   Background writer([this] { EXPECT_OK(mapping_->Fault(7, 0, Access::kWrite)); });
@@ -281,6 +283,7 @@ TEST_F(MappingHoleTest, S11NoMemoryInASplitChangesNothing) {
 
 // S16 on a hole: the readers' answer is older than the writer's frames.
 TEST_F(MappingHoleTest, S16AnOldHoleIsNotInstalledOverFrames) {
+  SKIP_WITHOUT_YIELD_POINTS();
   Hold hold("fault:provided", /*count=*/2);
   std::vector<std::unique_ptr<Background>> readers;
   for (uint64_t index : {7, 100}) {
@@ -298,6 +301,7 @@ TEST_F(MappingHoleTest, S16AnOldHoleIsNotInstalledOverFrames) {
 
 // Two writers see the same hole: the second must not take away what the first installed.
 TEST_F(MappingHoleTest, ALateWriterLeavesTheNewFrames) {
+  SKIP_WITHOUT_YIELD_POINTS();
   ReadHugeHole();
   Hold hold("fault:hole-seen");
   Background late([this] { EXPECT_OK(mapping_->Fault(7, 0, Access::kWrite)); });

@@ -131,6 +131,7 @@ TEST_F(MappingRaceTest, S4ThreeTruncationsOfAHeldEntryAllReturn) {
 }
 
 TEST_F(MappingRaceTest, S6FrameLockerOutlivesItsMapping) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceRun(0, 1);
   ASSERT_OK(mapping_->Fault(0, 0, Access::kRead));
   Hold hold("wait:enqueued");
@@ -149,6 +150,7 @@ TEST_F(MappingRaceTest, S6FrameLockerOutlivesItsMapping) {
 
 // The same, held between finding the mapping and touching it: RCU keeps its inside.
 TEST_F(MappingRaceTest, S6FrameLockerMeetsADyingMapping) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceRun(0, 1);
   ASSERT_OK(mapping_->Fault(0, 0, Access::kRead));
   Hold hold("lock-frame:owner-seen");
@@ -163,6 +165,7 @@ TEST_F(MappingRaceTest, S6FrameLockerMeetsADyingMapping) {
 }
 
 TEST_F(MappingRaceTest, S7EveryLockerOfAnErasedEntryIsWoken) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceRun(0, 4);
   ASSERT_OK(mapping_->Fault(0, 2, Access::kRead));
   Hold hold("truncate:before-erase");
@@ -184,6 +187,7 @@ TEST_F(MappingRaceTest, S7EveryLockerOfAnErasedEntryIsWoken) {
 }
 
 TEST_F(MappingRaceTest, S8FrameMovesToAnotherMappingBeforeTheLock) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceRun(64, 8);
   ASSERT_OK(mapping_->Fault(64, 3, Access::kRead));
   TableProvider other_table;
@@ -305,6 +309,7 @@ TEST_F(BreakWaitsTest, S13aTheSameEntry) {
 }
 
 TEST_F(BreakWaitsTest, S13bNoEntry) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 512);
   ASSERT_OK(mapping_->Fault(0, 9, Access::kRead));
   // A first truncation has the range; the break waits for it, and wakes to nothing.
@@ -320,6 +325,7 @@ TEST_F(BreakWaitsTest, S13bNoEntry) {
 }
 
 TEST_F(BreakWaitsTest, S13cEntriesOfAnotherOrder) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 512);
   ASSERT_OK(mapping_->Fault(0, 9, Access::kRead));
   Hold hold("split:locked");
@@ -392,6 +398,7 @@ TEST_F(MappingRaceTest, S14PinsFromBeforeASplitCount) {
 }
 
 TEST_F(MappingRaceTest, S16ThreeFaultsOnOneHoleInstallOnce) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceRun(512, 512);
   Hold hold("fault:provided", /*count=*/3);
   std::vector<std::unique_ptr<Background>> faults;
@@ -414,6 +421,7 @@ TEST_F(MappingRaceTest, S16ThreeFaultsOnOneHoleInstallOnce) {
 
 // M5, from the pinner's side: the break begins after the pinner's look and before its count.
 TEST_F(MappingRaceTest, PinBetweenLookAndCountIsTakenBack) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 1);
   ASSERT_OK(mapping_->Fault(0, 0, Access::kRead));
   Hold hold("pin:entry-seen");
@@ -429,6 +437,7 @@ TEST_F(MappingRaceTest, PinBetweenLookAndCountIsTakenBack) {
 
 // M5, from the breaker's side: a count that will be taken back makes it wait, and wakes it.
 TEST_F(MappingRaceTest, PinCountedBeforeTheLockIsSeen) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 1);
   ASSERT_OK(mapping_->Fault(0, 0, Access::kRead));
   Hold hold("pin:counted");
@@ -446,6 +455,7 @@ TEST_F(MappingRaceTest, PinCountedBeforeTheLockIsSeen) {
 
 // M8: the provider answered, then the range was truncated and its frames given to somebody else.
 TEST_F(MappingRaceTest, AnswerFromBeforeATruncationIsDropped) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceRun(0, 8, 'o');
   Hold hold("fault:provided");
   Background faulter([this] {

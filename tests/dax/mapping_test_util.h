@@ -47,6 +47,10 @@ namespace daxkv::dax {
     EXPECT_TRUE(expect_ok_result.ok()) << ToStatus(expect_ok_result); \
   } while (false)
 
+// Before the first Hold or AtYield of a test.
+#define SKIP_WITHOUT_YIELD_POINTS() \
+  if (!kYieldPoints) GTEST_SKIP() << "optimised builds have no yield points"
+
 inline const absl::Status& ToStatus(const absl::Status& status) { return status; }
 template <typename T>
 const absl::Status& ToStatus(const absl::StatusOr<T>& result) {

@@ -101,6 +101,7 @@ class MappingWritebackTest : public MappingTest {
 };
 
 TEST_F(MappingWritebackTest, S9aTheEntryIsPunched) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceDirty(0, 2);
   const PageRun other = PlaceDirty(8, 2);
   WritebackAround([&] {
@@ -113,6 +114,7 @@ TEST_F(MappingWritebackTest, S9aTheEntryIsPunched) {
 }
 
 TEST_F(MappingWritebackTest, S9bTheEntryIsAnotherExtentNow) {
+  SKIP_WITHOUT_YIELD_POINTS();
   PlaceDirty(0, 2);
   WritebackAround([&] {
     EXPECT_OK(mapping_->Truncate(0, 4, kTry));
@@ -124,6 +126,7 @@ TEST_F(MappingWritebackTest, S9bTheEntryIsAnotherExtentNow) {
 }
 
 TEST_F(MappingWritebackTest, S9cAnotherWritebackDoesNotTakeItForClean) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceDirty(0, 2);
   std::unique_ptr<Background> other;
   WritebackAround([&] {
@@ -139,6 +142,7 @@ TEST_F(MappingWritebackTest, S9cAnotherWritebackDoesNotTakeItForClean) {
 }
 
 TEST_F(MappingWritebackTest, S9dAHoleGetsFrames) {
+  SKIP_WITHOUT_YIELD_POINTS();
   class OneHole : public TableProvider {
    public:
     absl::StatusOr<Extent> Provide(uint64_t index, unsigned order, Access access) override {
@@ -164,6 +168,7 @@ TEST_F(MappingWritebackTest, S9dAHoleGetsFrames) {
 }
 
 TEST_F(MappingWritebackTest, S10AStoreBesideTheFlushIsFlushedByTheNext) {
+  SKIP_WITHOUT_YIELD_POINTS();
   const PageRun run = PlaceDirty(0, 2);
   WritebackAround([&] {
     *pool_->At(run.offset()) = 'x';
@@ -207,6 +212,7 @@ TEST_F(MappingWritebackTest, S17StoresThroughEitherViewAreFlushedAgain) {
 
 // A scan lets go of the array every 256 entries.
 TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfAWriteback) {
+  SKIP_WITHOUT_YIELD_POINTS();
   constexpr uint64_t entry_count = 1000;
   const PageRun huge = MakeRun(pool_.get(), 1024);
   for (uint64_t i = 0; i < entry_count; ++i) {
@@ -243,6 +249,7 @@ TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfAWriteback) {
 }
 
 TEST_F(MappingWritebackTest, S18EntriesComeAndGoAtTheEdgesOfABreak) {
+  SKIP_WITHOUT_YIELD_POINTS();
   constexpr uint64_t entry_count = 700;
   const PageRun run = MakeRun(pool_.get(), 1024);
   for (uint64_t i = 0; i < entry_count; ++i) {
