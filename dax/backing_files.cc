@@ -125,7 +125,7 @@ absl::Status BackingFiles::AddNewParts() {
   const std::unique_lock<std::shared_mutex> lock(mutex_);
   const size_t known = parts_.size();
   while (true) {
-    const absl::Status status = Append(PartPath(parts_.size()));
+    absl::Status status = Append(PartPath(parts_.size()));
     if (absl::IsNotFound(status)) break;
     if (!status.ok()) return status;
   }
@@ -136,10 +136,12 @@ absl::Status BackingFiles::AddNewParts() {
     }
   }
   const FileDescriptor directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid())
+  if (!directory.valid()) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", directory_));
-  if (fsync(directory.get()) != 0)
+  }
+  if (fsync(directory.get()) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", directory_));
+  }
   return absl::OkStatus();
 }
 
@@ -207,7 +209,7 @@ absl::Status BackingFiles::VerifyMapping(const char* base,
   for (size_t line = 0, end; next < parts_.size() && line < maps->size(); line = end + 1) {
     end = std::min(maps->find('\n', line), maps->size());
     uint64_t first, last, file_offset, inode;
-    const int fields =
+    const int fields =  // NOLINTNEXTLINE(cert-err34-c): the kernel's numbers
         std::sscanf(maps->c_str() + line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %" SCNu64,
                     &first, &last, &file_offset, &inode);
     // The first part's mapping may go on to the end of the reserved addresses.
@@ -252,7 +254,7 @@ absl::Status BackingFiles::ForEachPiece(
   for (; size_bytes != 0 && part != parts_.end(); ++part) {
     const uint64_t inside = offset - part->offset;
     const uint64_t length = std::min(size_bytes, part->size_bytes - inside);
-    const absl::Status status = visit(*part, inside, length);
+    absl::Status status = visit(*part, inside, length);
     if (!status.ok()) return status;
     offset += length;
     size_bytes -= length;
@@ -279,7 +281,7 @@ absl::Status BackingFiles::Allocate(int mode, const char* action, uint64_t offse
 }
 
 absl::Status BackingFiles::Reserve(uint64_t offset, uint64_t size_bytes) noexcept {
-  const absl::Status status = WithoutExceptions(
+  absl::Status status = WithoutExceptions(
       [&] { return Allocate(FALLOC_FL_KEEP_SIZE, "reserve", offset, size_bytes); });
   // Where fallocate is unknown there are no holes either, so the blocks are there.
   if (IsUnknownCall(status)) return absl::OkStatus();
@@ -290,7 +292,7 @@ absl::Status BackingFiles::Punch(uint64_t offset, uint64_t size_bytes) noexcept 
   constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
   return WithoutExceptions([&]() -> absl::Status {
     if (HasHoles()) {
-      const absl::Status status = Allocate(kMode, "punch", offset, size_bytes);
+      absl::Status status = Allocate(kMode, "punch", offset, size_bytes);
       if (!IsUnknownCall(status)) return status;
       has_holes_.store(false, std::memory_order_relaxed);
     }

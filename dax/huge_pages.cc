@@ -25,6 +25,7 @@ constexpr uint64_t kHugeBytes = uint64_t{2} << 20;
 void AddField(const std::string& line, HugePages& pages) {
   char name[32];
   uint64_t kib;
+  // NOLINTNEXTLINE(cert-err34-c): the kernel's numbers
   if (std::sscanf(line.c_str(), "%31[^:]: %" SCNu64 " kB", name, &kib) != 2) return;
   const std::string_view field(name);
   const uint64_t bytes = kib << 10;
@@ -46,6 +47,7 @@ absl::StatusOr<HugePages> CountHugePages(const void* begin, uint64_t size_bytes)
   bool inside = false;  // The lines are about a mapping that counts.
   for (std::string line; std::getline(smaps, line);) {
     uint64_t first, end, inode;
+    // NOLINTNEXTLINE(cert-err34-c): the kernel's numbers
     if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %*s %*s %" SCNu64, &first, &end,
                     &inode) == 3) {
       inside = first < wanted_end && end > wanted_first && inode != 0;

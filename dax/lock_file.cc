@@ -29,8 +29,9 @@ std::string HolderOf(int fd) {
 absl::StatusOr<std::unique_ptr<LockFile>> LockFile::Acquire(const std::string& path,
                                                             const std::string& guarded) {
   FileDescriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!file.valid())
+  if (!file.valid()) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot open lock file ", path));
+  }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", path));

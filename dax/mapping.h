@@ -289,7 +289,7 @@ class Mapping {
 
   // Breaks layouts, removes the entries, waits once for readers (RCU, milliseconds), then releases
   // every run of the range to the pool, which punches it; also runs that were never faulted in. The
-  // runs must lie in the range as a whole; pages of no run are skipped.
+  // runs must lie in the range as a whole; pages of no run are skipped, each at the cost of a look.
   //   Statuses of BreakLayouts; kInvalidArgument: a run lies partly outside the range, or its pages
   //   are not neighbours in index space; the provider's of Locate; kDataLoss of the pool. After any
   //   of these nothing has changed. An error of Pool::ReleaseRun: that run stays live, the others

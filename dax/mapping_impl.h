@@ -182,15 +182,14 @@ class MappingImpl : public rcu::Head {
   // Pinning. kAbsent also for a write into a hole; kRefused: at a limit.
   enum class PinAttempt { kPinned, kAbsent, kLocked, kPoisoned, kRefused };
   PinAttempt TryPin(uint64_t index, Access access, Pinned* pinned);
-  PinAttempt Refuse(Folio* folio, uint64_t index) const;
   // The status of an attempt that found nothing to pin.
   absl::Status TryPinError(PinAttempt attempt, uint64_t index) const;
   absl::Status PinLimitError(uint64_t index) const;
   // Does what a failed attempt asks for before another one; may sleep.
   absl::Status PrepareToPin(PinAttempt attempt, uint64_t index, Access access);
-  // Pins the extents of the range into *pinned. On failure *index is the one that can't be pinned.
+  // Pins the extents of the bytes into *range. On failure *index is the one that can't be pinned.
   PinAttempt TryPinRange(uint64_t first_byte, uint64_t size_bytes, Access access,
-                         PinnedRange* pinned, uint64_t* index);
+                         PinnedRange* range, uint64_t* index);
 
   // The pins that keep the entry busy.
   uint32_t PinsOf(DaxEntry entry) const {

@@ -77,8 +77,9 @@ absl::StatusOr<EntryLock> MappingImpl::LockFrame(const Pool* pool, uint64_t fram
       Cursor cursor(mapping->array_, index);
       const DaxEntry entry(cursor.Load());
       // The frame may have moved to another index or mapping since we read it (S8).
-      if (!entry || entry.zero() || entry.frame() + (index - entry.FirstIndex(index)) != frame)
+      if (!entry || entry.zero() || entry.frame() + (index - entry.FirstIndex(index)) != frame) {
         continue;
+      }
       if (!entry.locked()) return mapping->TakeLock(&cursor, entry, index);
       mapping->waits_.fetch_add(1, std::memory_order_relaxed);
       sleeper.emplace(&frames->waits(), mapping->KeyOf(entry, index), WaitTable::Mode::kExclusive);

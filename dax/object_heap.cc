@@ -31,6 +31,8 @@ constexpr uint64_t kSegmentTypeNumber = 2;
 constexpr uint64_t kRootAlignment = 64;
 constexpr std::string_view kPoolSignature("PMEMOBJ\0", 8);
 
+using PmemobjInteger = long long;  // NOLINT(google-runtime-int): of its control interface.
+
 // Runs `call`, which may throw as libpmemobj-cpp does.
 template <typename Call>
 absl::Status Translate(const std::string& action, Call call) {
@@ -147,7 +149,7 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Open(const std::string& 
   absl::Status status = Translate(absl::StrCat("open ", path, " as a pool"), [&] {
     heap = Own(pmemobj_open(path.c_str(), kLayoutName), "Failed opening pool");
     // The pool grows when we say so, by as much as we say.
-    heap->pool_.ctl_set<long long>("heap.size.granularity", 0);
+    heap->pool_.ctl_set<PmemobjInteger>("heap.size.granularity", 0);
   });
   if (status.ok()) status = heap->Protect(protection);
   if (status.ok()) status = heap->FindRoot(path);
@@ -164,7 +166,7 @@ absl::Status ObjectHeap::Protect(const Protection& protection) {
 }
 
 void ObjectHeap::WriteRoot() {
-  pool_.ctl_set<long long>("heap.size.granularity", 0);
+  pool_.ctl_set<PmemobjInteger>("heap.size.granularity", 0);
   pobj_alloc_class_desc root_class = {};
   root_class.unit_size = sizeof(PoolRoot) + kRootAlignment;  // libpmemobj's header is in there.
   root_class.alignment = kRootAlignment;
@@ -190,8 +192,8 @@ void ObjectHeap::WriteRoot() {
 
 absl::Status ObjectHeap::FindRoot(const std::string& path) {
   uint64_t offset = 0;
-  const absl::Status status = Translate(absl::StrCat("read the root of ", path),
-                                        [&] { offset = pool_.root()->pool_root_offset; });
+  absl::Status status = Translate(absl::StrCat("read the root of ", path),
+                                  [&] { offset = pool_.root()->pool_root_offset; });
   if (!status.ok()) return status;
   const SurviveMediaErrors survive;
   if (offset != 0 && offset % kRootAlignment == 0 && offset <= kFirstBytes - sizeof(PoolRoot)) {
@@ -224,7 +226,7 @@ absl::Status ObjectHeap::FindRoot(const std::string& path) {
 }
 
 absl::Status ObjectHeap::Extend(uint64_t size_bytes) {
-  auto step = static_cast<long long>(size_bytes);
+  auto step = static_cast<PmemobjInteger>(size_bytes);
   // libpmemobj overwrites errno on its way out, so its text is all there is to go by.
   if (pmemobj_ctl_exec(pool_.handle(), "heap.size.extend", &step) == 0) return absl::OkStatus();
   return absl::ResourceExhaustedError(
@@ -242,7 +244,7 @@ absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes
   bool appended = false;
   absl::Status reserved;
   // One transaction for all attempts: each costs two fences.
-  const absl::Status status = Translate("add a segment", [&] {
+  absl::Status status = Translate("add a segment", [&] {
     pmem::obj::transaction::run(pool_, [&] {
       uint64_t chunks = std::max(most_bytes / kChunkBytes, least_chunks);
       while (true) {

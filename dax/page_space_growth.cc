@@ -80,7 +80,7 @@ absl::Status PageSpace::VerifyMapping() const {
 
 absl::Status PageSpace::TakeWholeHeap() {
   const Lock lock(mutex_);
-  const absl::Status status = AppendSegments(kLeastSegmentBytes, 0);
+  absl::Status status = AppendSegments(kLeastSegmentBytes, 0);
   if (!status.ok() || !segments_.empty()) return status;
   return absl::ResourceExhaustedError("no room on the file system for the pool's first segment");
 }
@@ -95,7 +95,7 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
   while (true) {
     // The table may have more: if memory ran out before a new one was attached.
     if (segments_.size() == heap_.root()->segment_count) {
-      const absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
+      absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
       if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
       if (!appended.ok()) return appended;
     }

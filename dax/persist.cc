@@ -214,6 +214,7 @@ absl::Status Persister::DrainRanges() noexcept {
 }
 
 absl::Status Persister::WriteBack(uintptr_t first, uintptr_t last) noexcept {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): it was one.
   const auto* address = reinterpret_cast<const char*>(first);
   if (pmem_msync(address, last - first) == 0) return absl::OkStatus();
   const int error = errno;

@@ -83,6 +83,7 @@ std::vector<PinHolder> PinTracker::Holders(uint64_t first_index, uint64_t last_i
   }
   const int64_t now_ns = PinClockNs();
   std::vector<PinHolder> holders;
+  holders.reserve(by_thread.size());
   for (const auto& [thread, held] : by_thread) {
     holders.push_back({thread, ThreadName(thread), held.first,
                        absl::Nanoseconds(std::max<int64_t>(now_ns - held.second, 0))});

@@ -123,7 +123,7 @@ absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
   const bool vacant = *content == Content::kMissing || *content == Content::kEmpty;
   if (vacant && !options.create_if_missing) return NotFound(path);
   if (*content == Content::kMissing) {
-    const absl::Status made = directory->MakeDirectory();
+    absl::Status made = directory->MakeDirectory();
     if (!made.ok()) return made;
   }
   if (*content == Content::kSomething) {
@@ -143,7 +143,7 @@ absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
 
   const absl::StatusOr<std::string> set_path = directory->PrepareToOpen();
   if (!set_path.ok()) return set_path.status();
-  const absl::Status checked = ObjectHeap::CheckFirstFile(directory->first_part_path());
+  absl::Status checked = ObjectHeap::CheckFirstFile(directory->first_part_path());
   if (absl::IsNotFound(checked)) {
     return absl::DataLossError(absl::StrCat(directory->first_part_path(), " is missing"));
   }
@@ -320,10 +320,11 @@ absl::Status Pool::Close() {
   SettleMediaErrors().IgnoreError();  // What matters of it, Sync says again.
   // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
   impl_->space->TrimKnown().IgnoreError();
-  const absl::Status status = Sync();
+  absl::Status status = Sync();
   // The commit point: everything before it is durable.
-  if (status.ok())
+  if (status.ok()) {
     impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
+  }
   impl_->Shut();
   base_ = nullptr;
   lost_pages_ = nullptr;
@@ -385,7 +386,7 @@ absl::Status Pool::SetDurability(Durability durability) {
   // In this order no store is under neither promise: first the strict one, then what was stored
   // before, then the other.
   impl_->persister->SetDurability(Durability::kPower);
-  const absl::Status synced = Sync();
+  absl::Status synced = Sync();
   if (!synced.ok()) return synced;
   impl_->persister->SetDurability(durability);
   impl_->media.durability = durability;

@@ -139,8 +139,9 @@ absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
       continue;
     }
     const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, page);
-    if (!descriptor || descriptor->run.pages > end_page() - page)
+    if (!descriptor || descriptor->run.pages > end_page() - page) {
       return Damaged(page, "is damaged");
+    }
     const Run& run = descriptor->run;
     bool changed = false;
     for (uint64_t inner = page + 1; inner < page + run.pages && !changed; ++inner) {
@@ -153,7 +154,7 @@ absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
     }
     if (changed) continue;
     if (run.live || descriptor->epoch == (open_epoch & kEpochMask)) {
-      const absl::Status status = visit(run);
+      absl::Status status = visit(run);
       if (!status.ok()) return status;
     } else if (stale) {
       stale(page);

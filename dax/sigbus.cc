@@ -62,6 +62,7 @@ bool TakeCareOf(const siginfo_t& info) {
   const uint64_t page = (address - base) >> kPageShift;
   if (later) return lost->Report(page);
   if (region->always.load(std::memory_order_relaxed) || internal::media_guard_depth != 0) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): it was one.
     return lost->Replace(page, reinterpret_cast<char*>(base));
   }
   // Known from now on, should the program survive by means of its own.
@@ -124,7 +125,7 @@ void Uninstall() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SigbusRegion>> SigbusRegion::Register(char* base,
+absl::StatusOr<std::unique_ptr<SigbusRegion>> SigbusRegion::Register(const char* base,
                                                                      uint64_t size_bytes,
                                                                      SigbusPolicy policy,
                                                                      LostPages* lost) {

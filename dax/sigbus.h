@@ -47,7 +47,8 @@ class SigbusRegion {
  public:
   // `lost` must outlive it. With kOff nothing is registered.
   //   kResourceExhausted  kMaxRegions pools are open
-  static absl::StatusOr<std::unique_ptr<SigbusRegion>> Register(char* base, uint64_t size_bytes,
+  static absl::StatusOr<std::unique_ptr<SigbusRegion>> Register(const char* base,
+                                                                uint64_t size_bytes,
                                                                 SigbusPolicy policy,
                                                                 LostPages* lost);
   // No thread may be inside the pool.

@@ -163,7 +163,7 @@ absl::Status StoreDirectory::RemoveParts() const {
     }
   }
   for (const std::string& name : *names) {
-    const absl::Status status = Remove(absl::StrCat(parts, "/", name));
+    absl::Status status = Remove(absl::StrCat(parts, "/", name));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -1,9 +1,11 @@
 // A pool on a file system that can't punch: nothing is given back, nothing is lost, all is reused.
-// Defines fallocate itself, to refuse as such a file system does.
+// And one that can: neighbours are punched together. Defines fallocate itself, to refuse as such a
+// file system does, and to count.
 //
 // Mutations, each of which must fail the test named (mutations/run):
 //   TrimGivesNothingBackAndSaysSo: trimming fails where there are no holes
 //   LostPageIsNeverHandedOutAgain: a lost page that was not punched counts as fresh
+//   NeighboursArePunchedTogether: each released run is punched by itself
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,14 +13,26 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "dax/mapping.h"
 #include "tests/dax/pool_test_base.h"
 
+namespace {
+
+bool g_has_holes = false;
+std::vector<off_t> g_punched_bytes;  // Of each punch.
+
+}  // namespace
+
 extern "C" int fallocate(int fd, int mode, off_t offset, off_t size_bytes) {
   if ((mode & FALLOC_FL_PUNCH_HOLE) != 0) {
-    errno = EOPNOTSUPP;
-    return -1;
+    if (!g_has_holes) {
+      errno = EOPNOTSUPP;
+      return -1;
+    }
+    g_punched_bytes.push_back(size_bytes);
   }
   return static_cast<int>(syscall(SYS_fallocate, fd, mode, offset, size_bytes));
 }
@@ -87,6 +101,30 @@ TEST_F(NoHolesTest, LostPageIsNeverHandedOutAgain) {
     }
     pool = MustOpen(path_);
   }
+}
+
+class PunchTest : public NoHolesTest {
+ protected:
+  PunchTest() { g_has_holes = true; }
+  ~PunchTest() override { g_has_holes = false; }
+};
+
+TEST_F(PunchTest, NeighboursArePunchedTogether) {
+  const std::unique_ptr<Pool> pool = MustOpen(path_);
+  std::vector<PoolRun> runs;
+  for (int i = 0; i < 8; ++i) runs.push_back(LiveRun(*pool, 4));
+  const uint64_t first = runs.front().first_page;
+  for (size_t i = 0; i < runs.size(); ++i) ASSERT_EQ(runs[i].first_page, first + i * 4);
+  const std::unique_ptr<ExtentProvider> provider = NewIdentityProvider(pool.get());
+  Mapping mapping(pool.get(), provider.get());
+  ASSERT_TRUE(mapping.Fault(first + 8, 2, Access::kRead).ok());  // The others were never touched.
+  g_punched_bytes.clear();
+  ASSERT_OK(mapping.Truncate(first, 12, absl::InfinitePast()));
+  EXPECT_EQ(g_punched_bytes, std::vector<off_t>{12 * kPageSizeBytes});
+  ASSERT_OK(pool->ReleaseRuns({runs[4], runs[6], runs[7]}));
+  EXPECT_EQ(g_punched_bytes,
+            (std::vector<off_t>{12 * kPageSizeBytes, 4 * kPageSizeBytes, 8 * kPageSizeBytes}));
+  ASSERT_OK(pool->ReleaseRuns({runs[3], runs[5]}));
 }
 
 }  // namespace
