@@ -1,8 +1,10 @@
 // Power cuts while pages are taken into quarantine and let out of it: the word of a lost page is
 // there or not, never half, and a page whose word is there is never handed out.
 //
-// Mutations that it catches (tests/dax/mutations/run): the word of a lost page is not made durable;
-// a damaged word is believed; an open hands out free pages that are listed
+// Mutations, each of which must fail the test named (tests/dax/mutations/run):
+//   TheWordIsThereOrNotAndNeverHalf: the word of a lost page is not made durable
+//   TheWordIsThereOrNotAndNeverHalf: a damaged word is believed
+//   TheWordIsThereOrNotAndNeverHalf: an open hands out free pages that are listed
 #include <gtest/gtest.h>
 #include <stdlib.h>
 

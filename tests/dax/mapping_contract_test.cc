@@ -329,6 +329,34 @@ TEST_F(MappingTest, SplitKeepsBytesPinsAndMarks) {
   EXPECT_EQ(mapping_->stats().entries, 0u);
 }
 
+TEST_F(MappingTest, SplitOfEachOrderIntoEachSmallerOneKeepsPinnedBytes) {
+  for (unsigned order = 1; order <= kHugeOrder; ++order) {
+    for (unsigned new_order = 0; new_order < order; ++new_order) {
+      SCOPED_TRACE(absl::StrCat("order ", order, " into ", new_order));
+      const uint64_t pages = uint64_t{1} << order;
+      const PageRun run = PlaceRun(kHugePages, pages, static_cast<char>('a' + new_order));
+      absl::StatusOr<Pinned> pinned = mapping_->Pin(kHugePages, Access::kRead);
+      ASSERT_OK(pinned);
+      ASSERT_EQ(pinned->size_bytes(), run.size_bytes());
+      ASSERT_OK(mapping_->Split(kHugePages + pages / 2, new_order));
+      EXPECT_EQ(mapping_->stats().entries_by_order[new_order], pages >> new_order);
+      EXPECT_EQ(mapping_->stats().entries, pages >> new_order);
+      // The pin from before keeps each piece.
+      for (uint64_t page = 0; page < pages; page += uint64_t{1} << new_order) {
+        ASSERT_EQ(LookUp(kHugePages + page)->first_frame, run.first_page + page);
+        ASSERT_EQ(mapping_->PinCount(kHugePages + page), 1u);
+      }
+      EXPECT_EQ(CodeOf(mapping_->Truncate(kHugePages, pages, kTry)),
+                absl::StatusCode::kDeadlineExceeded);
+      const std::string_view bytes(pinned->data(), pinned->size_bytes());
+      EXPECT_EQ(bytes.find_first_not_of(static_cast<char>('a' + new_order)), bytes.npos);
+      pinned->Release();
+      ASSERT_OK(mapping_->Truncate(kHugePages, pages, kTry));
+      table_.Remove(kHugePages);
+    }
+  }
+}
+
 TEST_F(MappingTest, WritebackCleansItsRangeOnly) {
   PlaceRun(0, 4);
   PlaceRun(8, 4);

@@ -1,4 +1,7 @@
 // S19: nodes that leave the tree, and a writer that stalls before RCU has them.
+//
+// Mutations, each of which must fail the test named (tests/dax/mutations/run):
+//   S19UnlinkedNodesAreUnreachableAndPoisoned: a node is handed to RCU before it is unlinked
 #include <gtest/gtest.h>
 
 #include <atomic>
