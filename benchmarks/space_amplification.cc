@@ -3,18 +3,23 @@
 //   space_amplification STORE [--value BYTES] [--records N] [--overwrites N]
 //
 // Loads N records (1,000,000) with values of BYTES (1000) bytes under hashed keys into a new store
-// at the path STORE and prints where every byte of the files' blocks went. Then overwrites all of
-// them again and again (10 times), deletes a random 90 % while a reader holds pins, and compacts.
+// at the path STORE, leaves it alone for a few seconds, compacts it, and prints where every byte of
+// the files' blocks went. Then overwrites all of them again and again (10 times), deletes a random
+// 90 % and compacts, while two readers get and pin what stays and compare it; first with 20 other
+// pins held all the while, then without, then without readers.
 //
 // Goals: blocks / bytes of keys and values <= 1.10 for 1 KB and <= 1.35 for 100 B values after the
-// load, <= 1.3 times the loaded files after the overwrites, >= 85 % of the blocks back at the end.
+// load, <= 1.3 times the loaded files after the overwrites, >= 85 % of the blocks back after the
+// deletes with readers running.
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,6 +35,9 @@ namespace {
 
 constexpr uint64_t kGroupRecords = 2000;
 constexpr uint64_t kPins = 20;
+constexpr int kReaders = 2;
+// After which the background has given spare blocks back: twice its pause, and something.
+constexpr absl::Duration kIdle = absl::Seconds(6);
 
 struct Parameters {
   std::string path;
@@ -136,6 +144,41 @@ absl::Status PrintBudget(const kv::Db& db) {
   return absl::OkStatus();
 }
 
+// Threads that get and pin what DeleteMost leaves, and compare it.
+class Readers {
+ public:
+  Readers(const kv::Db& db, const Parameters& parameters, uint64_t version) {
+    for (int i = 0; i < kReaders; ++i) {
+      threads_.emplace_back([this, &db, &parameters, version, i] {
+        for (uint64_t n = static_cast<uint64_t>(i); !stop_; ++n) {
+          const uint64_t number = Mix(n) % parameters.records;
+          if (!IsKept(number)) continue;
+          const std::string expected = Value(number, version, parameters.value_size_bytes);
+          const absl::StatusOr<std::string> value = db.Get(Key(number));
+          wrong_ += !value.ok() || *value != expected;
+          const absl::StatusOr<kv::PinnedValue> pinned = db.Pin(Key(number));
+          wrong_ += !pinned.ok() || pinned->value() != expected;
+          ++reads_;
+        }
+      });
+    }
+  }
+  // How many values they compared.
+  absl::StatusOr<uint64_t> Stop() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+    if (wrong_ != 0) return absl::InternalError("a reader found a wrong value");
+    return reads_.load();
+  }
+  ~Readers() { Stop().IgnoreError(); }
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> reads_{0}, wrong_{0};
+  std::vector<std::thread> threads_;
+};
+
 absl::Status Run(const Parameters& parameters) {
   kv::Options options;
   options.error_if_exists = true;
@@ -158,6 +201,10 @@ absl::Status Run(const Parameters& parameters) {
   const uint64_t payload = parameters.records * (Key(0).size() + parameters.value_size_bytes);
   std::printf("loaded in %.1f s\n", absl::ToDoubleSeconds(absl::Now() - start));
   if (auto bytes = blocks("right after the load", payload); !bytes.ok()) return bytes.status();
+  absl::SleepFor(kIdle);
+  if (auto bytes = blocks("after the load, idle for 6 s", payload); !bytes.ok()) {
+    return bytes.status();
+  }
   const auto compact = [&](const char* when) -> absl::Status {
     start = absl::Now();
     absl::StatusOr<kv::CompactionResult> result = db.Compact();
@@ -200,14 +247,15 @@ absl::Status Run(const Parameters& parameters) {
     pins.push_back(*std::move(pinned));
     pinned_numbers.push_back(number);
   }
+  Readers readers(db, parameters, parameters.overwrites);
   start = absl::Now();
   status = DeleteMost(db, parameters.records);
   if (!status.ok()) return status;
-  std::printf("deleted a random 90 %% in %.1f s, %d values pinned\n",
-              absl::ToDoubleSeconds(absl::Now() - start), static_cast<int>(pins.size()));
-  status = compact("compacted, with the pins");
+  std::printf("deleted a random 90 %% in %.1f s, %d values pinned, %d readers\n",
+              absl::ToDoubleSeconds(absl::Now() - start), static_cast<int>(pins.size()), kReaders);
+  status = compact("compacted, with pins and readers");
   if (!status.ok()) return status;
-  if (auto bytes = blocks("with the pins, of the loaded files", *loaded); !bytes.ok()) {
+  if (auto bytes = blocks("with pins and readers, of the loaded files", *loaded); !bytes.ok()) {
     return bytes.status();
   }
   for (size_t i = 0; i < pins.size(); ++i) {
@@ -217,7 +265,15 @@ absl::Status Run(const Parameters& parameters) {
     }
   }
   pins.clear();
-  status = compact("compacted, without pins");
+  status = compact("compacted, with readers");
+  if (!status.ok()) return status;
+  if (auto bytes = blocks("with readers, of the loaded files", *loaded); !bytes.ok()) {
+    return bytes.status();
+  }
+  const absl::StatusOr<uint64_t> compared = readers.Stop();
+  if (!compared.ok()) return compared.status();
+  std::printf("readers compared %d values\n", static_cast<int>(*compared));
+  status = compact("compacted, alone");
   if (!status.ok()) return status;
   if (auto bytes = blocks("of the loaded files", *loaded); !bytes.ok()) return bytes.status();
   status = PrintBudget(db);
