@@ -47,7 +47,8 @@ class Compactor::Throttle {
   bool Wait(uint64_t size_bytes) {
     if (bytes_per_second_ == 0) return true;
     return compactor_->Sleep(
-        absl::Seconds(static_cast<double>(size_bytes) / static_cast<double>(bytes_per_second_)));
+        absl::Seconds(static_cast<double>(size_bytes) / static_cast<double>(bytes_per_second_)),
+        [this] { return compactor_->waiting_ > 0; });
   }
 
  private:
@@ -135,14 +136,28 @@ Compactor::~Compactor() {
   if (background_.joinable()) background_.join();
 }
 
-bool Compactor::Sleep(absl::Duration duration) {
+bool Compactor::Sleep(absl::Duration duration, absl::FunctionRef<bool()> wakes) {
   std::unique_lock<std::mutex> lock(stop_mutex_);
-  return !stop_wakeup_.wait_for(lock, absl::ToChronoNanoseconds(duration),
-                                [this] { return stopping_.load(std::memory_order_relaxed); });
+  const auto stops = [this] { return stopping_.load(std::memory_order_relaxed); };
+  stop_wakeup_.wait_for(lock, absl::ToChronoNanoseconds(duration),
+                        [&] { return stops() || wakes(); });
+  return !stops();
+}
+
+std::unique_lock<std::mutex> Compactor::TakePasses() {
+  {
+    std::lock_guard<std::mutex> lock(stop_mutex_);
+    ++waiting_;
+  }
+  stop_wakeup_.notify_all();
+  std::unique_lock<std::mutex> passes(passes_);
+  std::lock_guard<std::mutex> lock(stop_mutex_);
+  --waiting_;
+  return passes;
 }
 
 absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
-  std::unique_lock<std::mutex> lock(passes_);
+  std::unique_lock<std::mutex> lock = TakePasses();
   CompactionResult result;
   // Nothing moves on a medium that failed, and the caller hears of it though nothing had to.
   absl::Status status = pool_->Drain();
@@ -190,7 +205,7 @@ absl::Status Compactor::CompactTarget(const CompactionTarget& target, Compaction
 
 bool Compactor::MakeRoom() {
   const uint64_t rounds_seen = room_rounds_.load(std::memory_order_relaxed);
-  std::lock_guard<std::mutex> lock(passes_);
+  const std::unique_lock<std::mutex> lock = TakePasses();
   // Somebody has made room while we waited.
   if (room_rounds_.load(std::memory_order_relaxed) != rounds_seen) return true;
   Throttle throttle(this, /*bytes_per_second=*/0);
@@ -375,7 +390,7 @@ void Compactor::BackgroundLoop() {
     WithoutExceptions([&] { return BackgroundPass(target, &throttle); }).IgnoreError();
     return absl::OkStatus();
   };
-  while (Sleep(kBackgroundPause)) {
+  while (Sleep(kBackgroundPause, [] { return false; })) {
     std::lock_guard<std::mutex> lock(passes_);
     targets_->ForEachTarget(/*open=*/true, pass).IgnoreError();
     TrimIfIdle();

@@ -76,7 +76,7 @@ class Compactor {
   // Keeps the background from changing anything while the object lives: for Check.
   class Pause {
    public:
-    explicit Pause(Compactor* compactor) : lock_(compactor->passes_) {}
+    explicit Pause(Compactor* compactor) : lock_(compactor->TakePasses()) {}
 
    private:
     std::unique_lock<std::mutex> lock_;
@@ -86,6 +86,8 @@ class Compactor {
   class Throttle;
   class Rewriter;
 
+  // For all but the background, which goes at full speed while somebody waits.
+  std::unique_lock<std::mutex> TakePasses();
   // Each needs passes_.
   absl::Status Pass(const CompactionTarget& target, const Space::EmptyingLimits& limits,
                     bool merge_leaves, Throttle* throttle, CompactionResult* result, bool* gained);
@@ -113,8 +115,8 @@ class Compactor {
   void BackgroundLoop();
   // Gives spare blocks back once no run was made for a while.
   void TrimIfIdle();
-  // Waits until the time has come or the compactor stops; false in that case.
-  bool Sleep(absl::Duration duration);
+  // Waits until the time has come, `wakes` or the compactor stops; false in that last case.
+  bool Sleep(absl::Duration duration, absl::FunctionRef<bool()> wakes);
 
   dax::Pool* const pool_;
   CompactionTargets* const targets_;
@@ -131,6 +133,7 @@ class Compactor {
   std::mutex stop_mutex_;
   std::condition_variable stop_wakeup_;
   std::atomic<bool> stopping_{false};  // Written under stop_mutex_.
+  unsigned waiting_ = 0;               // stop_mutex_: who waits for passes_ in TakePasses.
   std::thread background_;             // Last: it uses all of the above.
 };
 
