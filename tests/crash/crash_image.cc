@@ -35,6 +35,13 @@ void MakeStore(const StoreFiles& files) {
   set << "PMEMPOOLSET\nOPTION SINGLEHDR\n" << kArenaSizeBytes << " " << path << "/parts\n";
 }
 
+// The first that came after the flush of that number.
+template <typename FlushedLine>
+auto FirstAfter(const std::vector<FlushedLine>& of_line, uint64_t number) {
+  return std::find_if(of_line.begin(), of_line.end(),
+                      [number](const FlushedLine& flushed) { return flushed.number > number; });
+}
+
 uint64_t HashLine(uint64_t offset, const void* bytes) {
   return XXH64(bytes, kLineSizeBytes, offset);
 }
@@ -141,22 +148,25 @@ void CrashImage::Apply(const Event& event) {
 }
 
 void CrashImage::NoteFlush(const Event& event) {
-  FlushedLine& flushed = pending_[event.thread][event.offset];
+  FlushedLine flushed;
   memcpy(flushed.line.bytes, event.bytes, kLineSizeBytes);
   flushed.number = ++flushes_;
+  pending_[event.thread][event.offset].push_back(flushed);
 }
 
 void CrashImage::Fence(uint32_t thread) {
-  const std::map<uint64_t, FlushedLine> lines = std::move(pending_[thread]);
+  const FlushedLines lines = std::move(pending_[thread]);
   pending_.erase(thread);
-  for (const auto& [offset, flushed] : lines) Complete(offset, flushed);
+  for (const auto& [offset, flushed] : lines) Complete(offset, flushed.back());
 }
 
 void CrashImage::Complete(uint64_t offset, const FlushedLine& flushed) {
   // What others flushed before is older than what is durable now.
   for (auto& [other_thread, others] : pending_) {
     const auto other = others.find(offset);
-    if (other != others.end() && other->second.number < flushed.number) others.erase(other);
+    if (other == others.end()) continue;
+    other->second.erase(other->second.begin(), FirstAfter(other->second, flushed.number));
+    if (other->second.empty()) others.erase(other);
   }
   SetDurable(offset, flushed.line.bytes);
 }
@@ -164,13 +174,11 @@ void CrashImage::Complete(uint64_t offset, const FlushedLine& flushed) {
 void CrashImage::Barrier(uint64_t flushes) {
   std::map<uint64_t, std::pair<uint64_t, FlushedLine>> done;  // By number, with the offset.
   for (auto& [thread, lines] : pending_) {
-    for (auto line = lines.begin(); line != lines.end();) {
-      if (line->second.number > flushes) {
-        ++line;
-        continue;
-      }
-      done.emplace(line->second.number, *line);
-      line = lines.erase(line);
+    for (const auto& [offset, of_line] : lines) {
+      const auto after = FirstAfter(of_line, flushes);
+      if (after == of_line.begin()) continue;
+      const FlushedLine& last = *std::prev(after);
+      done.emplace(last.number, std::make_pair(offset, last));
     }
   }
   for (const auto& [number, line] : done) Complete(line.first, line.second);
@@ -240,7 +248,8 @@ std::vector<const CrashImage::FlushedLine*> CrashImage::Flushed(uint64_t offset)
   std::vector<const FlushedLine*> flushed;
   for (const auto& [thread, lines] : pending_) {
     const auto line = lines.find(offset);
-    if (line != lines.end()) flushed.push_back(&line->second);
+    if (line == lines.end()) continue;
+    for (const FlushedLine& version : line->second) flushed.push_back(&version);
   }
   std::sort(flushed.begin(), flushed.end(),
             [](const FlushedLine* a, const FlushedLine* b) { return a->number < b->number; });

@@ -100,7 +100,9 @@ class CrashImage {
   uint64_t size_bytes_ = 0;
   std::set<uint64_t> pages_;  // That are not all zero, perhaps.
   std::set<uint64_t> dirty_;  // Lines where the two differ, or that are flushed without a fence.
-  std::map<uint32_t, std::map<uint64_t, FlushedLine>> pending_;  // Thread, offset.
+  // Thread, offset; of each line what it was at each flush, in order.
+  using FlushedLines = std::map<uint64_t, std::vector<FlushedLine>>;
+  std::map<uint32_t, FlushedLines> pending_;
   uint64_t flushes_ = 0;
   std::vector<Undo> undo_;
   uint64_t hash_ = 0;

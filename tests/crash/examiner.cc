@@ -111,14 +111,31 @@ void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint
 void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where) {
   hashes_.insert(image.Hash());
   progress_.images.fetch_add(1, std::memory_order_relaxed);
-  OpenCopiesOf(&image);
-  alarm(kPatienceSeconds);
-  const std::string fault = JudgeImage(image.files(), expected);
-  alarm(0);
-  image.RemoveAddedParts();
+  const std::string fault =
+      script_.repairs ? JudgeCopy(image, expected) : JudgeInPlace(image, expected);
   if (fault.empty()) return;
   on_fault(absl::StrCat(where, ": ", fault, Keep(image)));
   if (++faults_ >= plan_.most_faults) stop_ = true;
+}
+
+std::string Examiner::JudgeInPlace(CrashImage& image, const Expectation& expected) {
+  OpenCopiesOf(&image);
+  alarm(kPatienceSeconds);
+  std::string fault = JudgeImage(script_, image.files(), expected);
+  alarm(0);
+  image.RemoveAddedParts();
+  return fault;
+}
+
+// What a repair does has to be there when the store opens.
+std::string Examiner::JudgeCopy(const CrashImage& image, const Expectation& expected) {
+  const StoreFiles files(directory_ + "/copy", script_.shape);
+  OpenCopiesOf(nullptr);
+  image.CopyTo(files);
+  alarm(kPatienceSeconds);
+  std::string fault = JudgeImage(script_, files, expected);
+  alarm(0);
+  return fault;
 }
 
 std::string Examiner::Keep(const CrashImage& image) {
@@ -147,7 +164,7 @@ void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uin
     BeginProcess();
     Mutate(plan_.mutated, plan_.mutation);
     recorder.Start();
-    const absl::Status opened = store.Open();
+    const absl::Status opened = Recover(script_, store);
     std::string fault = opened.ok() ? CompareStore(store.db(), expected, &found)
                                     : absl::StrCat("open: ", opened.ToString());
     CountsByName unused;

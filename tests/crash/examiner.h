@@ -39,6 +39,8 @@ class Examiner {
   void ExaminePoint(CrashImage& image, const Expectation& expected, uint64_t point);
   // `image` is as it was when it was built.
   void JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where);
+  std::string JudgeInPlace(CrashImage& image, const Expectation& expected);
+  std::string JudgeCopy(const CrashImage& image, const Expectation& expected);
   void JudgeRecovery(CrashImage& image, const Expectation& expected, uint64_t seed,
                      const std::string& where);
   void JudgeImagesOfRecovery(const Trace& trace, const std::vector<Operation>& operations,

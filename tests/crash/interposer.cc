@@ -19,6 +19,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "tests/crash/pool_cache.h"
 #include "tests/crash/symbols.h"
 
@@ -63,7 +64,7 @@ const Frame& FrameAt(const void* address) {
   int status = 0;
   char* name = abi::__cxa_demangle(symbol.name.c_str(), nullptr, nullptr, &status);
   if (name != nullptr && absl::StartsWith(name, "daxkv::")) {
-    const std::string whole = name;
+    const std::string whole = absl::StrReplaceAll(name, {{"(anonymous namespace)::", ""}});
     frame.function =
         absl::StrCat(whole.substr(0, whole.find('(')), "+0x", absl::Hex(symbol.offset));
   }

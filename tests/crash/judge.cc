@@ -31,9 +31,15 @@ std::vector<Operation> WritesAfterRecovery(const Model& found) {
   return writes;
 }
 
-std::string JudgeImage(const StoreFiles& files, const Expectation& expected) {
+absl::Status Recover(const Script& script, Store& store) {
+  absl::Status status;
+  if (script.repairs) status = store.Repair();
+  return status.ok() ? store.Open() : status;
+}
+
+std::string JudgeImage(const Script& script, const StoreFiles& files, const Expectation& expected) {
   Store store(files);
-  const absl::Status opened = store.Open();
+  const absl::Status opened = Recover(script, store);
   if (!opened.ok()) return absl::StrCat("open: ", opened.ToString());
   Model model;
   std::string fault = CompareStore(store.db(), expected, &model);

@@ -29,6 +29,13 @@ void CopyLine(void* to, const char* from) {
   memcpy(to, words, sizeof(words));
 }
 
+// The first that came after the flush of that number.
+template <typename Flushed>
+auto FirstAfter(const std::vector<Flushed>& of_line, uint64_t number) {
+  return std::find_if(of_line.begin(), of_line.end(),
+                      [number](const Flushed& flushed) { return flushed.number > number; });
+}
+
 }  // namespace
 
 Recorder::Recorder(StoreFiles files)
@@ -76,8 +83,11 @@ Event Recorder::LineEvent(EventKind kind, uint64_t offset) const {
 void Recorder::AddNewParts() {
   while (true) {
     if (!files_.grows() && !parts_.empty()) return;
-    int file = open(files_.PartPath(parts_.size()).c_str(), O_RDWR | O_CLOEXEC);
-    if (file < 0) file = open(files_.UnfinishedPath().c_str(), O_RDWR | O_CLOEXEC);
+    int file = -1;
+    for (const std::string& path : {files_.PartPath(parts_.size()), files_.UnfinishedPath(),
+                                    files_.StagedPartPath(parts_.size())}) {
+      if (file < 0) file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    }
     struct stat info;
     if (file < 0) return;
     if (fstat(file, &info) != 0 || info.st_size == 0) {
@@ -198,7 +208,7 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
   Lines& lines = pending_[thread];
   const auto pending = lines.find(offset);
   if (pending != lines.end() &&
-      memcmp(pending->second.event.bytes, event.bytes, kLineSizeBytes) == 0) {
+      memcmp(pending->second.back().event.bytes, event.bytes, kLineSizeBytes) == 0) {
     ++counts_.repeated_lines;
     return;
   }
@@ -206,7 +216,7 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
     ++counts_.clean_lines;
     return;
   }
-  lines[offset] = {++flushes_, event};
+  lines[offset].push_back({++flushes_, event});
   memcpy(seen_ + offset, event.bytes, kLineSizeBytes);
   trace_.push_back(event);
 }
@@ -234,7 +244,7 @@ void Recorder::OnFence() {
   AddPoint();
   const Lines done = std::move(lines);
   lines.clear();
-  for (const auto& [offset, flushed] : done) SetDurable(offset, flushed);
+  for (const auto& [offset, flushed] : done) SetDurable(offset, flushed.back());
   Add(EventKind::kFence, 0);
 }
 
@@ -243,7 +253,9 @@ void Recorder::SetDurable(uint64_t offset, const Flushed& flushed) {
   // What others flushed before is older than what is durable now.
   for (auto& [thread, others] : pending_) {
     const auto other = others.find(offset);
-    if (other != others.end() && other->second.number < flushed.number) others.erase(other);
+    if (other == others.end()) continue;
+    other->second.erase(other->second.begin(), FirstAfter(other->second, flushed.number));
+    if (other->second.empty()) others.erase(other);
   }
 }
 
@@ -257,13 +269,11 @@ void Recorder::OnBarrierEnd(uint64_t flushes) {
   if (stopped_) return;
   std::map<uint64_t, std::pair<uint64_t, Flushed>> done;  // By number, with the offset.
   for (auto& [thread, lines] : pending_) {
-    for (auto line = lines.begin(); line != lines.end();) {
-      if (line->second.number > flushes) {
-        ++line;
-        continue;
-      }
-      done.emplace(line->second.number, *line);
-      line = lines.erase(line);
+    for (const auto& [offset, of_line] : lines) {
+      const auto after = FirstAfter(of_line, flushes);
+      if (after == of_line.begin()) continue;
+      const Flushed& last = *std::prev(after);
+      done.emplace(last.number, std::make_pair(offset, last));
     }
   }
   if (done.empty()) return;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "kv/repair.h"
 
 namespace daxkv::crash {
 namespace {
@@ -32,7 +33,7 @@ std::string NewValue(size_t size_bytes) {
 
 }  // namespace
 
-absl::Status Store::Open() {
+kv::Options Store::MakeOptions() const {
   kv::Options options;
   options.compaction_bytes_per_second = 0;  // What is recorded shall be the script's.
   options.shape = files_.shape();
@@ -41,11 +42,17 @@ absl::Status Store::Open() {
   } else {
     options.fixed_size_bytes = kFixedSizeBytes;
   }
-  absl::StatusOr<std::unique_ptr<kv::Db>> opened = kv::Db::Open(files_.path(), options);
+  return options;
+}
+
+absl::Status Store::Open() {
+  absl::StatusOr<std::unique_ptr<kv::Db>> opened = kv::Db::Open(files_.path(), MakeOptions());
   if (!opened.ok()) return opened.status();
   db_ = *std::move(opened);
   return absl::OkStatus();
 }
+
+absl::Status Store::Repair() { return kv::Db::Repair(files_.path(), MakeOptions()).status(); }
 
 void Store::Abandon() {
   for (auto& snapshot : snapshots_) static_cast<void>(snapshot.release());

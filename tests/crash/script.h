@@ -32,10 +32,15 @@ class Store {
  public:
   explicit Store(StoreFiles files) : files_(std::move(files)) {}
   absl::Status Open();
+  // Of a store that is closed. What it reports to be lost is not asked: after a crash it may fear for
+  // keys that are there.
+  absl::Status Repair();
   absl::Status Close();
   // What a crash leaves of the process.
   void Abandon();
   kv::Db& db() { return *db_; }
+  const StoreFiles& files() const { return files_; }
+  kv::Options MakeOptions() const;  // Of this store.
   // Those that the script holds. They go before the store closes; a process that dies leaves them.
   std::vector<std::unique_ptr<kv::Snapshot>>& snapshots() { return snapshots_; }
 
@@ -72,6 +77,8 @@ struct Script {
   dax::PoolShape shape = dax::PoolShape::kDirectory;
   // Of the images that other scripts get: big stores take long to check.
   double share = 1;
+  // The setup leaves a damaged store: who opens an image repairs it first.
+  bool repairs = false;
 
   // All that is recorded, as the trace numbers them.
   std::vector<const Operation*> Recorded() const;

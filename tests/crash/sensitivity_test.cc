@@ -2,7 +2,11 @@
 // one at a time, and each flush is made too late, behind the fence that was to order it. The images
 // of the crippled store have to show it, but for the few places that are explained below.
 //
-//   sensitivity_test [--list] [--images=N] [--site=PART_OF_A_SITE'S_NAME] [--script=PART_OF_ITS_NAME]
+//   sensitivity_test [--list] [--images=N] [--scripts=N] [--site=PART_OF_A_SITE'S_NAME]
+//                    [--script=PART_OF_ITS_NAME] [--part=I/N]
+//
+// --images: of each script, about; --scripts: how many of those that come by are tried for a mutant.
+// --part: every N-th site, from the one of number I, from 0.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -23,6 +27,8 @@ namespace daxkv::crash {
 namespace {
 
 uint64_t images = 300;
+size_t most_scripts = 16;
+size_t part = 0, parts = 1;
 std::string only_site;
 std::string only_script;
 bool list_only = false;
@@ -96,9 +102,15 @@ std::map<std::string, SiteUse> FindSites(const std::vector<Script>& scripts) {
   return uses;
 }
 
-// The fault that shows the mutation, or nothing.
-std::string Catch(const Mutant& mutant, const SiteUse& use) {
-  for (const auto& [calls, script] : use.scripts) {
+struct Caught {
+  std::string script;  // Empty: none.
+  std::string fault;
+};
+
+Caught Catch(const Mutant& mutant, const SiteUse& use) {
+  const size_t tried = std::min(most_scripts, use.scripts.size());
+  for (size_t i = 0; i < tried; ++i) {
+    const Script* const script = use.scripts[i].second;
     Plan plan;
     plan.images =
         std::max<uint64_t>(20, static_cast<uint64_t>(static_cast<double>(images) * script->share));
@@ -108,22 +120,25 @@ std::string Catch(const Mutant& mutant, const SiteUse& use) {
     plan.mutated = mutant.site;
     plan.mutation = mutant.mutation;
     const Outcome outcome = RunCampaign(*script, plan);
-    if (!outcome.faults.empty()) return outcome.faults[0];
+    if (!outcome.faults.empty()) return {script->name, outcome.faults[0]};
   }
-  return "";
+  return {};
 }
 
 class SensitivityTest : public testing::Test {
  protected:
   void Try(const Mutant& mutant, const SiteUse& use) {
-    const std::string fault = Catch(mutant, use);
+    const Caught caught = Catch(mutant, use);
     const char* why = WhyHarmless(mutant);
-    if (!fault.empty()) {
+    std::string& cell = table_[mutant.name][mutant.mutation == Mutation::kLate];
+    if (!caught.script.empty()) {
       ++caught_;
-      printf("caught:   %s\n          %s\n", Describe(mutant).c_str(), fault.c_str());
+      cell = "caught by " + caught.script;
+      printf("caught:   %s\n          %s\n", Describe(mutant).c_str(), caught.fault.c_str());
       EXPECT_EQ(why, nullptr) << Describe(mutant) << " is caught: strike its explanation out";
     } else {
-      ++explained_;
+      ++survived_;
+      cell = why == nullptr ? "survives" : "explained";
       printf("survives: %s, in %zu scripts\n          %s\n", Describe(mutant).c_str(),
              use.scripts.size(), why == nullptr ? "?" : why);
       EXPECT_NE(why, nullptr) << Describe(mutant) << " survives without an explanation";
@@ -131,7 +146,17 @@ class SensitivityTest : public testing::Test {
     fflush(stdout);
   }
 
-  unsigned caught_ = 0, explained_ = 0;
+  void PrintTable() const {
+    printf("%-58s %-36s %s\n", "site", "left out", "late");
+    for (const auto& [name, cells] : table_) {
+      const auto late = cells.find(true);
+      printf("%-58s %-36s %s\n", name.c_str(), cells.at(false).c_str(),
+             late == cells.end() ? "-" : late->second.c_str());
+    }
+  }
+
+  unsigned caught_ = 0, survived_ = 0;
+  std::map<std::string, std::map<bool, std::string>> table_;  // By site, and whether late.
 };
 
 TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
@@ -150,8 +175,9 @@ TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
     printf("%s, %zu scripts, %" PRIu64 " calls in %s\n", name.c_str(), use.scripts.size(),
            use.scripts[0].first, use.scripts[0].second->name.c_str());
   }
+  size_t number = 0;
   for (const auto& [name, use] : sites) {
-    if (list_only || !absl::StrContains(name, only_site)) continue;
+    if (list_only || !absl::StrContains(name, only_site) || number++ % parts != part) continue;
     for (const Mutation mutation : {Mutation::kDropped, Mutation::kLate}) {
       if (mutation == Mutation::kLate && use.site.kind == CallKind::kFence) continue;
       const Mutant mutant = {use.site, name, mutation};
@@ -159,9 +185,10 @@ TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
       Try(mutant, use);
     }
   }
-  printf("%zu sites; %u mutants caught, %u explained\n", sites.size(), caught_, explained_);
+  if (!list_only) PrintTable();
+  printf("%zu sites; %u mutants caught, %u survived\n", sites.size(), caught_, survived_);
   for (const Explained& explained : kExplained) {
-    if (list_only || !absl::StrContains(explained.mutant, only_site)) continue;
+    if (list_only || parts != 1 || !absl::StrContains(explained.mutant, only_site)) continue;
     EXPECT_EQ(tried.count(explained.mutant), 1u) << "no script comes by: " << explained.mutant;
   }
 }
@@ -173,6 +200,8 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   for (int i = 1; i < argc; ++i) {
     sscanf(argv[i], "--images=%" SCNu64, &daxkv::crash::images);
+    sscanf(argv[i], "--scripts=%zu", &daxkv::crash::most_scripts);
+    sscanf(argv[i], "--part=%zu/%zu", &daxkv::crash::part, &daxkv::crash::parts);
     if (strncmp(argv[i], "--site=", 7) == 0) daxkv::crash::only_site = argv[i] + 7;
     if (strncmp(argv[i], "--script=", 9) == 0) daxkv::crash::only_script = argv[i] + 9;
     if (strcmp(argv[i], "--list") == 0) daxkv::crash::list_only = true;

@@ -21,6 +21,10 @@ class StoreFiles {
   std::string PartPath(size_t number) const {
     return grows() ? absl::StrFormat("%s/parts/%06d.pmem", path_, number) : path_;
   }
+  // Of a store that a restore is making (kv/staged_store.h).
+  std::string StagedPartPath(size_t number) const {
+    return absl::StrFormat("%s.restoring/store/parts/%06d.pmem", path_, number);
+  }
   // Of a fixed pool that is being created.
   std::string UnfinishedPath() const { return path_ + ".creating"; }
   // With this file, there is a store.
