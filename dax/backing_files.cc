@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "dax/exceptions.h"
+#include "dax/huge_pages.h"
 #include "dax/pool.h"
 #include "dax/small_file.h"
 
@@ -95,7 +96,7 @@ std::string BackingFiles::PartPath(size_t number) const {
   return absl::StrCat(directory_, "/", absl::Dec(number, absl::kZeroPad6), ".pmem");
 }
 
-absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes) {
+absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes, bool huge_pages) {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   const std::string path = PartPath(parts_.size());
   // Without a name until it is whole, where the file system knows that.
@@ -103,6 +104,7 @@ absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes) {
   const bool named = !file.valid();
   if (named) file = FileDescriptor(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", path));
+  if (huge_pages) AllocateByHugePages(file.get(), size_bytes);
   int error = posix_fallocate(file.get(), 0, static_cast<off_t>(size_bytes));
   if (error == 0 && !named &&
       linkat(AT_FDCWD, absl::StrCat("/proc/self/fd/", file.get()).c_str(), AT_FDCWD, path.c_str(),

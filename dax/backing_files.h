@@ -43,9 +43,9 @@ class BackingFiles {
   // Makes the file that libpmemobj would make to grow by `size_bytes`, a multiple of 2 MiB, with
   // all its blocks. libpmemobj takes a file that is there; when making one itself fails, it goes on
   // counting, and leaves a gap in the numbers that keeps the pool from ever opening again. The file
-  // appears whole or not at all.
+  // appears whole or not at all. `huge_pages`: they are tried for.
   //   kResourceExhausted  the file system is full
-  absl::Status MakeNextPart(uint64_t size_bytes);
+  absl::Status MakeNextPart(uint64_t size_bytes, bool huge_pages);
   // Removes that file if libpmemobj did not take it.
   void RemoveNextPart();
   // Takes in the parts that have come since, and makes them and their names durable.

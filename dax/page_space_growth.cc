@@ -21,6 +21,8 @@ constexpr uint64_t kLeastSegmentBytes = 3 * kMiB;
 // again run by run costs more than their short stay. Small pools stay small.
 constexpr uint64_t kKeepBlocksFromBytes = 64 * kMiB;
 
+bool KeepsBlocks(uint64_t growth_bytes) { return growth_bytes >= kKeepBlocksFromBytes; }
+
 uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // An object of this size has room for a run of `pages`, wherever libpmemobj puts it: the run, its
@@ -112,8 +114,8 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
     const uint64_t first_fresh = std::clamp(fresh_page, segment.first_page(), segment.end_page());
     segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
     segment.may_hide_blocks = first_fresh != segment.first_page();
-    const bool small = segment.pages() * kPageSizeBytes < kKeepBlocksFromBytes;
-    if (small || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
+    const bool keeps = KeepsBlocks(segment.pages() * kPageSizeBytes);
+    if (!keeps || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
   }
 }
 
@@ -196,14 +198,14 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
   }
   bool punched = false;
   uint64_t step = std::clamp(RoundUp(GrowthStep(size_bytes), kHugeBytes), least, room);
-  absl::Status status = files_.MakeNextPart(step);
+  absl::Status status = files_.MakeNextPart(step, huge_pages_ && KeepsBlocks(step));
   while (absl::IsResourceExhausted(status) && !(step == least && punched)) {
     if (step == least) {
       punched = true;
       PunchSpare().IgnoreError();  // What was punched may be enough.
     }
     step = std::max(least, RoundUp(step / 2, kHugeBytes));
-    status = files_.MakeNextPart(step);
+    status = files_.MakeNextPart(step, huge_pages_ && KeepsBlocks(step));
   }
   if (!status.ok()) return status;
   status = heap_.Extend(step);

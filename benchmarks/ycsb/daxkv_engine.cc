@@ -132,6 +132,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phas
     options.durability = dax::Durability::kProcess;
   }
   options.writeback_interval = absl::Milliseconds(settings.Whole("daxkv.writebackinterval"));
+  options.huge_pages = settings.Flag("daxkv.hugepages");
   options.max_size_bytes = static_cast<uint64_t>(settings.Whole("daxkv.maxsize"));
   const int64_t fixed_size = settings.Whole("daxkv.fixedsize");
   if (fixed_size > 0) {
@@ -163,6 +164,7 @@ const EngineRegistration kRegistration(
          WholeRule("daxkv.writebackinterval", "1000", 1, 3'600'000,
                    "milliseconds between writebacks with process durability"),
          FlagRule("daxkv.verifychecksums", true, "reads check the record's CRC32C"),
+         FlagRule("daxkv.hugepages", false, "asks for huge pages where the medium has a choice"),
          WholeRule("daxkv.fixedsize", "0", 0, INT64_C(1) << 44,
                    "bytes of a store in one file, when the load makes it; 0: a directory"),
          WholeRule("daxkv.maxsize", absl::StrCat(INT64_C(1) << 40), INT64_C(1) << 26,
