@@ -1,5 +1,6 @@
 #include "kv/index.h"
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -76,19 +77,36 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(Memory* memory, Snapshots* sn
   return std::unique_ptr<Index>(new Index(std::move(impl)));
 }
 
+namespace {
+
+// Longer records have the processor's own prefetching, and evict more than they gain.
+constexpr uint64_t kMostPrefetchedSizeBytes = 1280;
+// The record that this thread found last: the next one is as long, mostly. A guess only, of any
+// store.
+thread_local uint64_t t_last_found_size_bytes = 1;
+
+}  // namespace
+
 absl::Status Index::Impl::Find(std::string_view key,
                                absl::FunctionRef<absl::Status(const RecordView&)> visit) {
   const uint16_t tag = KeyTag(key);
   return Run([&](Obstacle& obstacle) -> absl::Status {
     for (;;) {
+      LeafGuess guess;
+      absl::Status status = GuessLeaf(key, &guess, obstacle);
+      if (!status.ok()) return status;
+      PrefetchLeaf(guess.address, tag);
       LeafPosition at;
-      absl::Status status = DescendToLeaf(key, &at, obstacle);
+      status = GoToCoveringLeaf(key, guess, &at, obstacle);
       if (status.ok()) status = CheckLost(at);
       if (!status.ok()) return status;
       Hit hit;
-      status = Probe(*at.leaf, key, tag, &hit, obstacle);
+      status = Probe(*at.leaf, key, tag, &hit, obstacle, t_last_found_size_bytes);
       if (!status.ok()) return status;
       if (hit.place >= 0) {
+        t_last_found_size_bytes =
+            std::min(RecordSizeBytes(hit.record.key.size(), hit.record.value.size()),
+                     kMostPrefetchedSizeBytes);
         // A slot that moved right may be seen here still. Its record was current when the descent
         // read the split count: only after that could the right leaf be changed.
         status = visit(hit.record);
@@ -192,9 +210,8 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
     if (!status.ok()) return status;
   } else {
     // A damaged slot that may have been the key's stays as it is: from now on this one is found.
-    LeafImage image = LeafImage::Of(leaf);
-    const int place = image.Place(slot);
-    if (place < 0) {
+    const FreePlace free = FindFreePlace(leaf.slots, tag);
+    if (free.place < 0) {
       lock.Unlock();
       const GroupEntry entry = {key, address, expected};
       size_t done = 0;
@@ -203,9 +220,12 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
       if (!status.ok()) return status;
       return replaced > 0;
     }
-    StoreWord(leaf.header.volatile_overflow, image.overflow);
+    const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
+    if ((free.passed & ~overflow) != 0) {
+      StoreWord(leaf.header.volatile_overflow, overflow | free.passed);
+    }
     // Commits. After a crash before this line is durable, the key is not there.
-    absl::Status status = CommitSlot(leaf, static_cast<unsigned>(place), slot, nullptr);
+    absl::Status status = CommitSlot(leaf, static_cast<unsigned>(free.place), slot, nullptr);
     if (!status.ok()) return status;
   }
   // Unlocked before the drain: a later change of this line, by any thread, flushes it again.

@@ -123,6 +123,12 @@ absl::Status Index::Impl::GoToCoveringLeaf(const LeafTarget& target, const LeafG
   }
 }
 
+void Index::Impl::PrefetchLeaf(Address leaf, uint16_t tag) const {
+  const LeafNode& node = Leaf(leaf);
+  __builtin_prefetch(&node.header);
+  __builtin_prefetch(node.slots + HomeLine(tag) * kSlotsPerLine);
+}
+
 absl::Status Index::Impl::CheckLost(const LeafPosition& at) const {
   if (__builtin_expect(!memory->AnyLost(), true)) return absl::OkStatus();
   if (!memory->IsLost(at.address, kLeafSizeBytes)) return absl::OkStatus();
@@ -147,7 +153,7 @@ absl::Status CheckOther(const LeafNode& leaf, uint16_t tag, uint64_t slot,
 // A record with the very key is the key's whatever else is damaged; so the search goes on past
 // slots that can't be read.
 absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
-                                Obstacle& obstacle) const {
+                                Obstacle& obstacle, uint64_t expected_size_bytes) const {
   *hit = Hit();
   const uint64_t overflow = LoadWord(leaf.header.volatile_overflow);
   unsigned line = HomeLine(tag);
@@ -158,6 +164,7 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
       const uint64_t slot = LoadWord(slots[i]);
       // It may have been emptied since, or be an empty slot that looks like tag 0.
       if (slot == 0 || SlotTag(slot) != tag) continue;
+      if (expected_size_bytes != 0) PrefetchRecord(*memory, SlotAddress(slot), expected_size_bytes);
       absl::StatusOr<RecordView> record = ViewRecord(*memory, SlotAddress(slot));
       if (!record.ok()) {
         const bool absent = absl::IsUnavailable(record.status());

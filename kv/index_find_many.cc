@@ -42,9 +42,7 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
         look.tag = KeyTag(keys[begin + i]);
         look.status = GuessLeaf(keys[begin + i], &look.guess, obstacle);
         if (!look.status.ok()) continue;
-        const LeafNode& leaf = Leaf(look.guess.address);
-        __builtin_prefetch(&leaf.header);
-        __builtin_prefetch(leaf.slots + HomeLine(look.tag) * kSlotsPerLine);
+        PrefetchLeaf(look.guess.address, look.tag);
       }
       for (size_t i = 0; i < count; ++i) {
         Look& look = looks[i];
@@ -54,8 +52,8 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
         if (!look.status.ok()) continue;
         const uint64_t* slots = look.at.leaf->slots + HomeLine(look.tag) * kSlotsPerLine;
         for (unsigned matches = MatchTags(slots, look.tag); matches != 0; matches &= matches - 1) {
-          const char* record = memory->At(SlotAddress(LoadWord(slots[__builtin_ctz(matches)])));
-          Prefetch(record, record + sizeof(RecordHeader) + keys[begin + i].size());
+          PrefetchRecord(*memory, SlotAddress(LoadWord(slots[__builtin_ctz(matches)])),
+                         sizeof(RecordHeader) + keys[begin + i].size());
         }
       }
       for (size_t i = 0; i < count; ++i) {

@@ -192,9 +192,12 @@ struct Index::Impl {
   absl::Status GuessLeaf(const LeafTarget& target, LeafGuess* guess, Obstacle& obstacle) const;
   absl::Status GoToCoveringLeaf(const LeafTarget& target, const LeafGuess& guess, LeafPosition* at,
                                 Obstacle& obstacle) const;
+  // Asks the processor for a leaf's header and for the line where a tag's slots begin.
+  void PrefetchLeaf(Address leaf, uint16_t tag) const;
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
+  // `expected_size_bytes` of a record that may be the key's are prefetched; 0: none.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
-                     Obstacle& obstacle) const;
+                     Obstacle& obstacle, uint64_t expected_size_bytes = 0) const;
   // Locks the leaf that is meant.
   absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock);
   // kDataLoss when a media error took the leaf.

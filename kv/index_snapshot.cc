@@ -1,34 +1,13 @@
 // Look-ups and leaves at a snapshot: slots first, then the leaf's history, then the split count
 // again (leaf_history.h, H1 and H2).
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kv/index_impl.h"
+#include "kv/key_order.h"
 
 namespace daxkv::kv {
-namespace {
-
-size_t CommonPrefix(std::string_view a, std::string_view b) {
-  const size_t limit = std::min(a.size(), b.size());
-  return static_cast<size_t>(std::mismatch(a.begin(), a.begin() + limit, b.begin()).first -
-                             a.begin());
-}
-
-// Eight bytes as a number that compares as they do; a shorter text is filled up with zeroes.
-uint64_t Head(std::string_view text) {
-  uint64_t head = 0;
-  if (text.size() >= sizeof(head)) {
-    std::memcpy(&head, text.data(), sizeof(head));
-  } else if (!text.empty()) {
-    std::memcpy(&head, text.data(), text.size());
-  }
-  return __builtin_bswap64(head);
-}
-
-}  // namespace
-
 absl::Status Index::Impl::FindAt(uint64_t number, std::string_view key,
                                  absl::FunctionRef<absl::Status(const RecordView&)> visit) {
   const uint16_t tag = KeyTag(key);
@@ -177,7 +156,7 @@ void Index::Impl::LeafReader::SetHeads() {
     prefix = first.size();
     for (const auto& entry : entries) prefix = CommonPrefix(first.substr(0, prefix), key(entry));
   }
-  for (auto& entry : entries) entry.head = Head(key(entry).substr(prefix));
+  for (auto& entry : entries) entry.head = HeadOf(key(entry).substr(prefix));
 }
 
 absl::Status Index::Impl::LeafReader::Attempt(Obstacle& obstacle) {
@@ -192,7 +171,7 @@ absl::Status Index::Impl::LeafReader::Attempt(Obstacle& obstacle) {
   if (!status.ok()) return status;
   for (unsigned i = 0; i < kLeafSlots; ++i) {
     slots[i] = LoadWord(at.leaf->slots[i]);
-    if (slots[i] != 0) __builtin_prefetch(index.memory->At(SlotAddress(slots[i])));
+    if (slots[i] != 0) PrefetchRecord(*index.memory, SlotAddress(slots[i]), kShortKeyEnd);
   }
   const LeafHistory* history = index.snapshots.HistoryOf(at.address);
   status = AddSlots(history);

@@ -16,6 +16,7 @@ constexpr size_t kSplitFill = 80;
 
 // A key of the leaf as it will be.
 struct Item {
+  uint64_t head;  // Of the key, past what all keys begin with.
   std::string_view key;
   uint64_t slot;
   int place;  // In the leaf now; -1 for an insertion.
@@ -63,6 +64,16 @@ std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, const std::vect
   return rights;
 }
 
+void SortByKey(std::vector<Item>* items) {
+  const std::string_view first = items->front().key;
+  size_t prefix = first.size();
+  for (const Item& item : *items) prefix = CommonPrefix(first.substr(0, prefix), item.key);
+  for (Item& item : *items) item.head = HeadOf(item.key.substr(prefix));
+  std::sort(items->begin(), items->end(), [](const Item& a, const Item& b) {
+    return a.head != b.head ? a.head < b.head : a.key < b.key;
+  });
+}
+
 absl::Status TwoSlotsOneKey(Address leaf) {
   return absl::DataLossError(
       absl::StrCat("index leaf at pool offset ", leaf, ": two slots hold one key"));
@@ -98,7 +109,7 @@ Cut ChooseCut(const std::vector<Item>& items, const std::vector<LostItem>& lost,
 absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
   // Every record's key is wanted: let the cache misses overlap.
   for (const uint64_t slot : plan->image.slots) {
-    if (slot != 0) __builtin_prefetch(memory->At(SlotAddress(slot)));
+    if (slot != 0) PrefetchRecord(*memory, SlotAddress(slot), kShortKeyEnd);
   }
   std::vector<Item> items;
   std::vector<LostItem> lost;
@@ -118,13 +129,13 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
                                               ": a slot leads to the record at ", SlotAddress(slot),
                                               ", which is no record of its tag; repair the store"));
     }
-    items.push_back({record->key, slot, static_cast<int>(i)});
+    items.push_back({0, record->key, slot, static_cast<int>(i)});
   }
   const size_t held = items.size();
   for (const Insertion& insertion : plan->insertions) {
-    items.push_back({insertion.key, insertion.slot, -1});
+    items.push_back({0, insertion.key, insertion.slot, -1});
   }
-  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.key < b.key; });
+  SortByKey(&items);
   const auto same_key = [](const Item& a, const Item& b) { return a.key == b.key; };
   if (std::adjacent_find(items.begin(), items.end(), same_key) != items.end()) {
     return TwoSlotsOneKey(plan->at.address);

@@ -3,35 +3,19 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kv/key_order.h"
+
 namespace daxkv::kv {
-namespace {
-
-size_t CommonPrefix(std::string_view a, std::string_view b) {
-  const size_t limit = std::min(a.size(), b.size());
-  size_t i = 0;
-  while (i < limit && a[i] == b[i]) ++i;
-  return i;
-}
-
-}  // namespace
-
 InnerFrame::~InnerFrame() { delete view.load(std::memory_order_relaxed); }
-
-uint64_t InnerView::Head(std::string_view suffix) {
-  uint64_t head = 0;
-  if (!suffix.empty()) std::memcpy(&head, suffix.data(), std::min(suffix.size(), sizeof(head)));
-  return __builtin_bswap64(head);
-}
 
 InnerView::InnerView(const std::vector<Child>& children, const Right& right)
     : count_(static_cast<unsigned>(children.size())),
-      prefix_size_bytes_(0),
       right_(right.frame),
       right_fence_(right.fence) {
   // The first child takes every key below the second's separator, so its own does not count.
   if (count_ > 1) {
-    prefix_size_bytes_ =
-        static_cast<unsigned>(CommonPrefix(children[1].separator, children.back().separator));
+    const std::string_view second = children[1].separator;
+    prefix_ = second.substr(0, CommonPrefix(second, children.back().separator));
   }
   uint64_t separators_size_bytes = 0;
   for (const Child& child : children) separators_size_bytes += child.separator.size();
@@ -44,7 +28,7 @@ InnerView::InnerView(const std::vector<Child>& children, const Right& right)
   uint32_t end = 0;
   for (unsigned i = 0; i < count_; ++i) {
     const Child& child = children[i];
-    heads[i] = i == 0 ? 0 : Head(child.separator.substr(prefix_size_bytes_));
+    heads[i] = i == 0 ? 0 : HeadOf(child.separator.substr(prefix_.size()));
     if (!child.separator.empty()) {
       std::memcpy(bytes + end, child.separator.data(), child.separator.size());
     }
@@ -64,12 +48,11 @@ InnerView::InnerView(const std::vector<Child>& children, const Right& right)
 
 unsigned InnerView::Search(std::string_view key) const {
   if (count_ == 1) return 0;
-  if (prefix_size_bytes_ > 0) {
-    const std::string_view prefix = separator(1).substr(0, prefix_size_bytes_);
-    const int order = key.substr(0, prefix_size_bytes_).compare(prefix);
+  if (!prefix_.empty()) {
+    const int order = key.substr(0, prefix_.size()).compare(prefix_);
     if (order != 0) return order < 0 ? 0 : count_ - 1;
   }
-  const uint64_t head = Head(key.substr(prefix_size_bytes_));
+  const uint64_t head = HeadOf(key.substr(prefix_.size()));
 
   // The last of heads_[0..count_) that is <= head. Invariant: it lies in [base, base + size).
   // Compiles to conditional moves: on hashed keys each branch would be mispredicted half the time.

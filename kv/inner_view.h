@@ -97,13 +97,10 @@ class InnerView : public rcu::Head {
     uint32_t separator_end;
   };
 
-  // Eight bytes of a key or separator past the common prefix, big-endian: they compare as it does.
-  static uint64_t Head(std::string_view suffix);
-
   unsigned count_;
-  unsigned prefix_size_bytes_;
+  std::string prefix_;                   // Which all separators but the first begin with.
   std::unique_ptr<uint64_t[]> storage_;  // Heads, then links, then the separators' bytes.
-  const uint64_t* heads_;                // heads_[0] is 0 and stands for "anything less".
+  const uint64_t* heads_;                // Past the prefix. heads_[0] is 0: "anything less".
   const Link* links_;
   const char* bytes_;
   uint64_t storage_size_bytes_;

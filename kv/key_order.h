@@ -4,11 +4,33 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <string_view>
 #include <vector>
 
 namespace daxkv::kv {
+
+// How many bytes both begin with.
+inline size_t CommonPrefix(std::string_view a, std::string_view b) {
+  const size_t limit = std::min(a.size(), b.size());
+  size_t common = 0;
+  while (common < limit && a[common] == b[common]) ++common;
+  return common;
+}
+
+// The first eight bytes as a number that compares as they do; a shorter text is filled up with
+// zeroes, so equal heads tell nothing.
+inline uint64_t HeadOf(std::string_view text) {
+  uint64_t head = 0;
+  if (text.size() >= sizeof(head)) {
+    std::memcpy(&head, text.data(), sizeof(head));
+  } else if (!text.empty()) {
+    std::memcpy(&head, text.data(), text.size());
+  }
+  return __builtin_bswap64(head);
+}
 
 // The shortest key that is above `below` and not above `from`, which is above `below`.
 inline std::string_view Separator(std::string_view below, std::string_view from) {

@@ -121,19 +121,26 @@ void MarkDead(LeafNode& leaf) {
   __atomic_fetch_add(&leaf.header.volatile_version, kOneSplitStep + kDeadBit, __ATOMIC_RELEASE);
 }
 
-int LeafImage::Place(uint64_t slot) {
-  unsigned line = HomeLine(SlotTag(slot));
-  uint64_t passed = 0;
+FreePlace FindFreePlace(const uint64_t* slots, uint16_t tag) {
+  FreePlace found;
+  unsigned line = HomeLine(tag);
   for (unsigned probe = 0; probe < kProbeLines; ++probe, line = LineAfter(line)) {
     for (unsigned i = line * kSlotsPerLine; i < (line + 1) * kSlotsPerLine; ++i) {
-      if (slots[i] != 0) continue;
-      slots[i] = slot;
-      overflow |= passed;
-      return static_cast<int>(i);
+      if (LoadWord(slots[i]) != 0) continue;
+      found.place = static_cast<int>(i);
+      return found;
     }
-    passed |= uint64_t{1} << line;
+    found.passed |= uint64_t{1} << line;
   }
-  return -1;
+  return found;
+}
+
+int LeafImage::Place(uint64_t slot) {
+  const FreePlace free = FindFreePlace(slots, SlotTag(slot));
+  if (free.place < 0) return free.place;
+  slots[free.place] = slot;
+  overflow |= free.passed;
+  return free.place;
 }
 
 void LeafImage::RebuildOverflow() {

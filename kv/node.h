@@ -142,6 +142,14 @@ inline unsigned MatchTags(const uint64_t* line, uint16_t tag) {
 // lines: it is damaged, and a key that is not found may still have been stored.
 inline constexpr uint64_t kMissProvesNothing = uint64_t{1} << 63;
 
+// A place for one more slot of `tag` among its lines, and the overflow bits of the full lines that it
+// goes past.
+struct FreePlace {
+  int place = -1;  // -1: there is none.
+  uint64_t passed = 0;
+};
+FreePlace FindFreePlace(const uint64_t* slots, uint16_t tag);
+
 // A leaf's slots in DRAM, to plan changes on.
 struct LeafImage {
   uint64_t slots[kLeafSlots] = {};

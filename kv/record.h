@@ -67,6 +67,20 @@ absl::StatusOr<RecordView> ViewRecord(const Memory& memory, Address address);
 // What a record at `address` says that a media error took.
 absl::Status LostRecordError(Address address);
 
+// Where the key ends in a record that has a short one: what to prefetch where only keys are read.
+inline constexpr uint64_t kShortKeyEnd = sizeof(RecordHeader) + 32;
+
+// Asks the processor for the lines of the first bytes of a record, so that the misses overlap.
+// `address` may be anything.
+inline void PrefetchRecord(const Memory& memory, Address address, uint64_t size_bytes) {
+  constexpr uint64_t kLineSizeBytes = 64;
+  const char* const record = memory.At(address);
+  for (uint64_t offset = 0; offset < size_bytes; offset += kLineSizeBytes) {
+    __builtin_prefetch(record + offset);
+  }
+  __builtin_prefetch(record + size_bytes - 1);
+}
+
 // The record at an address where ViewRecord has found one, whose slot can't have been reused since.
 inline RecordView RecordAt(const Memory& memory, Address address) {
   const char* bytes = memory.At(address);

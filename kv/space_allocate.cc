@@ -288,6 +288,17 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   return (*frame)->SlotAddress(0);
 }
 
+// All of a new run will be written soon, and its pages are there: one call for all page faults. In
+// the page cache it would make pages dirty that are not written for long. Huge runs come in huge
+// pages where these can be had (dax::AllocateByHugePages).
+void Space::Impl::PrefaultNew(const dax::Run& run) noexcept {
+  if (pool->media().media_class == dax::MediaClass::kPageCache || run.pages >= dax::kHugePages) {
+    return;
+  }
+  // Without it the pages are mapped one by one.
+  mapping.Prefault(run.first_page, run.pages, dax::Access::kWrite).IgnoreError();
+}
+
 // Makes a reserved run with a header an extent, whose run the next Drain commits (E1). The frame
 // comes before that, so that nobody takes a live run for one of an earlier session.
 absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
@@ -321,7 +332,10 @@ absl::StatusOr<ExtentFrame*> Space::Impl::AdoptRun(const dax::Run& run) {
   std::move(release).Cancel();
   ClassOf(*frame).run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
   absl::Status status = WithoutExceptions([&] { return FaultRun(run); });
-  if (status.ok()) return frame;
+  if (status.ok()) {
+    PrefaultNew(run);
+    return frame;
+  }
   // Not wanted now. It goes back, or is used later, in a way that does not sleep here.
   if (frame->is_large()) {
     space->Abandon(frame->SlotAddress(0));

@@ -164,6 +164,7 @@ struct Space::Impl {
   absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t class_number);
   absl::StatusOr<Address> AllocateLarge(uint64_t size_bytes);
   absl::StatusOr<ExtentFrame*> AdoptRun(const dax::Run& run);
+  void PrefaultNew(const dax::Run& run) noexcept;
   // Makes everything flushed by this thread, and all headers of new extents, durable; then commits
   // the new extents' runs.
   absl::Status DrainAndCommit();
