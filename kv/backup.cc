@@ -16,6 +16,7 @@
 #include "kv/backup_stream.h"
 #include "kv/engine.h"
 #include "kv/exceptions.h"
+#include "kv/store.h"
 
 namespace daxkv::kv {
 namespace {
@@ -44,7 +45,7 @@ absl::Status SyncDirectoryOf(const std::string& file) {
 }  // namespace
 
 absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
-  if (engine_ == nullptr) return absl::FailedPreconditionError("the store is closed");
+  if (store_ == nullptr) return absl::FailedPreconditionError("the store is closed");
   return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
     const absl::StatusOr<Snapshot> snapshot = GetSnapshot();
     if (!snapshot.ok()) return snapshot.status();
@@ -63,7 +64,7 @@ absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
     BackupWriter writer(sink);
     absl::Status status = writer.Begin(summary.snapshot_number, static_cast<uint64_t>(taken_us));
     if (status.ok()) status = writer.BeginKeyspace("");
-    if (status.ok()) status = AddRecords(*engine_, *it, &writer);
+    if (status.ok()) status = AddRecords(store_->default_keyspace(), *it, &writer);
     if (status.ok()) status = writer.End();
     if (!status.ok()) return status;
     summary.keyspaces = writer.totals().keyspaces;

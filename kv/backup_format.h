@@ -19,6 +19,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kv/format.h"
+
 namespace daxkv::kv {
 
 // ---- Stream header ------------------------------------------------------------------------------
@@ -66,7 +68,6 @@ enum BackupFrameKind : uint8_t {
   kEndFrame = 5,       // BackupEnd.
 };
 inline constexpr uint32_t kMaxFrameSizeBytes = 1 << 20;
-inline constexpr uint32_t kMaxKeyspaceNameSizeBytes = 255;
 
 // ---- End frame's payload ------------------------------------------------------------------------
 //

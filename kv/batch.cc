@@ -1,6 +1,9 @@
 // Write: an atomic batch. Its records are written like any others, and one more that names them all;
 // storing that one's address in the batch table commits the batch.
 #include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,122 +16,173 @@
 namespace daxkv::kv {
 
 // The slots of one batch, and how they become the store's.
-class Engine::BatchWriter final : public AtomicCommit {
+class Store::BatchWriter final : public AtomicCommit {
  public:
-  explicit BatchWriter(Engine* engine) : engine_(*engine), space_(*engine->space_) {}
+  explicit BatchWriter(Store* store) : store_(*store) {}
   // What is not the index's goes back, unless a redo may need it.
   ~BatchWriter() override {
     if (committed_ && !finished_) return;
     for (const Slot& slot : slots_) {
       if (finished_ && slot.kind == kValueRecord) continue;
       // With process durability they go as what was unlinked goes (stamps.h, V8).
-      if (finished_ && space_.has_process_durability()) {
-        space_.Retire(slot.address, nullptr);
+      Space& space = slot.engine->space();
+      if (finished_ && space.has_process_durability()) {
+        space.Retire(slot.address, nullptr);
       } else {
-        space_.Abandon(slot.address);
+        space.Abandon(slot.address);
       }
     }
   }
 
+  // Keeps the batch's keyspaces from being dropped until the batch is done.
+  //   kNotFound  one was dropped;  kInvalidArgument  one is another store's
+  absl::Status Enter(const WriteBatch& batch) {
+    operations_.reserve(batch.Count());
+    for (size_t i = 0; i < batch.Count(); ++i) {
+      const WriteBatch::Operation operation = batch.operation(i);
+      Engine* engine =
+          operation.keyspace != nullptr ? operation.keyspace->get() : &store_.default_keyspace();
+      if (engine == nullptr || engine->is_shut()) return ShutError(engine);
+      if (&engine->store() != &store_) {
+        return absl::InvalidArgumentError(
+            "the batch has an operation in a keyspace of another store");
+      }
+      operations_.push_back({engine, operation.key, operation.value});
+      if (engines_.emplace(engine->id(), engine).second) {
+        passes_.push_back(std::make_unique<Gate::Pass>(engine->gate()));
+        if (passes_.back()->refused()) return engine->Refusal();
+      }
+    }
+    return absl::OkStatus();
+  }
+
   // Writes every record, numbers missing. Statuses of Put.
-  absl::Status WriteRecords(const WriteBatch& batch) {
-    const std::vector<size_t> order =
-        DistinctInKeyOrder(batch.Count(), [&](size_t i) { return batch.operation(i).key; });
+  absl::Status WriteRecords() {
+    const std::vector<size_t> order = DistinctInKeyOrder(operations_.size(), [&](size_t i) {
+      return std::make_pair(operations_[i].engine->id(), operations_[i].key);
+    });
     if (order.size() > kMaxValueSizeBytes / sizeof(Address)) {
       return absl::InvalidArgumentError(
           absl::StrCat("the batch has ", order.size(), " keys; at most ",
                        kMaxValueSizeBytes / sizeof(Address), " are allowed"));
     }
     slots_.reserve(order.size() + 1);
-    entries_.reserve(order.size());
     std::vector<Address> addresses;
     addresses.reserve(order.size());
     for (const size_t i : order) {
-      const WriteBatch::Operation operation = batch.operation(i);
+      const Operation& operation = operations_[i];
       const bool puts = operation.value.has_value();
-      absl::Status written = WriteOne(puts ? kValueRecord : kDeleteRecord, operation.key,
-                                      operation.value.value_or(std::string_view()));
+      absl::Status written = WriteOne(operation.engine, puts ? kValueRecord : kDeleteRecord,
+                                      operation.key, operation.value.value_or(std::string_view()));
       if (!written.ok()) return written;
       addresses.push_back(slots_.back().address);
-      entries_.push_back({operation.key, puts ? slots_.back().address : kNullAddress,
-                          /*expected=*/nullptr, /*numbered_later=*/true});
+      entries_[operation.engine->id()].push_back({operation.key,
+                                                  puts ? slots_.back().address : kNullAddress,
+                                                  /*expected=*/nullptr, /*numbered_later=*/true});
     }
     const uint64_t count = addresses.size();
     return WriteOne(
-        kBatchRecord, {reinterpret_cast<const char*>(&count), sizeof(count)},
+        &store_.default_keyspace(), kBatchRecord,
+        {reinterpret_cast<const char*>(&count), sizeof(count)},
         {reinterpret_cast<const char*>(addresses.data()), addresses.size() * sizeof(Address)});
   }
 
   // Applies what was written. Statuses of Put.
   absl::Status Apply() {
-    word_ = engine_.store_.batch_table().Claim();
-    engine_.store_.batch_table().NoteBegin(word_, engine_.snapshots_.LastNumber());
-    absl::Status applied = engine_.index_->ApplyAtomically(entries_, *this);
-    for (unsigned attempts = 0;
-         absl::IsResourceExhausted(applied) && engine_.MakeRoom(&attempts);) {
-      applied = engine_.index_->ApplyAtomically(entries_, *this);
+    std::vector<Index::IndexEntries> changes;
+    for (const auto& [id, entries] : entries_) {
+      changes.push_back({&engines_.at(id)->index(), entries});
+    }
+    word_ = store_.batch_table().Claim();
+    store_.batch_table().NoteBegin(word_, store_.snapshots().LastNumber());
+    absl::Status applied = Index::ApplyAtomically(changes, *this);
+    Engine& any = *engines_.begin()->second;  // Makes room in all keyspaces.
+    for (unsigned attempts = 0; absl::IsResourceExhausted(applied) && any.MakeRoom(&attempts);) {
+      applied = Index::ApplyAtomically(changes, *this);
     }
     // A word that may be set on the medium is nobody's until an open has redone its batch.
-    if (!committed_ || finished_) engine_.store_.batch_table().Release(word_);
+    if (!committed_ || finished_) store_.batch_table().Release(word_);
     return applied;
   }
 
  private:
+  struct Operation {
+    Engine* engine;
+    std::string_view key;
+    std::optional<std::string_view> value;
+  };
   struct Slot {
+    Engine* engine;
     Address address;
     RecordKind kind;
     uint32_t body_checksum;
   };
 
-  absl::Status WriteOne(RecordKind kind, std::string_view key, std::string_view value) {
+  static absl::Status ShutError(const Engine* engine) {
+    return engine == nullptr ? absl::InvalidArgumentError("a keyspace of the batch was moved away")
+                             : engine->Refusal();
+  }
+
+  absl::Status WriteOne(Engine* engine, RecordKind kind, std::string_view key,
+                        std::string_view value) {
     absl::StatusOr<Address> address =
-        engine_.AllocateRecord(RecordSizeBytes(key.size(), value.size()));
+        engine->AllocateRecord(RecordSizeBytes(key.size(), value.size()));
     if (!address.ok()) return address.status();
-    slots_.push_back(
-        {*address, kind,
-         WriteRecord(space_, *address, kind, /*sequence=*/0, key, value, /*of_batch=*/true)});
+    slots_.push_back({engine, *address, kind,
+                      WriteRecord(engine->space(), *address, kind, /*sequence=*/0, key, value,
+                                  /*of_batch=*/true)});
     return absl::OkStatus();
   }
 
   // The number is taken under the locks: it is higher than that of everything the leaves hold, and
   // lower than that of whatever comes there next.
   void Prepare() override {
-    const uint64_t sequence = engine_.NextSequence();
+    const uint64_t sequence = store_.snapshots().NextNumber();
     for (const Slot& slot : slots_) {
-      ResealRecord(space_, slot.address, sequence, slot.body_checksum);
+      ResealRecord(slot.engine->space(), slot.address, sequence, slot.body_checksum);
     }
   }
 
   absl::Status Commit() override {
+    // The extent of the batch record may be new (Space, E1), which only its keyspace's drains commit.
+    if (engines_.count(kDefaultKeyspace) == 0) {
+      absl::Status drained = store_.default_keyspace().space().Drain();
+      if (!drained.ok()) return drained;
+    }
     committed_ = true;
-    return engine_.store_.batch_table().Store(word_, slots_.back().address);
+    return store_.batch_table().Store(word_, slots_.back().address);
   }
 
   absl::Status Finish() override {
-    absl::Status cleared = engine_.store_.batch_table().Clear(word_);
+    absl::Status cleared = store_.batch_table().Clear(word_);
     finished_ = cleared.ok();
     return cleared;
   }
 
-  Engine& engine_;
-  Space& space_;
-  std::vector<Slot> slots_;  // In key order; the batch record is the last.
-  std::vector<Index::GroupEntry> entries_;
+  Store& store_;
+  std::vector<Operation> operations_;
+  std::map<KeyspaceId, Engine*> engines_;
+  std::vector<std::unique_ptr<Gate::Pass>> passes_;
+  std::vector<Slot> slots_;  // By keyspace and key; the batch record is the last.
+  std::map<KeyspaceId, std::vector<Index::GroupEntry>> entries_;
   unsigned word_ = 0;
   bool committed_ = false;  // The table's word may be set on the medium.
   bool finished_ = false;
 };
 
-absl::Status Engine::Write(const WriteBatch& batch) {
+absl::Status Store::Write(const WriteBatch& batch) {
   if (batch.Count() == 0) return absl::OkStatus();
+  BatchWriter writer(this);
+  absl::Status status = writer.Enter(batch);
+  if (!status.ok()) return status;
   if (batch.Count() == 1) {
     const WriteBatch::Operation operation = batch.operation(0);
-    if (operation.value.has_value()) return Put(operation.key, *operation.value);
-    absl::Status deleted = Delete(operation.key);
+    Engine& engine = operation.keyspace != nullptr ? **operation.keyspace : default_keyspace();
+    if (operation.value.has_value()) return engine.Put(operation.key, *operation.value);
+    absl::Status deleted = engine.Delete(operation.key);
     return absl::IsNotFound(deleted) ? absl::OkStatus() : deleted;
   }
-  BatchWriter writer(this);
-  absl::Status status = writer.WriteRecords(batch);
+  status = writer.WriteRecords();
   return status.ok() ? writer.Apply() : status;
 }
 

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kv/extent_header.h"
+#include "kv/store.h"
 #include "kv/word_stores.h"
 #include "xarray/rcu.h"
 
@@ -17,22 +19,62 @@ absl::Status Damaged(Address batch_record, const char* what) {
 
 }  // namespace
 
-absl::StatusOr<RecordView> BatchRedo::ReadRecord(Address address) const {
+absl::StatusOr<RecordView> BatchRedo::ReadRecord(Engine& engine, Address address) const {
+  Space& space = engine.space();
   for (;;) {
     absl::StatusOr<RecordView> record;
     {
       rcu::ReadGuard guard;
-      record = ViewRecord(space_, address);
+      record = ViewRecord(space, address);
     }
     // Good outside the guard: nothing gives space back yet, and later the oracle keeps it.
     if (record.ok()) {
-      absl::Status intact = VerifyRecord(space_, *record);
+      absl::Status intact = VerifyRecord(space, *record);
       if (!intact.ok()) return intact;
       return record;
     }
     if (!absl::IsUnavailable(record.status())) return record;
-    if (absl::Status status = space_.FaultIn(address); !status.ok()) return status;
+    if (absl::Status status = space.FaultIn(address); !status.ok()) return status;
   }
+}
+
+// The extent tells whose a record is.
+absl::StatusOr<BatchRedo::Part*> BatchRedo::PartOf(Address address) {
+  const absl::StatusOr<dax::Run> run =
+      store_.pool().FindRun((address & kAddressMask) >> dax::kPageShift);
+  if (!run.ok() || !UseOf(*run).is_extent()) {
+    return absl::DataLossError(
+        absl::StrCat("no extent at pool offset ", address,
+                     ", where a batch has a record; it may be half applied"));
+  }
+  const KeyspaceId id = UseOf(*run).keyspace;
+  const auto known = parts_.find(id);
+  if (known != parts_.end()) return &known->second;
+  Part part;
+  if (id == kDefaultKeyspace) {
+    part.engine = store_.shared_default_keyspace();
+  } else {
+    absl::StatusOr<std::shared_ptr<Engine>> engine = store_.keyspaces().OpenById(id);
+    if (!engine.ok()) return engine.status();
+    part.engine = *std::move(engine);
+  }
+  return &parts_.emplace(id, std::move(part)).first->second;
+}
+
+absl::Status BatchRedo::ReadOperation(const RecordView& batch, Address address) {
+  absl::StatusOr<Part*> part = PartOf(address);
+  if (!part.ok()) return part.status();
+  // All that it holds goes anyway.
+  if ((*part)->engine == nullptr) return absl::OkStatus();
+  absl::StatusOr<RecordView> record = ReadRecord(*(*part)->engine, address);
+  if (!record.ok()) return record.status();
+  if ((record->kind != kValueRecord && record->kind != kDeleteRecord) ||
+      record->sequence != batch.sequence) {
+    return Damaged(batch.address, "it names a record that is not its own");
+  }
+  slots_.emplace(address, (*part)->engine.get());
+  (*part)->operations.push_back({*record, batch.sequence});
+  return absl::OkStatus();
 }
 
 absl::Status BatchRedo::ReadBatch(const RecordView& batch) {
@@ -44,59 +86,61 @@ absl::Status BatchRedo::ReadBatch(const RecordView& batch) {
       batch.value.size() / sizeof(Address) != count) {
     return Damaged(batch_record, "its number of operations can't be right");
   }
-  std::string_view last_key;
   for (uint64_t i = 0; i < count; ++i) {
     Address address;
     std::memcpy(&address, batch.value.data() + i * sizeof(address), sizeof(address));
-    absl::StatusOr<RecordView> record = ReadRecord(address);
-    if (!record.ok()) return record.status();
-    if ((record->kind != kValueRecord && record->kind != kDeleteRecord) ||
-        record->sequence != batch.sequence || (i > 0 && record->key <= last_key)) {
-      return Damaged(batch_record, "it names a record that is not its own");
-    }
-    last_key = record->key;
-    slots_.insert(address);
-    operations_.push_back({*record, batch.sequence});
+    absl::Status status = ReadOperation(batch, address);
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status BatchRedo::Read(bool after_crash) {
-  absl::StatusOr<std::vector<Address>> pending = table_.Pending(after_crash);
+  absl::StatusOr<std::vector<Address>> pending = store_.batch_table().Pending(after_crash);
   if (!pending.ok()) return pending.status();
+  pending_ = !pending->empty();
   std::vector<RecordView> batches;
   for (const Address address : *pending) {
-    absl::StatusOr<RecordView> record = ReadRecord(address);
+    absl::StatusOr<Part*> part = PartOf(address);
+    if (!part.ok()) return part.status();
+    Engine* const engine = (*part)->engine.get();
+    if (engine == nullptr) continue;  // Of a keyspace that is being dropped.
+    absl::StatusOr<RecordView> record = ReadRecord(*engine, address);
     if (!record.ok()) return record.status();
-    slots_.insert(address);
+    slots_.emplace(address, engine);
     if (record->kind != kStoresRecord) {
       batches.push_back(*record);
       continue;
     }
-    if (absl::Status stored = RedoWordStores(space_, *record); !stored.ok()) return stored;
+    absl::Status stored = RedoWordStores(engine->space(), *record);
+    if (!stored.ok()) return stored;
   }
   for (const RecordView& batch : batches) {
     if (absl::Status status = ReadBatch(batch); !status.ok()) return status;
   }
-  std::sort(operations_.begin(), operations_.end(),
-            [](const Operation& a, const Operation& b) { return a.record.key < b.record.key; });
-  // Batches under way hold their leaves' locks, so no two of them have a key in common.
-  for (size_t i = 1; i < operations_.size(); ++i) {
-    if (operations_[i - 1].record.key == operations_[i].record.key) {
-      return absl::DataLossError("batch table: two batches have one key");
+  for (auto& [id, part] : parts_) {
+    std::vector<Operation>& operations = part.operations;
+    std::sort(operations.begin(), operations.end(),
+              [](const Operation& a, const Operation& b) { return a.record.key < b.record.key; });
+    // A batch has a key once, and those under way hold their leaves' locks.
+    const auto same_key = [](const Operation& a, const Operation& b) {
+      return a.record.key == b.record.key;
+    };
+    if (std::adjacent_find(operations.begin(), operations.end(), same_key) != operations.end()) {
+      return absl::DataLossError("batch table: two operations have one key");
     }
   }
   return absl::OkStatus();
 }
 
 // Nobody else writes, so what is found now still holds when it is applied.
-absl::Status BatchRedo::CollectEntries(std::vector<Index::GroupEntry>* entries) {
-  for (const Operation& operation : operations_) {
+absl::Status BatchRedo::CollectEntries(const Part& part, std::vector<Index::GroupEntry>* entries) {
+  for (const Operation& operation : part.operations) {
     const RecordView& record = operation.record;
     const bool deletes = record.kind == kDeleteRecord;
     uint64_t held_sequence = 0;
     Address held = kNullAddress;
-    absl::Status found = index_.Find(record.key, [&](const RecordView& current) {
+    absl::Status found = part.engine->index().Find(record.key, [&](const RecordView& current) {
       held = current.address;
       held_sequence = current.sequence;
       return absl::OkStatus();
@@ -110,31 +154,54 @@ absl::Status BatchRedo::CollectEntries(std::vector<Index::GroupEntry>* entries) 
   return absl::OkStatus();
 }
 
-absl::Status BatchRedo::Apply() {
+absl::Status BatchRedo::ApplyPart(const Part& part) {
   std::vector<Index::GroupEntry> entries;
-  absl::Status status = CollectEntries(&entries);
+  absl::Status status = CollectEntries(part, &entries);
   if (!status.ok()) return status;
+  Index& index = part.engine->index();
   size_t done = 0;
-  status = index_.UpsertSorted(entries, &done, /*replaced=*/nullptr);
-  if (absl::IsResourceExhausted(status)) {
-    // There was room when the batch was committed; deriving finds it again.
-    status = space_.MakeRoom();
-    if (!status.ok()) return status;
-    size_t more = 0;
-    status = index_.UpsertSorted(absl::MakeSpan(entries).subspan(done), &more, nullptr);
-  }
+  status = index.UpsertSorted(entries, &done, /*replaced=*/nullptr);
+  if (!absl::IsResourceExhausted(status)) return status;
+  // There was room when the batch was committed; deriving finds it again.
+  status = part.engine->space().MakeRoom();
   if (!status.ok()) return status;
+  size_t more = 0;
+  return index.UpsertSorted(absl::MakeSpan(entries).subspan(done), &more, nullptr);
+}
+
+absl::Status BatchRedo::ApplyAll() {
+  for (const auto& [id, part] : parts_) {
+    if (part.engine == nullptr) continue;
+    absl::Status status = ApplyPart(part);
+    if (!status.ok()) return status;
+  }
   // What the process that died had stored, and we passed over, may not be durable yet: on a page
   // cache this syncs it. Elsewhere the leaves were flushed when they were set up (FlushInherited),
   // and the table's drain completes that.
-  status = space_.Sync();
-  return status.ok() ? table_.Forget() : status;
+  absl::Status status = store_.Sync();
+  return status.ok() ? store_.batch_table().Forget() : status;
+}
+
+void BatchRedo::SetRedo(const BatchRedo* redo) {
+  store_.default_keyspace().SetBatchRedo(redo);
+  for (const auto& [id, part] : parts_) {
+    if (part.engine != nullptr && id != kDefaultKeyspace) part.engine->SetBatchRedo(redo);
+  }
+}
+
+absl::Status BatchRedo::Apply() {
+  SetRedo(this);
+  absl::Status status = ApplyAll();
+  // Waits until this is no longer asked.
+  SetRedo(nullptr);
+  if (status.ok()) Release();
+  return status;
 }
 
 void BatchRedo::Release() {
   // Passed over in extents that have not been derived: deriving finds these slots free by itself.
-  for (const Address address : slots_) {
-    if (published_.count(address) == 0) space_.Retire(address, nullptr);
+  for (const auto& [address, engine] : slots_) {
+    if (published_.count(address) == 0) engine->space().Retire(address, nullptr);
   }
 }
 

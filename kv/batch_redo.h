@@ -5,54 +5,68 @@
 #define DAXKV_KV_BATCH_REDO_H_
 
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kv/batch_table.h"
+#include "kv/engine.h"
 #include "kv/index.h"
 #include "kv/record.h"
-#include "kv/space.h"
 
 namespace daxkv::kv {
 
 class BatchRedo {
  public:
-  BatchRedo(Space* space, Index* index, BatchTable* table)
-      : space_(*space), index_(*index), table_(*table) {}
+  // The store's pool, batch table and default keyspace are open.
+  explicit BatchRedo(Store* store) : store_(*store) {}
 
-  // Reads the batches that the table names, and verifies every record of theirs. Makes the stores that
-  // it names (word_stores.h): nothing may have been read of the index but its root.
+  // Reads the batches that the table names, opens their keyspaces, and verifies every record of theirs.
+  // Makes the stores that it names (word_stores.h): nothing may have been read of their indexes but
+  // the roots. What was to be done in a keyspace that was dropped since is passed over.
   //   kDataLoss  the table, or one of their records, is damaged: the batch may be half applied and
   //              can't be completed
   absl::Status Read(bool after_crash);
-  bool empty() const { return slots_.empty(); }
+  bool empty() const { return !pending_; }
   // Slots that are live until Apply is done, whatever the index says.
   bool Needs(Address address) const { return slots_.count(address) != 0; }
 
-  // Applies them and clears the table. A crash meanwhile leaves the table as it is, and the next
-  // open does the same again. Statuses of Index::UpsertSorted; kInternal.
+  // Applies them, clears the table and gives slots back that are no longer needed. A crash meanwhile
+  // leaves the table as it is, and the next open does the same again. Statuses of
+  // Index::UpsertSorted; kInternal.
   absl::Status Apply();
-  // Afterwards, with an oracle that no longer calls them live: gives the slots back.
-  void Release();
 
  private:
   struct Operation {
     RecordView record;
     uint64_t sequence;
   };
+  // What is to be done in one keyspace.
+  struct Part {
+    std::shared_ptr<Engine> engine;  // Null: the keyspace is being dropped.
+    std::vector<Operation> operations;
+  };
   absl::Status ReadBatch(const RecordView& batch);
+  absl::Status ReadOperation(const RecordView& batch, Address address);
+  absl::StatusOr<Part*> PartOf(Address address);
   // A record that stays, faulted in and verified.
-  absl::StatusOr<RecordView> ReadRecord(Address address) const;
-  // What still has to be done for `operations_`.
-  absl::Status CollectEntries(std::vector<Index::GroupEntry>* entries);
+  absl::StatusOr<RecordView> ReadRecord(Engine& engine, Address address) const;
+  // What still has to be done for the part.
+  absl::Status CollectEntries(const Part& part, std::vector<Index::GroupEntry>* entries);
+  absl::Status ApplyPart(const Part& part);
+  absl::Status ApplyAll();
+  // Sets or ends that the engines' slots are asked for here.
+  void SetRedo(const BatchRedo* redo);
+  // With an oracle that no longer calls them live.
+  void Release();
 
-  Space& space_;
-  Index& index_;
-  BatchTable& table_;
-  std::vector<Operation> operations_;
-  std::unordered_set<Address> slots_;
-  std::unordered_set<Address> published_;  // Those that the index refers to afterwards.
+  Store& store_;
+  bool pending_ = false;  // The table is not clear.
+  std::map<KeyspaceId, Part> parts_;
+  std::unordered_map<Address, Engine*> slots_;
+  std::unordered_set<Address> published_;  // Those that an index refers to afterwards.
 };
 
 }  // namespace daxkv::kv

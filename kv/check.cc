@@ -1,8 +1,11 @@
 // Check and GetInfo: what the store holds, and whether it all fits together.
 #include <algorithm>
+#include <map>
+#include <memory>
 #include <string>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kv/extent_header.h"
@@ -50,11 +53,25 @@ class Checker {
     }
   }
 
-  // Every run of the pool has to be an extent of the store.
-  void AddRun(const dax::Run& run) {
+  // Every run of the pool has to be an extent of some keyspace, or their table.
+  void AddRun(const dax::Run& run, Keyspaces& keyspaces) {
+    const RunUse use = UseOf(run);
+    if (use.kind == RunUse::Kind::kKeyspaceTable) {
+      const absl::StatusOr<dax::Run> table = keyspaces.TableRun();
+      if (table.ok() && table->first_page == run.first_page) return;
+      return AddFault(absl::StrCat("offset ", run.offset(),
+                                   ": a table of keyspaces that the superblock does not name"));
+    }
     ++report_.extents;
-    if (!UseOf(run).is_extent()) {
-      AddFault(absl::StrCat("offset ", run.offset(), ": a run of the unknown kind ", run.kind));
+    if (!use.is_extent()) {
+      return AddFault(
+          absl::StrCat("offset ", run.offset(), ": a run of the unknown kind ", run.kind));
+    }
+    if (use.keyspace == kDefaultKeyspace) return;
+    const absl::StatusOr<KeyspaceState> state = keyspaces.StateOf(use.keyspace);
+    if (state.ok() && *state == KeyspaceState::kFree) {
+      AddFault(absl::StrCat("offset ", run.offset(), ": an extent of keyspace ", use.keyspace,
+                            ", which is not there"));
     }
   }
 
@@ -78,22 +95,37 @@ class Checker {
 
 absl::StatusOr<CheckReport> Store::Check() const {
   const Compactor::Pause pause(compactor_.get());
-  Index& index = default_keyspace_->index();
-  Space& space = default_keyspace_->space();
   CheckReport report;
   report.recovered_after_crash = !pool_->was_clean();
   Checker checker(&report);
 
-  absl::Status verified = index.Verify(
-      Index::VerifyOptions(),
-      [&](SlotKind kind, Address address) { checker.AddSlot(space, kind, address); },
-      [&](std::string fault) { checker.AddFault(std::move(fault)); });
-  // Damage was reported line by line; anything else kept the walk from being done.
-  if (!verified.ok() && !absl::IsDataLoss(verified)) return verified;
-  if (!verified.ok() && report.faults.empty()) checker.AddFault(verified.ToString());
+  std::vector<std::string> damage;
+  const absl::StatusOr<std::vector<std::shared_ptr<Engine>>> engines =
+      Engines(/*open=*/false, &damage);
+  if (!engines.ok()) return engines.status();
+  for (std::string& fault : damage) checker.AddFault(std::move(fault));
+  std::vector<std::unique_ptr<Gate::Pass>> passes;
+  std::vector<Engine*> checked;
+  for (const std::shared_ptr<Engine>& engine : *engines) {
+    passes.push_back(std::make_unique<Gate::Pass>(engine->gate()));
+    if (!passes.back()->refused()) checked.push_back(engine.get());
+  }
+
+  for (Engine* engine : checked) {
+    const size_t faults_before = report.faults.size();
+    absl::Status verified = engine->index().Verify(
+        Index::VerifyOptions(),
+        [&](SlotKind kind, Address address) { checker.AddSlot(engine->space(), kind, address); },
+        [&](std::string fault) { checker.AddFault(std::move(fault)); });
+    // Damage was reported line by line; anything else kept the walk from being done.
+    if (!verified.ok() && !absl::IsDataLoss(verified)) return verified;
+    if (!verified.ok() && report.faults.size() == faults_before) {
+      checker.AddFault(verified.ToString());
+    }
+  }
 
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
-    checker.AddRun(run);
+    checker.AddRun(run, *keyspaces_);
     return absl::OkStatus();
   });
   if (absl::IsDataLoss(walked)) {
@@ -107,13 +139,57 @@ absl::StatusOr<CheckReport> Store::Check() const {
   }
 
   snapshots_->ForEachKept([&](Address address) { checker.AddKept(address); });
-  space.Quiesce();
-  absl::StatusOr<uint64_t> audited =
-      space.Audit([&](Address address) { return checker.Reachable(address); },
-                  [&](std::string fault) { checker.AddFault(std::move(fault)); });
-  if (!audited.ok()) return audited.status();
-  report.slots = *audited;
+  for (Engine* engine : checked) {
+    engine->space().Quiesce();
+    absl::StatusOr<uint64_t> audited =
+        engine->space().Audit([&](Address address) { return checker.Reachable(address); },
+                              [&](std::string fault) { checker.AddFault(std::move(fault)); });
+    if (!audited.ok()) return audited.status();
+    report.slots += *audited;
+  }
   return report;
+}
+
+absl::Status Store::AddSpaces(Info* info) const {
+  std::map<KeyspaceId, uint64_t> size_bytes;
+  absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
+    unsigned order = 0;
+    while (order < dax::kHugeOrder && (uint64_t{1} << order) < run.pages) ++order;
+    info->live_extents_by_order[order] += std::max<uint64_t>(1, run.pages / dax::kHugePages);
+    const RunUse use = UseOf(run);
+    if (use.kind == RunUse::Kind::kSlab) info->slab_size_bytes += run.size_bytes();
+    if (use.kind == RunUse::Kind::kLarge) info->large_size_bytes += run.size_bytes();
+    if (use.is_extent()) size_bytes[use.keyspace] += run.size_bytes();
+    return absl::OkStatus();
+  });
+  if (!walked.ok()) return walked;
+  absl::StatusOr<std::vector<std::pair<std::string, KeyspaceId>>> names = keyspaces_->Names();
+  if (!names.ok()) return names.status();
+  for (auto& [name, id] : *names) {
+    KeyspaceInfo keyspace;
+    keyspace.name = std::move(name);
+    keyspace.size_bytes = size_bytes[id];
+    info->keyspaces.push_back(std::move(keyspace));
+  }
+  info->keyspaces_dropping = keyspaces_->CountDrops();
+  return absl::OkStatus();
+}
+
+absl::Status Store::CountKeyspaces(Info* info) const {
+  for (KeyspaceInfo& keyspace : info->keyspaces) {
+    const absl::StatusOr<std::shared_ptr<Engine>> engine = keyspaces_->Open(keyspace.name);
+    if (absl::IsNotFound(engine.status())) continue;  // Dropped meanwhile.
+    if (!engine.ok()) return engine.status();
+    const Gate::Pass pass((*engine)->gate());
+    if (pass.refused()) continue;
+    absl::StatusOr<uint64_t> records = (*engine)->index().Count();
+    if (!records.ok()) return records.status();
+    absl::StatusOr<uint64_t> size_bytes = (*engine)->KeyValueSizeBytes();
+    if (!size_bytes.ok()) return size_bytes.status();
+    keyspace.records = *records;
+    keyspace.key_value_size_bytes = *size_bytes;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
@@ -130,8 +206,10 @@ absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   }
   info.power_cut = power_cut_;
 
+  absl::Status added = AddSpaces(&info);
+  if (added.ok() && count_bytes) added = CountKeyspaces(&info);
+  if (!added.ok()) return added;
   const Index& index = default_keyspace_->index();
-  Space& space = default_keyspace_->space();
   absl::StatusOr<uint64_t> records = index.Count();
   if (!records.ok()) return records.status();
   info.records = *records;
@@ -152,22 +230,12 @@ absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   info.snapshot_versions = snapshots.versions;
   info.snapshot_version_size_bytes = snapshots.size_bytes;
 
-  absl::StatusOr<SpaceStats> space_stats = space.stats();
-  if (!space_stats.ok()) return space_stats.status();
-  info.slab_size_bytes = space_stats->slab_size_bytes;
-  info.large_size_bytes = space_stats->large_size_bytes;
-  absl::StatusOr<std::vector<SlotClassUsage>> classes = space.UsageByClass();
+  absl::StatusOr<std::vector<SlotClassUsage>> classes = default_keyspace_->space().UsageByClass();
   if (!classes.ok()) return classes.status();
   info.slot_classes = *std::move(classes);
   info.scrub = scrubber_->stats();
-  absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
-    unsigned order = 0;
-    while (order < dax::kHugeOrder && (uint64_t{1} << order) < run.pages) ++order;
-    info.live_extents_by_order[order] += std::max<uint64_t>(1, run.pages / dax::kHugePages);
-    return absl::OkStatus();
-  });
-  if (!walked.ok()) return walked;
-  absl::StatusOr<dax::DaxStats> dax = dax::CollectStats(*pool_, space.mapping());
+  absl::StatusOr<dax::DaxStats> dax =
+      dax::CollectStats(*pool_, default_keyspace_->space().mapping());
   if (!dax.ok()) return dax.status();
   info.dax = *std::move(dax);
   return info;

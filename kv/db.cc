@@ -12,11 +12,38 @@
 namespace daxkv::kv {
 namespace {
 
-// Runs function(engine) without letting an exception out.
+absl::Status Closed() { return absl::FailedPreconditionError("the store is closed"); }
+
+// Runs function(engine) without letting an exception out, and without the keyspace being dropped
+// meanwhile.
 template <typename Function>
-auto OnOpenStore(Engine* engine, Function&& function) -> decltype(function(*engine)) {
-  if (engine == nullptr) return absl::FailedPreconditionError("the store is closed");
+auto OnOpenStore(const std::shared_ptr<Engine>& engine, Function&& function)
+    -> decltype(function(*engine)) {
+  if (engine == nullptr || engine->is_shut()) {
+    return engine == nullptr ? Closed() : engine->Refusal();
+  }
   const dax::SurviveMediaErrors survive;
+  const Gate::Pass pass(engine->gate());
+  if (__builtin_expect(pass.refused(), false)) return engine->Refusal();
+  return WithoutExceptions([&] { return function(*engine); });
+}
+
+template <typename Function>
+auto OnOpenStore(const std::unique_ptr<Store>& store, Function&& function)
+    -> decltype(function(*store)) {
+  if (store == nullptr) return Closed();
+  const dax::SurviveMediaErrors survive;
+  return WithoutExceptions([&] { return function(*store); });
+}
+
+// The same for a read at a snapshot: what was dropped after that was taken stays as long as it.
+template <typename Function>
+auto AtSnapshot(const std::shared_ptr<Engine>& engine, const SnapshotEntry& snapshot,
+                Function&& function) -> decltype(function(*engine)) {
+  if (engine == nullptr) return Closed();
+  const dax::SurviveMediaErrors survive;
+  if (__builtin_expect(!engine->IsSeenBy(snapshot), false)) return engine->Refusal();
+  if (engine->is_shut()) return engine->Refusal();
   return WithoutExceptions([&] { return function(*engine); });
 }
 
@@ -54,7 +81,7 @@ absl::Status PinnedValue::CheckMedium() const {
 }
 
 Db::Db(std::unique_ptr<Store> store)
-    : store_(std::move(store)), engine_(&store_->default_keyspace()) {}
+    : Keyspace(store->shared_default_keyspace()), store_(std::move(store)) {}
 Db::~Db() = default;
 
 absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, const Options& options) {
@@ -66,52 +93,51 @@ absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, const Opti
 }
 
 absl::Status Db::Close() {
-  absl::Status closed = OnOpenStore(engine_, [&](Engine&) { return store_->Close(); });
+  absl::Status closed = OnOpenStore(store_, [](Store& store) { return store.Close(); });
   // Pins are still held: the caller may release them and try again.
   if (absl::IsFailedPrecondition(closed)) return closed;
-  engine_ = nullptr;
   store_.reset();
   return closed;
 }
 
-absl::Status Db::Put(std::string_view key, std::string_view value) {
+absl::Status Keyspace::Put(std::string_view key, std::string_view value) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Put(key, value); });
   });
 }
 
-absl::StatusOr<GroupResult> Db::PutGroup(absl::Span<const KeyValue> records) {
+absl::StatusOr<GroupResult> Keyspace::PutGroup(absl::Span<const KeyValue> records) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.PutGroup(records); });
   });
 }
 
-absl::StatusOr<GroupResult> Db::DeleteGroup(absl::Span<const std::string_view> keys) {
+absl::StatusOr<GroupResult> Keyspace::DeleteGroup(absl::Span<const std::string_view> keys) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.DeleteGroup(keys); });
   });
 }
 
-absl::StatusOr<std::string> Db::Get(std::string_view key) const {
+absl::StatusOr<std::string> Keyspace::Get(std::string_view key) const {
   std::string value;
   absl::Status got = Get(key, &value);
   if (!got.ok()) return got;
   return value;
 }
 
-absl::Status Db::Get(std::string_view key, std::string* value) const {
+absl::Status Keyspace::Get(std::string_view key, std::string* value) const {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.Get(key, value); });
   });
 }
 
-absl::StatusOr<PinnedValue> Db::Pin(std::string_view key) const {
+absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key) const {
   return OnOpenStore(engine_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
     return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] { return engine.Pin(key); }));
   });
 }
 
-absl::Status Db::Contains(std::string_view key) const {
+absl::Status Keyspace::Contains(std::string_view key) const {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.Contains(key); });
   });
@@ -131,44 +157,46 @@ Snapshot::~Snapshot() {
 }
 
 absl::StatusOr<Snapshot> Db::GetSnapshot() const {
-  return OnOpenStore(engine_, [](Engine& engine) -> absl::StatusOr<Snapshot> {
-    return Snapshot(&engine.snapshots(), engine.snapshots().Acquire());
+  return OnOpenStore(store_, [](Store& store) -> absl::StatusOr<Snapshot> {
+    return Snapshot(&store.snapshots(), store.snapshots().Acquire());
   });
 }
 
-absl::StatusOr<std::string> Db::Get(std::string_view key, const Snapshot& snapshot) const {
+absl::StatusOr<std::string> Keyspace::Get(std::string_view key, const Snapshot& snapshot) const {
   std::string value;
   absl::Status got = Get(key, snapshot, &value);
   if (!got.ok()) return got;
   return value;
 }
 
-absl::Status Db::Get(std::string_view key, const Snapshot& snapshot, std::string* value) const {
-  return OnOpenStore(engine_, [&](Engine& engine) {
+absl::Status Keyspace::Get(std::string_view key, const Snapshot& snapshot,
+                           std::string* value) const {
+  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.GetAt(*snapshot.entry_, key, value); });
   });
 }
 
-absl::StatusOr<PinnedValue> Db::Pin(std::string_view key, const Snapshot& snapshot) const {
-  return OnOpenStore(engine_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key, const Snapshot& snapshot) const {
+  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
     return PinnedValue::Pins::ValueOf(
         engine, engine.Reading([&] { return engine.PinAt(*snapshot.entry_, key); }));
   });
 }
 
-absl::Status Db::Contains(std::string_view key, const Snapshot& snapshot) const {
-  return OnOpenStore(engine_, [&](Engine& engine) {
+absl::Status Keyspace::Contains(std::string_view key, const Snapshot& snapshot) const {
+  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.ContainsAt(*snapshot.entry_, key); });
   });
 }
 
-absl::Status Db::Delete(std::string_view key) {
+absl::Status Keyspace::Delete(std::string_view key) {
   return OnOpenStore(
       engine_, [&](Engine& engine) { return engine.Writing([&] { return engine.Delete(key); }); });
 }
 
-absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
-                          absl::Span<absl::Status> statuses) const {
+absl::Status Keyspace::MultiGet(absl::Span<const std::string_view> keys,
+                                absl::Span<std::string> values,
+                                absl::Span<absl::Status> statuses) const {
   return OnOpenStore(engine_, [&](Engine& engine) -> absl::Status {
     if (values.size() != keys.size() || statuses.size() != keys.size()) {
       return absl::InvalidArgumentError(absl::StrCat(keys.size(), " keys, but room for ",
@@ -183,48 +211,55 @@ absl::Status Db::MultiGet(absl::Span<const std::string_view> keys, absl::Span<st
 }
 
 absl::Status Db::Write(const WriteBatch& batch) {
-  return OnOpenStore(engine_, [&](Engine& engine) { return engine.Write(batch); });
+  return OnOpenStore(store_, [&](Store& store) { return store.Write(batch); });
 }
 
-absl::Status Db::Insert(std::string_view key, std::string_view value) {
+absl::Status Keyspace::Insert(std::string_view key, std::string_view value) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Insert(key, value); });
   });
 }
 
-absl::Status Db::Update(std::string_view key, UpdateFunction function) {
+absl::Status Keyspace::Update(std::string_view key, UpdateFunction function) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.Update(key, function); });
   });
 }
 
-absl::Status Db::CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
-                                std::optional<std::string_view> desired) {
+absl::Status Keyspace::CompareAndSwap(std::string_view key,
+                                      std::optional<std::string_view> expected,
+                                      std::optional<std::string_view> desired) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Writing([&] { return engine.CompareAndSwap(key, expected, desired); });
   });
 }
 
-absl::StatusOr<uint64_t> Db::DeleteRange(std::string_view from, std::string_view to) {
+absl::StatusOr<uint64_t> Keyspace::DeleteRange(std::string_view from, std::string_view to) {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.DeleteRange(from, to); });
   });
 }
 
-absl::StatusOr<RangeEstimate> Db::ApproximateRange(std::string_view from,
-                                                   std::string_view to) const {
+absl::StatusOr<RangeEstimate> Keyspace::ApproximateRange(std::string_view from,
+                                                         std::string_view to) const {
   return OnOpenStore(engine_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.ApproximateRange(from, to); });
   });
 }
 
+absl::StatusOr<uint64_t> Keyspace::Count() const {
+  return OnOpenStore(engine_, [](Engine& engine) {
+    return engine.Reading([&] { return engine.index().Count(); });
+  });
+}
+
 absl::Status Db::Sync() {
-  return OnOpenStore(engine_, [&](Engine&) { return store_->Sync(); });
+  return OnOpenStore(store_, [](Store& store) { return store.Sync(); });
 }
 
 absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
-  return OnOpenStore(engine_, [&](Engine& engine) {
-    return engine.Writing([&] { return store_->Compact(deadline); });
+  return OnOpenStore(store_, [&](Store& store) {
+    return store.default_keyspace().Writing([&] { return store.Compact(deadline); });
   });
 }
 
@@ -237,14 +272,39 @@ absl::StatusOr<RepairReport> Db::Repair(const std::string& path, const Options& 
 }
 
 absl::StatusOr<CheckReport> Db::Check() const {
-  return OnOpenStore(
-      engine_, [&](Engine& engine) { return engine.Reading([&] { return store_->Check(); }); });
+  return OnOpenStore(store_, [](Store& store) {
+    return store.default_keyspace().Reading([&] { return store.Check(); });
+  });
 }
 
 absl::StatusOr<Info> Db::GetInfo(bool count_bytes) const {
-  return OnOpenStore(engine_, [&](Engine& engine) {
-    return engine.Reading([&] { return store_->GetInfo(count_bytes); });
+  return OnOpenStore(store_, [&](Store& store) {
+    return store.default_keyspace().Reading([&] { return store.GetInfo(count_bytes); });
   });
+}
+
+absl::StatusOr<Keyspace> Db::CreateKeyspace(std::string_view name) {
+  return OnOpenStore(store_, [&](Store& store) -> absl::StatusOr<Keyspace> {
+    absl::StatusOr<std::shared_ptr<Engine>> engine = store.keyspaces().Create(name);
+    if (!engine.ok()) return engine.status();
+    return Keyspace(*std::move(engine));
+  });
+}
+
+absl::StatusOr<Keyspace> Db::OpenKeyspace(std::string_view name) const {
+  return OnOpenStore(store_, [&](Store& store) -> absl::StatusOr<Keyspace> {
+    absl::StatusOr<std::shared_ptr<Engine>> engine = store.keyspaces().Open(name);
+    if (!engine.ok()) return engine.status();
+    return Keyspace(*std::move(engine));
+  });
+}
+
+absl::Status Db::DropKeyspace(std::string_view name) {
+  return OnOpenStore(store_, [&](Store& store) { return store.keyspaces().Drop(name); });
+}
+
+absl::StatusOr<std::vector<std::string>> Db::ListKeyspaces() const {
+  return OnOpenStore(store_, [](Store& store) { return store.keyspaces().List(); });
 }
 
 }  // namespace daxkv::kv

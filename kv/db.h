@@ -9,12 +9,18 @@
 //   for (it->Seek("p"); it->Valid(); it->Next()) Use(it->key(), it->value());
 //   absl::StatusOr<Snapshot> before = (*db)->GetSnapshot();
 //   value = (*db)->Get("planet", *before);                            // Whatever came since.
+//   absl::StatusOr<Keyspace> moons = (*db)->CreateKeyspace("moons");  // Another ordered map.
+//   put = moons->Put("Titan", "Saturn");
 //   absl::Status closed = (*db)->Close();
 //
 // Keys are 1..65536 arbitrary bytes, ordered as unsigned bytes; values are 0 bytes..1 GiB.
 //
-// Thread safety: every method of Db from any thread at the same time, except Open, Close and the
-// destructor. An Iterator or PinnedValue belongs to one thread at a time, a
+// A store holds one keyspace without a name and any number (to 2047) with names: ordered maps of their
+// own, in extents of their own. A snapshot shows all of them at one moment, and a batch may change
+// several.
+//
+// Thread safety: every method of Db and Keyspace from any thread at the same time, except Open, Close
+// and the destructor of Db. An Iterator or PinnedValue belongs to one thread at a time, a
 // Snapshot to any. Readers take no lock and
 // never block writers; writers of different leaves do not block each other. One process at a time
 // may have a store open.
@@ -44,6 +50,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -128,7 +135,7 @@ class PinnedValue {
   absl::Status CheckMedium() const;
 
  private:
-  friend class Db;
+  friend class Keyspace;
   struct Pins;
   std::unique_ptr<Pins> pins_;
   std::string_view value_;
@@ -147,6 +154,7 @@ class Snapshot {
 
  private:
   friend class Db;
+  friend class Keyspace;
   Snapshot(Snapshots* snapshots, SnapshotEntry* entry) : snapshots_(snapshots), entry_(entry) {}
   Snapshots* snapshots_;
   SnapshotEntry* entry_;  // Null when moved from.
@@ -192,7 +200,7 @@ class Iterator {
   std::string_view value() const;  // Requires Valid().
 
  private:
-  friend class Db;
+  friend class Keyspace;
   struct Impl;
   explicit Iterator(std::unique_ptr<Impl> impl);
   template <typename Move>
@@ -243,6 +251,13 @@ struct WritebackInfo {
   absl::Duration last_took;
 };
 
+struct KeyspaceInfo {
+  std::string name;
+  uint64_t size_bytes = 0;  // Of its extents.
+  uint64_t records = 0;     // These two only with `count_bytes`: they open the keyspace.
+  uint64_t key_value_size_bytes = 0;
+};
+
 struct Info {
   std::string path;
   dax::PoolShape shape = dax::PoolShape::kDirectory;
@@ -252,12 +267,15 @@ struct Info {
   bool was_clean = true;                    // The close before this open.
   std::optional<WritebackInfo> writeback;   // With process durability.
   std::optional<PowerCutReport> power_cut;  // What this open made of a power cut it found.
+  // Of the default keyspace.
   uint64_t records = 0;
   uint64_t key_value_size_bytes = 0;  // 0 unless asked for: it reads every record's header.
   uint64_t leaves = 0, inner_nodes = 0;
   unsigned index_height = 0;
-  uint64_t index_view_size_bytes = 0;  // DRAM.
-  uint64_t slab_size_bytes = 0, large_size_bytes = 0;
+  uint64_t index_view_size_bytes = 0;                  // DRAM.
+  uint64_t slab_size_bytes = 0, large_size_bytes = 0;  // Of all keyspaces.
+  std::vector<KeyspaceInfo> keyspaces;                 // Besides the default one.
+  uint64_t keyspaces_dropping = 0;                     // Dropped, and not all given back.
   uint64_t snapshots = 0;  // Different ones, those of iterators included.
   absl::Duration oldest_snapshot_age;
   uint64_t snapshot_versions = 0;            // Superseded records that are kept for them,
@@ -286,7 +304,7 @@ class ValueWriter {
   absl::Status Commit();
 
  private:
-  friend class Db;
+  friend class Keyspace;
   struct Impl;
   explicit ValueWriter(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -309,20 +327,12 @@ struct RangeEstimate {
   uint64_t size_bytes_error = 0;
 };
 
-class Db {
+// An ordered map of its own in a store: a cheap handle, to be copied freely. All handles of one keyspace
+// are alike. When it is dropped, every call returns kNotFound naming it; but what was pinned, iterated
+// or shown by a snapshot before that stays good, through its handles, until it is released. A handle
+// may outlive the Db, but not its use: every call then returns kFailedPrecondition, as after Close.
+class Keyspace {
  public:
-  // Opens or creates the store. Constant time: libpmemobj's own open plus a few page touches,
-  // after a crash too; what a crash left is finished when it is first met. Statuses of
-  // dax::Pool::Open; kFailedPrecondition too when the pool belongs to another program or a newer
-  // format.
-  static absl::StatusOr<std::unique_ptr<Db>> Open(const std::string& path, const Options& options);
-  // As a crash would, if Close was not called.
-  ~Db();
-  // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
-  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns
-  // kFailedPrecondition.
-  absl::Status Close();
-
   // Stores `value` under `key`, in place of what was there. Durable on return.
   //   kInvalidArgument, kResourceExhausted, kDataLoss, kInternal; nothing changed, except that
   //   after kInternal the new value may be there without being durable.
@@ -359,14 +369,6 @@ class Db {
   absl::Status MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
                         absl::Span<absl::Status> statuses) const;
 
-  // Does all of the batch's operations or none, also when a crash comes: what returned OK is durable
-  // as a whole. A snapshot or iterator sees all of them or none; other reads may see some before
-  // others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too, until the
-  // call is done. A batch keeps the leaves that it changes locked for five waits for the medium, and
-  // writers there wait. Statuses of Put; after kInternal, reads may see a part of it until the store
-  // is opened anew.
-  absl::Status Write(const WriteBatch& batch);
-
   // Stores `value` unless the key is there: kAlreadyExists. Otherwise as Put.
   absl::Status Insert(std::string_view key, std::string_view value);
   // Replaces the key's value by what `function` makes of it, atomically: it is called again, with
@@ -393,18 +395,73 @@ class Db {
   //   kInvalidArgument: to < from. kDataLoss, kResourceExhausted without memory.
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
 
+  // How many keys there are: reads every leaf of the index, no record. kDataLoss, kResourceExhausted.
+  absl::StatusOr<uint64_t> Count() const;
+
   // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
   // over. Each delete is atomic by itself, the group is not. Keys in any order. Needs no space.
   //   kInvalidArgument: nothing changed. kDataLoss, kInternal, kResourceExhausted (no memory): any
   //   of them may be deleted.
   absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
 
-  // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a
-  // round of a PutGroup that is being published. kResourceExhausted without memory.
-  absl::StatusOr<Snapshot> GetSnapshot() const;
   // Null when there is no memory for it, and only then.
   std::unique_ptr<Iterator> NewIterator(IteratorOptions options = {}) const noexcept;
 
+ protected:
+  Keyspace() = default;
+
+ private:
+  friend class Db;
+  friend class WriteBatch;
+  explicit Keyspace(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  std::shared_ptr<Engine> engine_;
+};
+
+// A store, and its default keyspace: the calls of Keyspace work on that.
+class Db : public Keyspace {
+ public:
+  // Opens or creates the store. Constant time: libpmemobj's own open plus a few page touches,
+  // after a crash too; what a crash left is finished when it is first met. Statuses of
+  // dax::Pool::Open; kFailedPrecondition too when the pool belongs to another program or a newer
+  // format.
+  static absl::StatusOr<std::unique_ptr<Db>> Open(const std::string& path, const Options& options);
+  // As a crash would, if Close was not called.
+  ~Db();
+  // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
+  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns
+  // kFailedPrecondition.
+  absl::Status Close();
+
+  // Makes an empty keyspace. Its name: 1..64 arbitrary bytes. Durable on return, whole or not at all.
+  // Costs some waits for the medium, and 128 KiB of the pool once it has its first record.
+  //   kAlreadyExists; kInvalidArgument: the name's size; kResourceExhausted: pool, file system or
+  //   memory full, or 2047 keyspaces; kDataLoss: a damaged table of keyspaces, kInternal
+  absl::StatusOr<Keyspace> CreateKeyspace(std::string_view name);
+  // kNotFound; kInvalidArgument; kDataLoss: the table or the keyspace's root is damaged, and when
+  // damage hides whether it is there. Constant time.
+  absl::StatusOr<Keyspace> OpenKeyspace(std::string_view name) const;
+  // Drops it with all it holds, at once and durably: it is done or not done, also when a crash comes,
+  // and the name is free. Its space is given back in the background, whole extents at a time, when
+  // the calls under way have ended and what shows it is released: pins (each keeps its extent),
+  // iterators, snapshots taken before, ValueWriters. Compact waits for that until its deadline, and
+  // Close finishes it; so does the next open, if the process ends before. Statuses of OpenKeyspace;
+  // kInternal.
+  absl::Status DropKeyspace(std::string_view name);
+  // The names of all, the default one (which has none) left out, in ascending order. kDataLoss.
+  absl::StatusOr<std::vector<std::string>> ListKeyspaces() const;
+
+  // Does all of the batch's operations, in whatever keyspaces, or none, also when a crash comes: what returned OK is durable
+  // as a whole. A snapshot or iterator sees all of them or none; other reads may see some before
+  // others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too, until the
+  // call is done. A batch keeps the leaves that it changes locked for five waits for the medium, and
+  // writers there wait. Statuses of Put; kNotFound: one of its
+  // keyspaces was dropped, nothing changed; kInvalidArgument, if one is another store's; after kInternal, reads may see a part of it until the store
+  // is opened anew.
+  absl::Status Write(const WriteBatch& batch);
+
+  // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a
+  // round of a PutGroup that is being published. kResourceExhausted without memory.
+  absl::StatusOr<Snapshot> GetSnapshot() const;
   // Everything acknowledged so far becomes as durable as the medium can make it.
   absl::Status Sync();
   // Moves records out of sparse extents, and gives empty extents and spare blocks back to the file
@@ -443,8 +500,7 @@ class Db {
 
  private:
   explicit Db(std::unique_ptr<Store> store);
-  std::unique_ptr<Store> store_;
-  Engine* engine_;  // The default keyspace; null once closed.
+  std::unique_ptr<Store> store_;  // Null once closed.
 };
 
 }  // namespace daxkv::kv

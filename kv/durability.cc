@@ -71,20 +71,42 @@ absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverDefaultKeyspace() {
 // V5, V6.
 absl::Status Store::BeginProcessDurability() {
   if (!durabilities_.wants_process) return absl::OkStatus();
-  Space& space = default_keyspace_->space();
-  absl::Status status = durabilities_.was_process ? absl::OkStatus() : space.StampFreeSlots();
+  absl::Status status = durabilities_.was_process ? absl::OkStatus() : StampFreeSlots();
   if (status.ok()) status = StoreDurability(DurabilityWord(durabilities_.boot_id));
   if (status.ok()) status = pool_->SetDurability(dax::Durability::kProcess);
   if (!status.ok()) return status;
   Writeback::Hooks hooks;
   hooks.horizon = [this] { return batch_table_->AppliedUpTo(snapshots_->LastNumber()); };
-  hooks.before = [this] { default_keyspace_->space().BeforeWriteback(); };
-  hooks.after = [this] { default_keyspace_->space().AfterWriteback(); };
+  const auto for_each_space = [this](void (Space::*hook)()) {
+    ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
+      (target.space->*hook)();
+      return absl::OkStatus();
+    }).IgnoreError();
+  };
+  hooks.before = [=] { for_each_space(&Space::BeforeWriteback); };
+  hooks.after = [=] { for_each_space(&Space::AfterWriteback); };
   writeback_ =
       std::make_unique<Writeback>(pool_.get(), options_.writeback_interval, std::move(hooks));
-  space.BeginProcessDurability(writeback_.get(),
-                               /*all_stamped=*/!durabilities_.was_process || pool_->was_clean());
+  const auto engines = Engines(/*open=*/true);
+  if (!engines.ok()) return engines.status();
+  for (const std::shared_ptr<Engine>& engine : *engines) JoinWriteback(*engine, /*is_new=*/false);
   return absl::OkStatus();
+}
+
+// V5, of all keyspaces.
+absl::Status Store::StampFreeSlots() {
+  return ForEachTarget(/*open=*/false, [](const CompactionTarget& target) {
+    return target.space->StampFreeSlots();
+  });
+}
+
+// A clean close has looked through the extents of the keyspaces that were open, which the default one
+// always is. Those whose maps were saved since are quickly seen to be so.
+void Store::JoinWriteback(Engine& engine, bool is_new) const {
+  if (writeback_ == nullptr) return;
+  const bool looked_through = engine.id() == kDefaultKeyspace && pool_->was_clean();
+  engine.space().BeginProcessDurability(writeback_.get(),
+                                        is_new || !durabilities_.was_process || looked_through);
 }
 
 }  // namespace daxkv::kv

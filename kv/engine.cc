@@ -1,5 +1,7 @@
 #include "kv/engine.h"
 
+#include <sched.h>
+
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -64,16 +66,14 @@ absl::Status WithKey(absl::Status status, std::string_view key) {
       key.size() > kMaxKeyInMessageSizeBytes ? "\"...: " : "\": ", status.message()));
 }
 
-Engine::Engine(Store* store)
+Engine::Engine(Store* store, KeyspaceId id)
     : verify_checksums_(store->options().verify_checksums),
       store_(*store),
       pool_(&store->pool()),
-      snapshots_(store->snapshots()) {}
+      snapshots_(store->snapshots()),
+      id_(id) {}
 
-Engine::~Engine() {
-  // Its worker may be asking the index.
-  if (space_ != nullptr) space_->SetLivenessOracle(nullptr);
-}
+Engine::~Engine() { Shut(); }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Store* store, KeyspaceId id,
                                                        uint64_t* root) {
@@ -102,9 +102,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenOrCreate(Store* store, Keysp
 absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenWith(
     Store* store, KeyspaceId id,
     absl::FunctionRef<absl::StatusOr<std::unique_ptr<Index>>(Space*)> make_index) {
-  std::unique_ptr<Engine> engine(new Engine(store));
+  std::unique_ptr<Engine> engine(new Engine(store, id));
   absl::StatusOr<std::unique_ptr<Space>> space =
-      Space::Open(&store->pool(), id, store->options().mapping);
+      Space::Open(&store->pool(), id, store->options().mapping, &store->space_worker());
   if (!space.ok()) return space.status();
   engine->space_ = *std::move(space);
   absl::StatusOr<std::unique_ptr<Index>> index = make_index(engine->space_.get());
@@ -120,6 +120,48 @@ void Engine::SetBatchRedo(const BatchRedo* redo) {
   oracle_ = std::move(oracle);
 }
 
+absl::Status Engine::Refusal() const {
+  // Acquire pairs with the release in BeginDrop.
+  if (dropped_since_.load(std::memory_order_acquire) == UINT64_MAX) {
+    return absl::FailedPreconditionError("the store is closed");
+  }
+  return absl::NotFoundError(
+      absl::StrCat("the keyspace \"", absl::CHexEscape(name_), "\" was dropped"));
+}
+
+// A snapshot that is taken after BeginDrop took its number sees what was stored before that.
+bool Engine::IsSeenBy(const SnapshotEntry& snapshot) const {
+  for (;;) {
+    const uint64_t since = dropped_since_.load(std::memory_order_acquire);
+    if (since != kNotKnown) return snapshot.number() < since;
+    sched_yield();
+  }
+}
+
+void Engine::BeginDrop() {
+  dropped_since_.store(kNotKnown, std::memory_order_release);
+  dropped_since_.store(snapshots_.NextNumber(), std::memory_order_release);
+  gate_.Close();
+}
+
+// Calls that were inside the gate may have left versions to snapshots taken since the drop, too.
+bool Engine::IsUnusedSinceDrop() {
+  if (!gate_.IsEmpty() || reserved_values_.load(std::memory_order_acquire) != 0) return false;
+  if (nothing_owned_since_ == 0) nothing_owned_since_ = snapshots_.NextNumber();
+  return !snapshots_.AnyBelow(nothing_owned_since_);
+}
+
+void Engine::Shut() {
+  gate_.Close();
+  // Of calls only the writeback's hooks may be inside.
+  while (!gate_.IsEmpty()) sched_yield();
+  shut_.store(true, std::memory_order_relaxed);
+  if (space_ == nullptr) return;
+  space_->SetLivenessOracle(nullptr);  // The worker may be asking the index.
+  index_.reset();
+  space_.reset();
+}
+
 absl::Status Engine::CheckUnused() const {
   const uint64_t pins = space_->mapping().stats().pins;
   if (pins != 0) {
@@ -132,12 +174,7 @@ absl::Status Engine::CheckUnused() const {
       absl::StrCat(writers, " ValueWriters are still there; commit or destroy them first"));
 }
 
-absl::Status Engine::Close() {
-  absl::Status closed = space_->Close();
-  index_.reset();
-  space_.reset();
-  return closed;
-}
+absl::Status Engine::Close() { return space_->Close(); }
 
 absl::Status Engine::Verify(const RecordView& record) const {
   if (!verify_checksums_ && !record.lost) return absl::OkStatus();
@@ -163,6 +200,7 @@ absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
 
 bool Engine::MakeRoom(unsigned* attempts) {
   if ((*attempts)++ == 0) return space_->MakeRoom().ok();
+  if (*attempts == 2 && store_.MakeRoom(*this)) return true;
   return *attempts <= kMostAttemptsForRoom && store_.MakeRoomByMoving();
 }
 

@@ -4,7 +4,7 @@
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
 //
 // engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
-// key holds; batch.cc Write; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
+// key holds; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
 // value_writer.cc values filled in place; group.cc PutGroup; engine_snapshot.cc reads at a snapshot;
 // iterator.cc the cursor.
 //
@@ -21,6 +21,8 @@
 //   K4  Bytes of a record are read either inside the index's ReadGuard; or under pins of all its
 //       extents that were taken, or confirmed by a second look-up, while the index referred to it;
 //       or while a snapshot is held that sees it.
+//   K5  Of a keyspace that is dropped nothing goes while a call is inside its gate, a ValueWriter is
+//       there, a snapshot from before the drop is held, or (the extent's) a pin.
 #ifndef DAXKV_KV_ENGINE_H_
 #define DAXKV_KV_ENGINE_H_
 
@@ -40,6 +42,7 @@
 #include "dax/mapping.h"
 #include "dax/pool.h"
 #include "kv/db.h"
+#include "kv/gate.h"
 #include "kv/index.h"
 #include "kv/record.h"
 #include "kv/snapshots.h"
@@ -83,9 +86,31 @@ class Engine {
                                                          uint64_t* root, PowerCutReport* report);
   // As a crash would, if Close was not called.
   ~Engine();
+
+  KeyspaceId id() const { return id_; }
+  // For messages.
+  void SetName(std::string_view name) { name_ = std::string(name); }
+
+  // ---- The end: of the store, or of the keyspace while the store goes on ----
+
+  // Every call is inside of it as long as it runs, but for what a snapshot, a pin or a ValueWriter
+  // keeps from going. Null for the default keyspace, which ends with the store only.
+  Gate* gate() { return id_ == kDefaultKeyspace ? nullptr : &gate_; }
+  // What a call gets that the gate has refused.
+  absl::Status Refusal() const;
+  // Whether a snapshot shows this keyspace: it was taken before the drop.
+  bool IsSeenBy(const SnapshotEntry& snapshot) const;
+  // The drop is committed: new calls are refused.
+  void BeginDrop();
+  // K5, but for pins.
+  bool IsUnusedSinceDrop();
+  // Everything but this object itself goes. Nothing is in use.
+  void Shut();
+  bool is_shut() const { return shut_.load(std::memory_order_relaxed); }
+
   // kFailedPrecondition, if pins or ValueWriters are still there.
   absl::Status CheckUnused() const;
-  // Nothing is in use. Whatever it returns, the engine can only be destroyed afterwards.
+  // Nothing is in use. Whatever it returns, only Shut may follow, and the writeback's hooks until then.
   absl::Status Close();
   // While a redo is under way, slots that it needs are live. Waits until the one before is no
   // longer asked. Null: none.
@@ -107,10 +132,15 @@ class Engine {
   absl::Status Update(std::string_view key, UpdateFunction function);
   absl::Status CompareAndSwap(std::string_view key, std::optional<std::string_view> expected,
                               std::optional<std::string_view> desired);
-  absl::Status Write(const WriteBatch& batch);
   absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
 
+  // After an allocation failed: whether it may succeed now. First gives back what is empty, here and in
+  // other keyspaces, then moves what is sparse, again and again as long as that gains. *attempts begins
+  // with 0. Hold nothing.
+  bool MakeRoom(unsigned* attempts);
+  // Allocates a record's slot, making room if there seems to be none.
+  absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // For ValueWriter: a slot for a value of `size_bytes` with its key in place, and what becomes of
   // it. The caller owns the slot from the first until one of the others, which are called once.
   absl::StatusOr<Address> ReserveValue(std::string_view key, uint64_t size_bytes);
@@ -158,10 +188,9 @@ class Engine {
  private:
   // Asks the index which slots live.
   class IndexOracle;
-  class BatchWriter;
   enum class PinMode { kTry, kWait };
 
-  explicit Engine(Store* store);
+  Engine(Store* store, KeyspaceId id);
   // `make_index` gets the engine's space.
   static absl::StatusOr<std::unique_ptr<Engine>> OpenWith(
       Store* store, KeyspaceId id,
@@ -169,11 +198,6 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> OpenOrCreate(Store* store, KeyspaceId id,
                                                               uint64_t* root, bool create);
   uint64_t NextSequence() { return snapshots_.NextNumber(); }
-  // After an allocation failed: whether it may succeed now. First gives back what is empty, then moves
-  // what is sparse, again and again as long as that gains. *attempts begins with 0. Hold nothing.
-  bool MakeRoom(unsigned* attempts);
-  // Allocates a record's slot, making room if there seems to be none.
-  absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons the
   // slot where that fails.
   absl::Status Publish(std::string_view key, Address address, uint32_t body_checksum,
@@ -199,6 +223,16 @@ class Engine {
   std::unique_ptr<Index> index_;
   std::unique_ptr<IndexOracle> oracle_;
   std::atomic<uint64_t> reserved_values_{0};  // By ValueWriters that are still there.
+
+  const KeyspaceId id_;
+  std::string name_;
+  Gate gate_;
+  std::atomic<bool> shut_{false};
+  // Snapshots of this number and above do not show the keyspace. kNotKnown while it is being taken.
+  static constexpr uint64_t kNotKnown = 0;
+  std::atomic<uint64_t> dropped_since_{UINT64_MAX};
+  // Of IsUnusedSinceDrop: snapshots from this number on own nothing of the keyspace. 0: not known.
+  uint64_t nothing_owned_since_ = 0;
 };
 
 // kInvalidArgument naming the size and the limit.

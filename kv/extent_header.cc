@@ -70,6 +70,8 @@ RunUse UseOf(const dax::Run& run) {
     use.kind = RunUse::Kind::kLarge;
     use.keyspace = run.owner;
     use.size_class = kLargeClass;
+  } else if (run.kind == kKeyspaceTableRun) {
+    if (run.owner == kDefaultKeyspace) use.kind = RunUse::Kind::kKeyspaceTable;
   } else if (run.kind >= kFirstSlabRun) {
     const unsigned size_class = 2u * (run.kind - kFirstSlabRun) + (run.owner >> kKeyspaceIdBits);
     if (size_class >= kSizeClasses) return use;

@@ -23,12 +23,12 @@ inline uint32_t MapWords(uint32_t slot_count) { return (slot_count + 63) / 64; }
 
 // What a run is for, as far as its descriptor tells.
 struct RunUse {
-  enum class Kind { kUnknown, kSlab, kLarge };
+  enum class Kind { kUnknown, kSlab, kLarge, kKeyspaceTable };
   Kind kind = Kind::kUnknown;
   KeyspaceId keyspace = kDefaultKeyspace;  // Of an extent.
   uint16_t size_class = 0;                 // Of a slab; kLargeClass of a large extent.
 
-  bool is_extent() const { return kind != Kind::kUnknown; }
+  bool is_extent() const { return kind == Kind::kSlab || kind == Kind::kLarge; }
   bool IsExtentOf(KeyspaceId id) const { return is_extent() && keyspace == id; }
 };
 RunUse UseOf(const dax::Run& run);

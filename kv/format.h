@@ -67,10 +67,11 @@ inline constexpr unsigned kKeyspaceIdBits = 15;
 
 // Kinds of pool runs (dax::Run::kind); their owners (dax::Run::owner).
 //   1       a large extent; the owner is its keyspace
+//   2       the table of keyspaces; the owner is 0
 //   16 + n  a slab extent of size class 2 n or 2 n + 1; the owner is its keyspace in bits 0..14 and the
 //           lowest bit of its size class in bit 15
 // So what an extent is for can be told without touching it (extent_header.h, RunUse).
-enum RunKind : uint8_t { kLargeRun = 1, kFirstSlabRun = 16 };
+enum RunKind : uint8_t { kLargeRun = 1, kKeyspaceTableRun = 2, kFirstSlabRun = 16 };
 
 // ---- Superblock: 64 bytes at the start of dax::Pool::root_area() ----------------------------
 //
@@ -90,7 +91,10 @@ enum RunKind : uint8_t { kLargeRun = 1, kFirstSlabRun = 16 };
 //       40    8  horizon: with process durability, all of each batch with a sequence number up to
 //                this one is on the medium
 //       48    8  the complement of the horizon; if they differ, the lower of the two counts
-//       56    8  zero
+//       56    8  keyspaces: pool offset of the table of keyspaces in bits 0..47, and in bits 48..63 the
+//                low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed 0. 0: there is none. Nor is
+//                there one if no live run of kind kKeyspaceTableRun begins there: its creation was
+//                cut short
 struct Superblock {
   uint64_t magic;
   uint32_t format_version;
@@ -100,12 +104,13 @@ struct Superblock {
   uint64_t maps_valid_since;
   uint64_t horizon;
   uint64_t horizon_complement;
-  uint64_t reserved;
+  uint64_t keyspaces;
 };
 inline constexpr uint64_t kSuperblockMagic = 0x4253'0056'4b58'4144;  // "DAXKV\0SB"
 static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
               offsetof(Superblock, durability) == 24 &&
-              offsetof(Superblock, maps_valid_since) == 32 && offsetof(Superblock, horizon) == 40);
+              offsetof(Superblock, maps_valid_since) == 32 && offsetof(Superblock, horizon) == 40 &&
+              offsetof(Superblock, keyspaces) == 56);
 
 // ---- Batch table: 256 bytes at offset 64 of dax::Pool::root_area() ------------------------------
 //
@@ -118,6 +123,61 @@ static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
 inline constexpr uint64_t kBatchTableOffset = 64;
 inline constexpr unsigned kBatchTableWords = 32;
 static_assert(kBatchTableOffset == sizeof(Superblock));
+
+// ---- Table of keyspaces -------------------------------------------------------------------------
+//
+// One run of kKeyspaceTableSizeBytes, made for the first keyspace besides the default one: entries of
+// 128 bytes, by keyspace id. Entry 0, whose keyspace has its root in the superblock, is the header:
+//
+//   offset size
+//        0    8  magic "DAXKVKST"
+//        8    8  own pool offset
+//       16    4  entries, this one included: kKeyspaceEntries
+//       20    4  CRC32C of bytes 0..19, seed 0
+//       24  104  zero
+struct KeyspaceTableHeader {
+  uint64_t magic;
+  Address self;
+  uint32_t entries;
+  uint32_t checksum;
+  uint64_t reserved[13];
+};
+inline constexpr uint64_t kKeyspaceTableMagic = 0x5453'4b56'4b58'4144;  // "DAXKVKST"
+
+// The others:
+//
+//   offset size
+//        0    8  state: a KeyspaceState in bits 0..47, and in bits 48..63 the low 16 bits of the CRC32C of
+//                bits 0..47 (6 bytes), seed = the id. Stored as a whole: that commits the creation (live)
+//                and the drop (dropping) of a keyspace. Zero is no state
+//        8    8  root, as Superblock::root. Of a keyspace that is live
+//       16    4  CRC32C of bytes 20..87, seed = the id
+//       20    2  size of the name in bytes, 1..64
+//       22    2  zero
+//       24   64  name, filled up with zeros
+//       88   40  zero
+struct KeyspaceEntry {
+  uint64_t state;
+  uint64_t root;
+  uint32_t checksum;
+  uint16_t name_size_bytes;
+  uint16_t reserved0;
+  char name[64];
+  uint64_t reserved1[5];
+};
+enum class KeyspaceState : uint8_t {
+  kFree = 1,
+  kLive = 2,
+  // Its extents are being truncated, or, of one that is being created, have not all been made.
+  kDropping = 3,
+};
+inline constexpr uint64_t kMaxKeyspaceNameSizeBytes = 64;
+inline constexpr uint64_t kKeyspaceTableSizeBytes = 256 << 10;
+inline constexpr KeyspaceId kKeyspaceEntries = kKeyspaceTableSizeBytes / 128;
+inline constexpr KeyspaceId kMaxKeyspaces = kKeyspaceEntries - 1;  // Besides the default one.
+static_assert(sizeof(KeyspaceTableHeader) == 128 && sizeof(KeyspaceEntry) == 128 &&
+              offsetof(KeyspaceEntry, checksum) == 16 && offsetof(KeyspaceEntry, name) == 24);
+static_assert(kKeyspaceEntries <= 1 << kKeyspaceIdBits);
 
 // ---- Record -----------------------------------------------------------------------------------
 //

@@ -283,8 +283,8 @@ absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* d
                                  uint64_t* replaced) {
   return WithoutExceptions([&] { return impl_->UpsertSorted(entries, done, replaced); });
 }
-absl::Status Index::ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit) {
-  return WithoutExceptions([&] { return impl_->ApplyAtomically(entries, commit); });
+absl::Status Index::ApplyAtomically(absl::Span<const IndexEntries> changes, AtomicCommit& commit) {
+  return WithoutExceptions([&] { return Impl::ApplyAtomically(changes, commit); });
 }
 absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected) {
   return WithoutExceptions([&] { return impl_->Remove(key, expected); });

@@ -213,13 +213,18 @@ class Index {
   };
   absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
 
-  // All entries or none, over crashes too, with `commit` (below) to make it so: every leaf concerned
-  // is locked before the first change and unlocked after the last. Entries as of UpsertSorted, with
-  // numbered_later. Five drains. Readers may see some changes before others.
+  // All entries or none, over crashes too, with `commit` to make it so: every leaf concerned is
+  // locked before the first change and unlocked after the last. Entries as of UpsertSorted, with
+  // numbered_later; each index once, in an order that all callers share. Five drains, or rounds of
+  // drains. Readers may see some changes before others.
   //   kResourceExhausted, kDataLoss  nothing changed
   //   kInternal                      the medium failed; if Commit was called before, the entries are
   //                                  published or not, until an open redoes what `commit` left
-  absl::Status ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit);
+  struct IndexEntries {
+    Index* index;
+    absl::Span<const GroupEntry> entries;
+  };
+  static absl::Status ApplyAtomically(absl::Span<const IndexEntries> changes, AtomicCommit& commit);
 
   // Unlinks `key` and retires its record. Durable on return. Never allocates. kNotFound, kDataLoss,
   // kInternal (as of Upsert); kAborted when the key is there in another version than `expected`.

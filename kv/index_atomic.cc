@@ -20,14 +20,19 @@ absl::Status Index::Impl::PlanAll(absl::Span<const GroupEntry> entries,
   return absl::OkStatus();
 }
 
-absl::Status Index::Impl::ApplyAtomically(absl::Span<const GroupEntry> entries,
+absl::Status Index::Impl::ApplyAtomically(absl::Span<const IndexEntries> changes,
                                           AtomicCommit& commit) {
-  if (entries.empty()) return absl::OkStatus();
-  std::vector<LeafPlan> plans;
-  const absl::Status planned = PlanAll(entries, &plans);
-  if (!planned.ok()) return planned;
+  std::vector<RoundPart> parts;
+  parts.reserve(changes.size());
+  for (const IndexEntries& change : changes) {
+    if (change.entries.empty()) continue;
+    RoundPart& part = parts.emplace_back(RoundPart{change.index->impl_.get(), {}});
+    const absl::Status planned = part.index->PlanAll(change.entries, &part.plans);
+    if (!planned.ok()) return planned;
+  }
+  if (parts.empty()) return absl::OkStatus();
   commit.Prepare();
-  return CommitRound(plans, &commit);
+  return CommitRound(absl::MakeSpan(parts), &commit);
 }
 
 }  // namespace daxkv::kv

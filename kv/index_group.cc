@@ -118,14 +118,14 @@ absl::Status Index::Impl::UpsertSorted(absl::Span<const GroupEntry> entries, siz
                                        uint64_t* replaced) {
   *done = 0;
   while (*done < entries.size()) {
-    std::vector<LeafPlan> plans;
+    RoundPart part = {this, {}};
     size_t planned = 0;
-    const absl::Status stopped = PlanRound(entries.subspan(*done), &plans, &planned);
-    if (!plans.empty()) {
-      const absl::Status status = CommitRound(plans, /*atomic=*/nullptr);
+    const absl::Status stopped = PlanRound(entries.subspan(*done), &part.plans, &planned);
+    if (!part.plans.empty()) {
+      const absl::Status status = CommitRound(absl::MakeSpan(&part, 1), /*atomic=*/nullptr);
       if (absl::IsResourceExhausted(status)) return status;
       *done += planned;
-      for (const LeafPlan& plan : plans) {
+      for (const LeafPlan& plan : part.plans) {
         if (replaced != nullptr) *replaced += plan.existed;
       }
       if (!status.ok()) return status;
@@ -265,24 +265,47 @@ absl::Status Index::Impl::ReserveHistory(const std::vector<LeafPlan>& plans, boo
 
 // Without snapshots the whole round has one window: whoever takes the first one waits for it. With
 // snapshots each leaf has its own, except that an atomic change is seen by later ones whole.
-absl::Status Index::Impl::CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic) {
-  size_t retires = 0;
-  for (const LeafPlan& plan : plans) retires += plan.replacements.size();
-  absl::Status status = memory->ReserveRetires(retires);
-  if (!status.ok()) return status;
+absl::Status Index::Impl::CommitRound(absl::Span<RoundPart> parts, AtomicCommit* atomic) {
+  for (const RoundPart& part : parts) {
+    size_t retires = 0;
+    for (const LeafPlan& plan : part.plans) retires += plan.replacements.size();
+    absl::Status status = part.index->memory->ReserveRetires(retires);
+    if (!status.ok()) return status;
+  }
+  Snapshots& snapshots = parts.front().index->snapshots;
   HistoryReserve reserve;
   std::optional<CommitWindow> round(std::in_place, &snapshots);
   const bool snapshots_seen = round->sees_snapshot();
   if (snapshots_seen) round.reset();
-  status = ReserveHistory(plans, snapshots_seen, &reserve);
-  if (!status.ok()) return status;
+  for (const RoundPart& part : parts) {
+    absl::Status status = part.index->ReserveHistory(part.plans, snapshots_seen, &reserve);
+    if (!status.ok()) return status;
+  }
   if (snapshots_seen && atomic != nullptr) round.emplace(&snapshots);
-  return CommitPlans(plans, atomic, round.has_value() ? &*round : nullptr, &reserve);
+  return CommitPlans(parts, atomic, round.has_value() ? &*round : nullptr, &reserve);
+}
+
+// What fails for one index fails for all: nobody knows what is durable.
+absl::Status Index::Impl::AllAfterDrain(absl::Span<RoundPart> parts,
+                                        const absl::Status& drained) noexcept {
+  if (drained.ok()) return drained;
+  for (const RoundPart& part : parts.subspan(1)) part.index->AfterDrain(drained).IgnoreError();
+  return parts.front().index->AfterDrain(drained);
+}
+
+absl::Status Index::Impl::DrainAll(absl::Span<RoundPart> parts) noexcept {
+  absl::Status status;
+  for (const RoundPart& part : parts) {
+    status = WithoutExceptions([&] { return part.index->memory->Drain(); });
+    if (!status.ok()) break;
+  }
+  return AllAfterDrain(parts, status);
 }
 
 // Steps 2 and 3.
-absl::Status Index::Impl::StorePlans(std::vector<LeafPlan>& plans, CommitWindow* round,
+absl::Status Index::Impl::StorePlans(absl::Span<RoundPart> parts, CommitWindow* round,
                                      HistoryReserve* reserve) noexcept {
+  Snapshots& snapshots = parts.front().index->snapshots;
   const auto in_window = [&](auto store) {
     if (round != nullptr) {
       store(*round);
@@ -292,58 +315,75 @@ absl::Status Index::Impl::StorePlans(std::vector<LeafPlan>& plans, CommitWindow*
     }
   };
   bool splits = false;
-  for (LeafPlan& plan : plans) {
-    in_window([&](CommitWindow& window) {
-      StoreReplacements(plan, window, reserve);
-      if (plan.rights.empty()) {
-        StoreImage(plan, window, reserve);
-      } else {
-        LinkNewLeaves(plan, window, reserve);
-        splits = true;
-      }
-    });
+  for (RoundPart& part : parts) {
+    Impl& index = *part.index;
+    for (LeafPlan& plan : part.plans) {
+      in_window([&](CommitWindow& window) {
+        index.StoreReplacements(plan, window, reserve);
+        if (plan.rights.empty()) {
+          index.StoreImage(plan, window, reserve);
+        } else {
+          index.LinkNewLeaves(plan, window, reserve);
+          splits = true;
+        }
+      });
+    }
   }
-  absl::Status status = Drain();
+  absl::Status status = DrainAll(parts);
   if (!status.ok() || !splits) return status;
-  for (const LeafPlan& plan : plans) {
-    if (plan.rights.empty()) continue;
-    in_window([&](CommitWindow& window) { StoreImage(plan, window, reserve); });
+  for (const RoundPart& part : parts) {
+    for (const LeafPlan& plan : part.plans) {
+      if (plan.rights.empty()) continue;
+      in_window([&](CommitWindow& window) { part.index->StoreImage(plan, window, reserve); });
+    }
   }
-  status = Drain();
+  status = DrainAll(parts);
   // After a failed drain the leaves stay as they are, for readers; no writer changes them again.
   if (!status.ok()) return status;
-  for (const LeafPlan& plan : plans) {
-    if (!plan.rights.empty()) FinishSplit(plan);
+  for (const RoundPart& part : parts) {
+    for (const LeafPlan& plan : part.plans) {
+      if (!plan.rights.empty()) part.index->FinishSplit(plan);
+    }
   }
   return status;
 }
 
-bool Index::Impl::LeadsToNewRecords(const std::vector<LeafPlan>& plans) {
-  return std::any_of(plans.begin(), plans.end(), [](const LeafPlan& plan) {
+bool Index::Impl::LeadsToNewRecords(absl::Span<RoundPart> parts) {
+  const auto leads_to_new = [](const LeafPlan& plan) {
     return !plan.rights.empty() || !plan.insertions.empty() ||
            std::any_of(plan.replacements.begin(), plan.replacements.end(),
                        [](const Replacement& replacement) { return replacement.slot != 0; });
+  };
+  return std::any_of(parts.begin(), parts.end(), [&](const RoundPart& part) {
+    return std::any_of(part.plans.begin(), part.plans.end(), leads_to_new);
   });
 }
 
-absl::Status Index::Impl::CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic,
+absl::Status Index::Impl::CommitPlans(absl::Span<RoundPart> parts, AtomicCommit* atomic,
                                       CommitWindow* round, HistoryReserve* reserve) noexcept {
   const auto also = [&](absl::Status (AtomicCommit::*step)()) {
-    return AfterDrain(WithoutExceptions([&] { return (atomic->*step)(); }));
+    return AllAfterDrain(parts, WithoutExceptions([&] { return (atomic->*step)(); }));
   };
-  for (const LeafPlan& plan : plans) WriteNewLeaves(plan);
+  for (const RoundPart& part : parts) {
+    for (const LeafPlan& plan : part.plans) part.index->WriteNewLeaves(plan);
+  }
   // Removals alone lead to nothing new.
-  absl::Status status = atomic != nullptr || LeadsToNewRecords(plans) ? Drain() : absl::OkStatus();
+  absl::Status status =
+      atomic != nullptr || LeadsToNewRecords(parts) ? DrainAll(parts) : absl::OkStatus();
   if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Commit);
   if (!status.ok()) return status;  // Nothing leads to the new leaves: they go back.
-  status = StorePlans(plans, round, reserve);
+  status = StorePlans(parts, round, reserve);
   if (status.ok() && atomic != nullptr) status = also(&AtomicCommit::Finish);
-  for (LeafPlan& plan : plans) {
-    plan.lock.Unlock();
-    for (const NewLeaf& right : plan.rights) {
-      // Locked until its parent has it: what is not in a view is not rewritten, so it can't go (X10).
-      if (status.ok()) AddToParent({0, right.address, right.separator});
-      UnlockLeaf(Leaf(right.address));
+  for (RoundPart& part : parts) {
+    Impl& index = *part.index;
+    for (LeafPlan& plan : part.plans) {
+      plan.lock.Unlock();
+      for (const NewLeaf& right : plan.rights) {
+        // Locked until its parent has it: what is not in a view is not rewritten, so it can't go
+        // (X10).
+        if (status.ok()) index.AddToParent({0, right.address, right.separator});
+        UnlockLeaf(index.Leaf(right.address));
+      }
     }
   }
   return status;

@@ -241,7 +241,7 @@ struct Index::Impl {
                                           size_t most_leaves);
 
   // ---- index_atomic.cc
-  absl::Status ApplyAtomically(absl::Span<const GroupEntry> entries, AtomicCommit& commit);
+  static absl::Status ApplyAtomically(absl::Span<const IndexEntries> changes, AtomicCommit& commit);
   absl::Status PlanAll(absl::Span<const GroupEntry> entries, std::vector<LeafPlan>* plans);
 
   // ---- index_inner.cc
@@ -275,6 +275,11 @@ struct Index::Impl {
   void KeepChildren(InnerFrame* frame, const std::vector<InnerView::Child>& kept) noexcept;
 
   // ---- index_group.cc
+  // What a round does to one index. Those of a round share the snapshots.
+  struct RoundPart {
+    Impl* index;
+    std::vector<LeafPlan> plans;
+  };
   absl::Status UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done, uint64_t* replaced);
   absl::Status PlanLeaf(absl::Span<const GroupEntry> entries, LeafPlan* plan);
   absl::Status PlanEntries(absl::Span<const GroupEntry> entries, LeafPlan* plan, size_t* taken);
@@ -287,13 +292,16 @@ struct Index::Impl {
   absl::Status PlanRound(absl::Span<const GroupEntry> entries, std::vector<LeafPlan>* plans,
                          size_t* planned);
   // Makes the changes. On kResourceExhausted nothing was changed. `atomic` may be null.
-  absl::Status CommitRound(std::vector<LeafPlan>& plans, AtomicCommit* atomic);
-  static bool LeadsToNewRecords(const std::vector<LeafPlan>& plans);
+  static absl::Status CommitRound(absl::Span<RoundPart> parts, AtomicCommit* atomic);
+  static bool LeadsToNewRecords(absl::Span<RoundPart> parts);
   // Nothing throws from here on. `round` is the window to store in; null: each leaf has its own.
-  absl::Status CommitPlans(std::vector<LeafPlan>& plans, AtomicCommit* atomic, CommitWindow* round,
-                           HistoryReserve* reserve) noexcept;
-  absl::Status StorePlans(std::vector<LeafPlan>& plans, CommitWindow* round,
-                          HistoryReserve* reserve) noexcept;
+  static absl::Status CommitPlans(absl::Span<RoundPart> parts, AtomicCommit* atomic,
+                                  CommitWindow* round, HistoryReserve* reserve) noexcept;
+  static absl::Status StorePlans(absl::Span<RoundPart> parts, CommitWindow* round,
+                                 HistoryReserve* reserve) noexcept;
+  static absl::Status DrainAll(absl::Span<RoundPart> parts) noexcept;
+  static absl::Status AllAfterDrain(absl::Span<RoundPart> parts,
+                                    const absl::Status& drained) noexcept;
   void WriteNewLeaves(const LeafPlan& plan) noexcept;
   void StoreReplacements(const LeafPlan& plan, CommitWindow& window,
                          HistoryReserve* reserve) noexcept;

@@ -18,7 +18,8 @@ constexpr size_t kLineSizeBytes = 64;
 }  // namespace
 
 struct Iterator::Impl {
-  Impl(Engine* engine, IteratorOptions options) : engine(engine), options(std::move(options)) {}
+  Impl(std::shared_ptr<Engine> engine, IteratorOptions options)
+      : engine(std::move(engine)), options(std::move(options)) {}
   ~Impl() { Release(); }
 
   void Release() {
@@ -58,7 +59,7 @@ struct Iterator::Impl {
     valid = false;
   }
 
-  Engine* const engine;  // Null when the store was closed before.
+  const std::shared_ptr<Engine> engine;  // Null when the store was closed before.
   IteratorOptions options;
   SnapshotEntry* snapshot = nullptr;
   absl::Status status;
@@ -73,8 +74,11 @@ struct Iterator::Impl {
 absl::Status Iterator::Impl::Refresh() {
   Release();
   valid = has_leaf = false;
+  if (engine->is_shut()) return engine->Refusal();
   snapshot = engine->snapshots().Acquire();
-  return absl::OkStatus();
+  if (engine->IsSeenBy(*snapshot)) return absl::OkStatus();
+  Release();
+  return engine->Refusal();
 }
 
 absl::Status Iterator::Impl::ReadLeaf(const LeafTarget& target) {
@@ -208,23 +212,27 @@ absl::Status Iterator::Impl::Look() {
   valid = (options.upper_bound.empty() || record.key < options.upper_bound) &&
           record.key >= options.lower_bound;
   if (!valid || options.keys_only) return absl::OkStatus();
-  return WithKey(options.always_verify ? VerifyRecord(engine->memory(), record)
-                                       : engine->Verify(record),
-                 record.key);
+  return WithKey(
+      options.always_verify ? VerifyRecord(engine->memory(), record) : engine->Verify(record),
+      record.key);
 }
 
 Iterator::Iterator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Iterator::~Iterator() = default;
 
-std::unique_ptr<Iterator> Db::NewIterator(IteratorOptions options) const noexcept {
+std::unique_ptr<Iterator> Keyspace::NewIterator(IteratorOptions options) const noexcept {
   try {
     auto impl = std::make_unique<Iterator::Impl>(engine_, std::move(options));
-    if (engine_ == nullptr) {
-      impl->status = absl::FailedPreconditionError("the store is closed");
-    } else if (impl->options.snapshot != nullptr) {
-      impl->snapshot = engine_->snapshots().Share(impl->options.snapshot->entry_);
-    } else {
+    const Snapshot* const given = impl->options.snapshot;
+    if (engine_ == nullptr || engine_->is_shut()) {
+      impl->status = engine_ == nullptr ? absl::FailedPreconditionError("the store is closed")
+                                        : engine_->Refusal();
+    } else if (given == nullptr) {
       impl->status = WithoutExceptions([&] { return impl->Refresh(); });
+    } else if (engine_->IsSeenBy(*given->entry_)) {
+      impl->snapshot = engine_->snapshots().Share(given->entry_);
+    } else {
+      impl->status = engine_->Refusal();
     }
     return std::unique_ptr<Iterator>(new Iterator(std::move(impl)));
   } catch (const std::bad_alloc&) {

@@ -10,6 +10,7 @@
 #include "kv/extent_header.h"
 #include "kv/power_cut.h"
 #include "kv/repair_build.h"
+#include "kv/repair_keyspaces.h"
 #include "kv/repair_plan.h"
 #include "kv/repair_survey.h"
 #include "kv/repair_tree.h"
@@ -44,9 +45,13 @@ class Repairer {
     for (const SurveyedExtent& extent : survey_.extents()) {
       report_.size_bytes_verified += extent.run.size_bytes();
     }
+    absl::Status table_found =
+        RepairTableWord(pool_, [this](std::string line) { findings_.Rebuilt(std::move(line)); });
+    if (!table_found.ok()) return table_found;
+    const size_t faults_before = report_.rebuilt.size();
     FinishStores();
     tree_.Read(superblock_->root, [this](std::string line) { findings_.Rebuilt(std::move(line)); });
-    plan_.Judge(batch_words());
+    plan_.Judge(batch_words(), faults_before);
     TellOfExtents();
     if (!plan_.needs_new_index()) report_.records = plan_.most_records();
     if (report_.rebuilt.empty() && report_.lost.empty()) return absl::OkStatus();

@@ -120,8 +120,8 @@ void RepairPlan::JudgeLeaf(size_t i) {
   }
 }
 
-void RepairPlan::Judge(const uint64_t* batch_words) {
-  needs_new_index_ = !findings_.report().rebuilt.empty();
+void RepairPlan::Judge(const uint64_t* batch_words, size_t faults_elsewhere) {
+  needs_new_index_ = findings_.report().rebuilt.size() > faults_elsewhere;
   for (size_t i = 0; i < tree_.leaves().size(); ++i) JudgeLeaf(i);
   JudgeBatches(batch_words);
   complete_ = survey_.hopeless().empty();

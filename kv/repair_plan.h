@@ -50,9 +50,9 @@ class RepairPlan {
   RepairPlan(Survey* survey, OldTree* tree, Findings* findings)
       : survey_(*survey), tree_(*tree), findings_(*findings) {}
 
-  // Judges every leaf. `faults`: how many were found so far. Afterwards it is known whether a new
+  // Judges every leaf. `faults_elsewhere`: how many of those found are not the index's. Afterwards it is known whether a new
   // index is needed.
-  void Judge(const uint64_t* batch_words);
+  void Judge(const uint64_t* batch_words, size_t faults_elsewhere);
   bool needs_new_index() const { return needs_new_index_; }
   // Records that the new index will have, at most, and the bytes of their keys.
   uint64_t most_records() const { return most_records_; }

@@ -34,7 +34,7 @@ bool IsIntactNode(const NodeHeader& header, Address node) {
 absl::Status Survey::Run() {
   absl::Status status = pool_.ForEachRun([this](const dax::Run& run) {
     const RunUse use = UseOf(run);
-    const bool of_nobody = !use.is_extent() && keyspace_ == kDefaultKeyspace;
+    const bool of_nobody = use.kind == RunUse::Kind::kUnknown && keyspace_ == kDefaultKeyspace;
     if (!use.IsExtentOf(keyspace_) && !of_nobody) return absl::OkStatus();
     SurveyedExtent extent;
     extent.run = run;

@@ -64,12 +64,25 @@ SnapshotEntry* Snapshots::Share(SnapshotEntry* snapshot) {
   return snapshot;
 }
 
+bool Snapshots::AnyBelow(uint64_t number) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const SnapshotEntry* entry = newest_.load(std::memory_order_relaxed); entry != nullptr;
+         entry = entry->older_) {
+      if (entry->number() < number) return true;
+    }
+  }
+  releases_.WaitForAll();
+  return false;
+}
+
 void Snapshots::Release(SnapshotEntry* snapshot) noexcept {
+  const WriteWindows::Token release = releases_.Enter();
   while (snapshot != nullptr) {
     SnapshotEntry* older;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (--snapshot->references_ > 0) return;
+      if (--snapshot->references_ > 0) break;
       older = snapshot->older_;
       if (snapshot->newer_ != nullptr) {
         snapshot->newer_->older_ = older;
@@ -87,6 +100,7 @@ void Snapshots::Release(SnapshotEntry* snapshot) noexcept {
     delete snapshot;
     snapshot = older;
   }
+  releases_.Leave(release);
 }
 
 void Snapshots::Own(SnapshotEntry& owner, Version* version) noexcept {

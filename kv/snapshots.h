@@ -100,6 +100,10 @@ class Snapshots {
   // For readers, inside a ReadGuard: null if the leaf has no history.
   const LeafHistory* HistoryOf(Address leaf) const { return histories_.Find(leaf); }
 
+  // Whether a snapshot of a number below this one is held, or is about to hand on what it owned.
+  // Once not, never again, if no lower number is left to be taken.
+  bool AnyBelow(uint64_t number);
+
   bool any() const { return newest_.load(std::memory_order_relaxed) != nullptr; }
   SnapshotStats Stats() const;
   // Calls visit(address) for each slot that is kept for snapshots.
@@ -118,6 +122,7 @@ class Snapshots {
   alignas(64) std::atomic<SnapshotEntry*> newest_{nullptr};  // Stored under mutex_.
   mutable std::mutex mutex_;
   WriteWindows windows_;
+  WriteWindows releases_;  // Releases under way.
   LeafHistories histories_;
 };
 

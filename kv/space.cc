@@ -32,12 +32,15 @@ absl::Status NoExtentAt(Address address) {
 }  // namespace
 
 Space::Impl::Impl(dax::Pool* pool, KeyspaceId keyspace, Space* space,
-                  const dax::MappingOptions& mapping_options)
+                  const dax::MappingOptions& mapping_options, SpaceWorker* shared_worker)
     : pool(pool),
       keyspace(keyspace),
       space(space),
       mapping(pool, space, mapping_options),
-      worker([this] { WorkerLoop(); }) {}
+      own_worker(shared_worker == nullptr ? std::make_unique<SpaceWorker>() : nullptr),
+      worker(shared_worker == nullptr ? *own_worker : *shared_worker) {
+  worker.Attach(this);
+}
 
 Space::Impl::~Impl() {
   StopWorker();
@@ -49,13 +52,8 @@ Space::Impl::~Impl() {
 }
 
 void Space::Impl::StopWorker() {
-  if (!worker.joinable()) return;
-  {
-    std::lock_guard<std::mutex> lock(worker_mutex);
-    stopping.store(true, std::memory_order_relaxed);
-  }
-  worker_wakeup.notify_one();
-  worker.join();
+  stopping.store(true, std::memory_order_relaxed);
+  worker.Detach(this);
 }
 
 // ---- Frames ----
@@ -109,15 +107,17 @@ std::vector<ExtentFrame*> Space::Impl::Frames() const {
 
 // ---- Open and close ----
 
-Space::Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options)
+Space::Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options,
+             SpaceWorker* worker)
     : Memory(pool->At(0), pool->open_epoch(), pool->media_event_counter()),
-      impl_(std::make_unique<Impl>(pool, keyspace, this, mapping_options)) {}
+      impl_(std::make_unique<Impl>(pool, keyspace, this, mapping_options, worker)) {}
 
 Space::~Space() = default;
 
 absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool, KeyspaceId keyspace,
-                                                   const dax::MappingOptions& mapping_options) {
-  std::unique_ptr<Space> space(new Space(pool, keyspace, mapping_options));
+                                                   const dax::MappingOptions& mapping_options,
+                                                   SpaceWorker* worker) {
+  std::unique_ptr<Space> space(new Space(pool, keyspace, mapping_options, worker));
   // After damage to the word as after a crash: a lower epoch would make old maps count. No epoch is
   // used twice: with this one, the session's first space has done it.
   const uint64_t valid_since = space->impl_->superblock()->maps_valid_since;
@@ -144,6 +144,8 @@ uint64_t Space::Impl::MapsValidSince() {
 absl::Status Space::Close() {
   impl_->StopWorker();
   std::lock_guard<std::mutex> lock(impl_->maintenance);
+  // What the worker has left is looked at here, to the end.
+  impl_->stopping.store(false, std::memory_order_relaxed);
   // Not before every dead record can be stamped (V5).
   while (!impl_->LookThroughSome()) {
   }

@@ -59,6 +59,7 @@
 #include "kv/memory.h"
 #include "kv/size_classes.h"
 #include "kv/slot_usage.h"
+#include "kv/space_worker.h"
 
 namespace daxkv::kv {
 
@@ -92,9 +93,11 @@ class Space : public Memory, public dax::ExtentProvider {
  public:
   // `pool` must outlive the space. One space of a keyspace at a time; the first of a session opens
   // before there are others. O(1). kInternal: the medium failed.
+  // Without a `worker`, which must outlive the space, it has one of its own.
   static absl::StatusOr<std::unique_ptr<Space>> Open(
       dax::Pool* pool, KeyspaceId keyspace = kDefaultKeyspace,
-      const dax::MappingOptions& mapping_options = dax::MappingOptions());
+      const dax::MappingOptions& mapping_options = dax::MappingOptions(),
+      SpaceWorker* worker = nullptr);
   // Saves nothing unless Close was called: the next open sees a crash. Nothing may be pinned.
   ~Space() override;
   // Without an oracle, extents whose saved map does not count stay as they are: their free slots
@@ -130,8 +133,8 @@ class Space : public Memory, public dax::ExtentProvider {
   void BeginProcessDurability(Writeback* writeback, bool all_stamped);
   bool has_process_durability() const;
   // The writeback's hooks. A slot retired before a writeback's Before is stamped in its After.
-  void BeforeWriteback() noexcept;
-  void AfterWriteback() noexcept { BeforeWriteback(); }
+  void BeforeWriteback();
+  void AfterWriteback() { BeforeWriteback(); }
   // Derives every extent and stamps every free slot, durably: for a store that was written without
   // process durability, before anybody writes to it. Statuses of Reclaim.
   absl::Status StampFreeSlots();
@@ -190,6 +193,15 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<uint64_t> Audit(const std::function<bool(Address)>& reachable,
                                  const std::function<void(std::string)>& report);
 
+  // The keyspace is at its end: nobody uses the space any more, but pins may be held. Gives up to
+  // `most_extents` extents back, whatever they hold; to be called until none is left. Pinned ones
+  // are tried anew by the next call. Statuses of Drain, and of dax::Pool::ReleaseRun.
+  struct DropResult {
+    uint64_t extents_left = 0;
+    uint64_t extents_pinned = 0;  // Of those that were tried.
+  };
+  absl::StatusOr<DropResult> Drop(size_t most_extents);
+
   // Waits until everything retired so far that no pin holds is free again.
   void Quiesce() noexcept;
   // Saves the maps (E3). The pool's Close comes next: it makes them durable, and then its 8-byte mark
@@ -203,7 +215,8 @@ class Space : public Memory, public dax::ExtentProvider {
 
  private:
   struct Impl;
-  Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options);
+  Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options,
+        SpaceWorker* worker);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -103,9 +103,11 @@ absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number, Purpose
 
 // Our caller may hold locks, so what waits for readers is the worker's, or MakeRoom's.
 void Space::Impl::WantRoom() {
-  std::lock_guard<std::mutex> lock(worker_mutex);
-  room_wanted = urgent = true;
-  worker_wakeup.notify_one();
+  {
+    std::lock_guard<std::mutex> lock(wanted_mutex);
+    room_wanted = true;
+  }
+  worker.Call(this, std::chrono::milliseconds(0));
 }
 
 // Gives the shard another current extent, one with a free slot. Moved records also fill extents that

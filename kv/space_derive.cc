@@ -62,6 +62,10 @@ absl::Status Space::Impl::EnumerateOnce() {
   });
   if (!status.ok()) return status;
   for (size_t i = 0; i < classes.size(); ++i) {
+    if (size_bytes[i] != 0) static_cast<void>(classes[i]);  // May throw: before the first change.
+  }
+  for (size_t i = 0; i < classes.size(); ++i) {
+    if (size_bytes[i] == 0) continue;
     classes[i].run_size_bytes.fetch_add(size_bytes[i], std::memory_order_relaxed);
     std::lock_guard<std::mutex> class_lock(classes[i].mutex);
     classes[i].unknown.swap(unknown[i]);
@@ -145,11 +149,14 @@ void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
   std::lock_guard<std::mutex> lock(size_class.mutex);
   if (!size_class.roomy.empty()) return;
   if (size_class.underived.empty() && size_class.unknown.empty()) return;
-  std::lock_guard<std::mutex> worker_lock(worker_mutex);
-  if (std::find(derive_wanted.begin(), derive_wanted.end(), class_number) == derive_wanted.end()) {
-    derive_wanted.push_back(class_number);
+  {
+    std::lock_guard<std::mutex> wanted_lock(wanted_mutex);
+    if (std::find(derive_wanted.begin(), derive_wanted.end(), class_number) ==
+        derive_wanted.end()) {
+      derive_wanted.push_back(class_number);
+    }
   }
-  worker_wakeup.notify_one();
+  worker.Call(this, std::chrono::milliseconds(0));
 }
 
 absl::StatusOr<bool> Space::Impl::IsSlotLive(const ExtentFrame& frame, uint32_t slot) {
@@ -300,7 +307,10 @@ absl::Status Space::Impl::DeriveSome(uint16_t class_number, size_t most_extents)
 absl::Status Space::Impl::DeriveAll() {
   absl::Status status = EnumerateOnce();
   if (!status.ok()) return status;
-  for (SizeClass& size_class : classes) {
+  for (size_t number = 0; number < classes.size(); ++number) {
+    SizeClass* const made = classes.Find(number);
+    if (made == nullptr) continue;
+    SizeClass& size_class = *made;
     std::vector<Address> extents;
     {
       std::lock_guard<std::mutex> lock(size_class.mutex);

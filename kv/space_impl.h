@@ -1,12 +1,13 @@
 // The parts of Space. Jobs by file:
 //   space.cc           presence, provider, statistics, open and close
 //   space_allocate.cc  arenas, new extents
-//   space_retire.cc    retired slots on their way back, the worker thread, truncation
+//   space_retire.cc    retired slots on their way back, what the worker does, truncation
 //   space_derive.cc    frames for extents of earlier sessions
 //   space_reclaim.cc   reclaim and audit
 //   space_media.cc     lost pages and the slots on them
 //   space_stamp.cc     process durability: stamps for retired slots
 //   space_evacuate.cc  extents that compaction empties
+//   space_drop.cc      the end of a keyspace
 //
 // Locks, in the order in which they are taken (a shard's holder may only try `maintenance`):
 //   maintenance     deriving, freeing of retired slots, truncation: one thread at a time. Its
@@ -15,22 +16,22 @@
 //   commit_mutex    commits of new extents
 //   media_mutex     lost pages being taken in, and the frames' `lost`; before it: nothing, or
 //                   `maintenance`, or a shard's
-//   SizeClass::mutex, RetireQueue::mutex, worker_mutex   for a few instructions
+//   SizeClass::mutex, RetireQueue::mutex, wanted_mutex, SpaceWorker's   for a few instructions
 #ifndef DAXKV_KV_SPACE_IMPL_H_
 #define DAXKV_KV_SPACE_IMPL_H_
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,7 @@
 #include "kv/format.h"
 #include "kv/size_classes.h"
 #include "kv/space.h"
+#include "kv/space_worker.h"
 #include "kv/writeback.h"
 #include "xarray/xarray.h"
 
@@ -81,6 +83,39 @@ struct SizeClass {
     if (place == Place::kNearlyFull) return &nearly_full;
     return place == Place::kRoomy ? &roomy : nullptr;
   }
+};
+
+// The size classes, each made when it is first asked for: small keyspaces have few of the many.
+class SizeClassTable {
+ public:
+  SizeClassTable() = default;
+  SizeClassTable(const SizeClassTable&) = delete;
+  SizeClassTable& operator=(const SizeClassTable&) = delete;
+  ~SizeClassTable() {
+    for (const auto& place : classes_) delete place.load(std::memory_order_relaxed);
+  }
+  // Throws std::bad_alloc the first time.
+  SizeClass& operator[](size_t number) {
+    // Acquire pairs with the release in Make.
+    SizeClass* const made = classes_[number].load(std::memory_order_acquire);
+    return __builtin_expect(made != nullptr, true) ? *made : Make(number);
+  }
+  // Null: it was never asked for.
+  SizeClass* Find(size_t number) const { return classes_[number].load(std::memory_order_acquire); }
+  static constexpr size_t size() { return kSizeClasses + 1; }
+
+ private:
+  SizeClass& Make(size_t number) {
+    auto fresh = std::make_unique<SizeClass>();
+    SizeClass* made = nullptr;
+    if (classes_[number].compare_exchange_strong(made, fresh.get(), std::memory_order_acq_rel,
+                                                 std::memory_order_acquire)) {
+      made = fresh.release();
+    }
+    return *made;
+  }
+
+  std::array<std::atomic<SizeClass*>, kSizeClasses + 1> classes_ = {};
 };
 
 // A slot on its way back, and the word whose store unlinked it.
@@ -122,10 +157,11 @@ void ReserveMore(std::vector<T>& elements, size_t more) {
   }
 }
 
-struct Space::Impl {
+struct Space::Impl final : SpaceWorker::Task {
+  // `shared_worker` may be null.
   Impl(dax::Pool* pool, KeyspaceId keyspace, Space* space,
-       const dax::MappingOptions& mapping_options);
-  ~Impl();
+       const dax::MappingOptions& mapping_options, SpaceWorker* shared_worker);
+  ~Impl() override;
 
   // ---- space.cc ----
   Superblock* superblock() { return reinterpret_cast<Superblock*>(pool->root_area()); }
@@ -152,6 +188,7 @@ struct Space::Impl {
 
   // ---- space_allocate.cc ----
   absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes);
+  // Does not throw once the frame is inserted.
   SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
   Shard& ShardOf(SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
@@ -212,7 +249,8 @@ struct Space::Impl {
   absl::Status TruncateExtents(std::vector<ExtentFrame*>* frames);
   void TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status);
   absl::Status TruncateTogether(absl::Span<ExtentFrame*> group);
-  void WorkerLoop() noexcept;
+  // What the worker does for this space.
+  std::optional<std::chrono::milliseconds> Run() noexcept override;
 
   // ---- space_derive.cc ----
   // Puts an extent that there was no memory for back where it was found.
@@ -279,13 +317,18 @@ struct Space::Impl {
   absl::StatusOr<uint64_t> Audit(const std::function<bool(Address)>& reachable,
                                  const std::function<void(std::string)>& report);
 
+  // ---- space_drop.cc; under `maintenance` ----
+  absl::Status ListRunsToDrop();
+  absl::Status DropRuns(absl::Span<const dax::Run> group, std::vector<dax::Run>* pinned);
+  absl::StatusOr<DropResult> DropSome(size_t most_extents);
+
   dax::Pool* const pool;
   const KeyspaceId keyspace;
   Space* const space;
   dax::Mapping mapping;
 
-  xarray::XArray frames;  // By page; several order-9 entries for a larger extent.
-  std::array<SizeClass, kSizeClasses + 1> classes;  // The last: large extents.
+  xarray::XArray frames;   // By page; several order-9 entries for a larger extent.
+  SizeClassTable classes;  // The last: large extents.
   std::array<RetireQueue, kShards> retire_queues;
 
   std::mutex maintenance;
@@ -306,8 +349,10 @@ struct Space::Impl {
   std::atomic<Writeback*> writeback{nullptr};  // Null: no process durability.
   std::map<Address, std::string> damaged;      // maintenance: extents that were refused, and why
   bool synced_since_open = false;              // maintenance
-  uint64_t truncated_extents = 0;              // maintenance
-  uint64_t truncated_size_bytes = 0;           // maintenance
+  // maintenance: what is left of a keyspace that is dropped
+  std::optional<std::vector<dax::Run>> runs_to_drop;
+  uint64_t truncated_extents = 0;     // maintenance
+  uint64_t truncated_size_bytes = 0;  // maintenance
   std::atomic<uint64_t> held_count{0}, in_round_count{0};
   std::atomic<uint64_t> make_room_rounds{0};
   std::atomic<bool> abandoned_waiting{false};  // Some frame is `abandoned`.
@@ -322,14 +367,14 @@ struct Space::Impl {
   std::mutex enumerate_mutex;
   std::atomic<bool> enumerated{false};
 
-  std::mutex worker_mutex;
-  std::condition_variable worker_wakeup;
   std::atomic<bool> retired_waiting{false};  // Something was retired since the last round began.
   std::atomic<bool> stopping{false};
-  bool urgent = false;                  // worker_mutex: do not wait for more
-  bool room_wanted = false;             // worker_mutex
-  std::vector<uint16_t> derive_wanted;  // worker_mutex: classes
-  std::thread worker;                   // Last: it uses all of the above.
+  std::mutex wanted_mutex;
+  bool room_wanted = false;                // wanted_mutex
+  std::vector<uint16_t> derive_wanted;     // wanted_mutex: classes
+  std::chrono::milliseconds held_poll{0};  // Of Run.
+  std::unique_ptr<SpaceWorker> own_worker;
+  SpaceWorker& worker;
 };
 
 }  // namespace daxkv::kv

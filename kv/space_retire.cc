@@ -2,6 +2,7 @@
 // thread that does it.
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
@@ -60,8 +61,10 @@ uint64_t Space::Impl::WaitingCount() const {
 bool Space::Impl::IsTooMuch(uint64_t slots, uint64_t size_bytes) const {
   if (slots * size_bytes <= kLeastRetiredBytes) return false;
   uint64_t extents_size_bytes = 0;
-  for (const SizeClass& size_class : classes) {
-    extents_size_bytes += size_class.run_size_bytes.load(std::memory_order_relaxed);
+  for (size_t number = 0; number < classes.size(); ++number) {
+    const SizeClass* const size_class = classes.Find(number);
+    if (size_class == nullptr) continue;
+    extents_size_bytes += size_class->run_size_bytes.load(std::memory_order_relaxed);
   }
   return slots * size_bytes > extents_size_bytes / kRetiredPart;
 }
@@ -102,10 +105,9 @@ void Space::Retire(Address address, const uint64_t* link) noexcept {
 }
 
 void Space::Impl::WakeWorkerToRetire(bool now) {
-  std::lock_guard<std::mutex> lock(worker_mutex);
   retired_waiting.store(true, std::memory_order_relaxed);
-  urgent |= now;
-  worker_wakeup.notify_one();
+  // A grace period serves many retires as well as one: let some gather.
+  worker.Call(this, now ? std::chrono::milliseconds(0) : kGatherTime);
 }
 
 void Space::Quiesce() noexcept {
@@ -114,10 +116,7 @@ void Space::Quiesce() noexcept {
 }
 
 void Space::Impl::CollectRetired() noexcept {
-  {
-    std::lock_guard<std::mutex> lock(worker_mutex);
-    retired_waiting.store(false, std::memory_order_relaxed);
-  }
+  retired_waiting.store(false, std::memory_order_relaxed);
   WithoutExceptions([this] {
     CollectAbandoned();
     for (RetireQueue& queue : retire_queues) {
@@ -229,9 +228,7 @@ void Space::Impl::Hold(ExtentFrame* frame, uint32_t slot) {
   frame->held.insert(slot);
   if (frame->held.size() == 1) held_frames.push_back(frame);
   if (held_count.fetch_add(1, std::memory_order_relaxed) != 0) return;
-  // The worker begins to look whether pins went.
-  std::lock_guard<std::mutex> lock(worker_mutex);
-  worker_wakeup.notify_one();
+  worker.Call(this, kFirstHeldPoll);  // It begins to look whether pins went.
 }
 
 void Space::Impl::FreeHeld() {
@@ -326,54 +323,35 @@ absl::Status Space::Impl::TruncateTogether(absl::Span<ExtentFrame*> group) {
   return absl::OkStatus();
 }
 
-void Space::Impl::WorkerLoop() noexcept {
-  const dax::SurviveMediaErrors survive;
-  std::chrono::milliseconds held_poll = kFirstHeldPoll;
-  std::unique_lock<std::mutex> lock(worker_mutex);
-  const auto stop = [this] { return stopping.load(std::memory_order_relaxed); };
-  const auto called = [&] {
-    return stop() || urgent || retired_waiting.load(std::memory_order_relaxed) ||
-           !derive_wanted.empty();
-  };
-  // What a pin holds, or what there was no memory to free.
-  const auto left_over = [this] {
-    return held_count.load(std::memory_order_relaxed) != 0 ||
-           in_round_count.load(std::memory_order_relaxed) != 0 ||
-           abandoned_waiting.load(std::memory_order_relaxed);
-  };
-  bool looked_through = true;
-  while (!stop()) {
-    if (!looked_through) {
-    } else if (!left_over()) {
-      held_poll = kFirstHeldPoll;
-      worker_wakeup.wait(lock, [&] { return called() || left_over(); });
-      if (!called()) continue;
-    } else if (!worker_wakeup.wait_for(lock, held_poll, called)) {
-      held_poll = std::min(held_poll * 2, kLastHeldPoll);
-    }
-    // A grace period serves many retires as well as one: let some gather.
-    if (called() && derive_wanted.empty()) {
-      worker_wakeup.wait_for(lock, kGatherTime, [&] { return stop() || urgent; });
-    }
-    if (stop()) return;
-    const std::vector<uint16_t> wanted = std::move(derive_wanted);
-    derive_wanted.clear();
-    const bool make_room = room_wanted;
-    urgent = room_wanted = false;
-    lock.unlock();
-    if (make_room) space->MakeRoom().IgnoreError();
-    {
-      std::lock_guard<std::mutex> maintenance_lock(maintenance);
-      RetireRound();
-      for (const uint16_t class_number : wanted) {
-        WithoutExceptions([&] {
-          return DeriveSome(class_number, kDerivesPerRefill);
-        }).IgnoreError();
-      }
-      looked_through = LookThroughSome();
-    }
-    lock.lock();
+std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
+  if (stopping.load(std::memory_order_relaxed)) return std::nullopt;
+  std::vector<uint16_t> wanted;
+  bool make_room;
+  {
+    std::lock_guard<std::mutex> lock(wanted_mutex);
+    wanted.swap(derive_wanted);
+    make_room = std::exchange(room_wanted, false);
   }
+  const bool called =
+      make_room || !wanted.empty() || retired_waiting.load(std::memory_order_relaxed);
+  if (make_room) space->MakeRoom().IgnoreError();
+  bool looked_through;
+  {
+    std::lock_guard<std::mutex> lock(maintenance);
+    RetireRound();
+    for (const uint16_t class_number : wanted) {
+      WithoutExceptions([&] { return DeriveSome(class_number, kDerivesPerRefill); }).IgnoreError();
+    }
+    looked_through = LookThroughSome();
+  }
+  if (!looked_through) return std::chrono::milliseconds(0);
+  // What a pin holds, or what there was no memory to free.
+  const bool left_over = held_count.load(std::memory_order_relaxed) != 0 ||
+                         in_round_count.load(std::memory_order_relaxed) != 0 ||
+                         abandoned_waiting.load(std::memory_order_relaxed);
+  if (!left_over) return std::nullopt;
+  held_poll = called ? kFirstHeldPoll : std::min(held_poll * 2, kLastHeldPoll);
+  return std::max(held_poll, kFirstHeldPoll);
 }
 
 }  // namespace daxkv::kv

@@ -31,7 +31,7 @@ bool Space::has_process_durability() const {
   return impl_->writeback.load(std::memory_order_relaxed) != nullptr;
 }
 
-void Space::BeforeWriteback() noexcept {
+void Space::BeforeWriteback() {
   std::lock_guard<std::mutex> lock(impl_->maintenance);
   impl_->RetireRound();
 }
@@ -100,8 +100,10 @@ absl::Status Space::Impl::QueueUnlinked() {
   pending_count.fetch_add(slots, std::memory_order_relaxed);
   pending_size_bytes += size_bytes;
   uint64_t all_size_bytes = 0;
-  for (const SizeClass& size_class : classes) {
-    all_size_bytes += size_class.run_size_bytes.load(std::memory_order_relaxed);
+  for (size_t number = 0; number < classes.size(); ++number) {
+    const SizeClass* const size_class = classes.Find(number);
+    if (size_class == nullptr) continue;
+    all_size_bytes += size_class->run_size_bytes.load(std::memory_order_relaxed);
   }
   if (pending_size_bytes > std::max(kLeastHurrySizeBytes, all_size_bytes / kHurryPart)) {
     writeback.load(std::memory_order_relaxed)->Hurry();
@@ -261,10 +263,12 @@ bool Space::Impl::LookThroughSome() {
   }
   if (!EnumerateOnce().ok()) return true;
   for (uint16_t number = 0; number < classes.size(); ++number) {
+    SizeClass* const size_class = classes.Find(number);
+    if (size_class == nullptr) continue;
     bool some;
     {
-      std::lock_guard<std::mutex> lock(classes[number].mutex);
-      some = !classes[number].unknown.empty() || !classes[number].underived.empty();
+      std::lock_guard<std::mutex> lock(size_class->mutex);
+      some = !size_class->unknown.empty() || !size_class->underived.empty();
     }
     if (!some) continue;
     const absl::Status derived =

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/batch_redo.h"
+#include "kv/exceptions.h"
 #include "kv/superblock.h"
 
 namespace daxkv::kv {
@@ -20,7 +21,9 @@ Store::~Store() {
   compactor_.reset();
   // Its hooks use the keyspaces, whose threads use it.
   if (writeback_ != nullptr) writeback_->Stop();
-  default_keyspace_.reset();
+  keyspaces_.reset();
+  // Handles may outlive us, with nothing behind them.
+  if (default_keyspace_ != nullptr) default_keyspace_->Shut();
 }
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path,
@@ -61,6 +64,7 @@ absl::Status Store::OpenParts() {
   absl::StatusOr<std::unique_ptr<Engine>> engine = OpenDefaultKeyspace(*has_store);
   if (!engine.ok()) return engine.status();
   default_keyspace_ = *std::move(engine);
+  keyspaces_ = std::make_unique<Keyspaces>(this);
   status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
   if (status.ok()) status = BeginProcessDurability();
   if (!status.ok()) return status;
@@ -68,6 +72,7 @@ absl::Status Store::OpenParts() {
       std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
                                   batch_table_.get(), options_.compaction_bytes_per_second);
   StartScrubber();
+  keyspaces_->Start();
   return absl::OkStatus();
 }
 
@@ -84,20 +89,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Store::OpenDefaultKeyspace(bool has_stor
 }
 
 absl::Status Store::RedoBatches() {
-  Engine& engine = *default_keyspace_;
-  BatchRedo redo(&engine.space(), &engine.index(), batch_table_.get());
+  BatchRedo redo(this);
   absl::Status status = redo.Read(/*after_crash=*/!pool_->was_clean());
-  if (!status.ok() || redo.empty()) return status;
-  engine.SetBatchRedo(&redo);
-  status = redo.Apply();
-  // Waits until the redo is not asked any more.
-  engine.SetBatchRedo(nullptr);
-  if (status.ok()) redo.Release();
-  return status;
+  return status.ok() && !redo.empty() ? redo.Apply() : status;
 }
 
 absl::Status Store::CheckUnused() const {
   absl::Status unused = default_keyspace_->CheckUnused();
+  if (unused.ok()) unused = keyspaces_->CheckUnused();
   if (!unused.ok()) return unused;
   const SnapshotStats snapshots = snapshots_->Stats();
   if (snapshots.snapshots == 0) return absl::OkStatus();
@@ -113,9 +112,11 @@ absl::Status Store::Close() {
     return unused;
   }
   compactor_.reset();
-  absl::Status closed = default_keyspace_->Close();
+  absl::Status closed = keyspaces_->Close();
+  closed.Update(default_keyspace_->Close());
   if (writeback_ != nullptr) writeback_->Stop();
-  default_keyspace_.reset();
+  keyspaces_->Shut();
+  default_keyspace_->Shut();
   writeback_.reset();
   // Without what came before, the pool must not be marked clean.
   if (closed.ok()) closed = pool_->Close();
@@ -123,9 +124,43 @@ absl::Status Store::Close() {
   return closed;
 }
 
-absl::Status Store::ForEachTarget(bool /*open*/,
+absl::StatusOr<std::vector<std::shared_ptr<Engine>>> Store::Engines(
+    bool open, std::vector<std::string>* damage) const {
+  absl::StatusOr<std::vector<std::shared_ptr<Engine>>> engines = keyspaces_->Engines(open, damage);
+  if (engines.ok()) engines->insert(engines->begin(), default_keyspace_);
+  return engines;
+}
+
+absl::Status Store::ForEachTarget(bool open,
                                   absl::FunctionRef<absl::Status(const CompactionTarget&)> visit) {
-  return visit({&default_keyspace_->space(), &default_keyspace_->index()});
+  const absl::StatusOr<std::vector<std::shared_ptr<Engine>>> engines =
+      WithoutExceptions([&] { return Engines(open); });
+  if (!engines.ok()) return engines.status();
+  for (const std::shared_ptr<Engine>& engine : *engines) {
+    const Gate::Pass pass(engine->gate());
+    if (pass.refused()) continue;  // Dropped meanwhile.
+    absl::Status status = visit({&engine->space(), &engine->index()});
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool Store::MakeRoom(const Engine& besides) {
+  const absl::StatusOr<std::vector<std::shared_ptr<Engine>>> engines = Engines(/*open=*/true);
+  if (!engines.ok()) return false;
+  bool made_room = false;
+  for (const std::shared_ptr<Engine>& engine : *engines) {
+    const Gate::Pass pass(engine->gate());
+    if (pass.refused() || engine.get() == &besides) continue;
+    made_room |= engine->space().MakeRoom().ok();
+  }
+  return made_room;
+}
+
+absl::StatusOr<CompactionResult> Store::Compact(absl::Time deadline) {
+  absl::StatusOr<CompactionResult> result = compactor_->Compact(deadline);
+  if (result.ok()) keyspaces_->WaitForDrops(deadline);
+  return result;
 }
 
 }  // namespace daxkv::kv

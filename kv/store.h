@@ -5,10 +5,13 @@
 //     |-----> BatchTable   atomic batches
 //     |-----> Compactor    one background thread
 //     |-----> Scrubber     another, if asked for
+//     |-----> SpaceWorker  another
+//     |-----> Writeback    another, with process durability
+//     |-----> Keyspaces    those besides the default one
 //     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
 //
-// store.cc opens and closes; durability.cc has what process durability needs at an open; check.cc has
-// Check and GetInfo.
+// store.cc opens and closes; durability.cc has what process durability needs at an open; batch.cc has
+// Write; check.cc has Check and GetInfo.
 //
 // Thread safety: as Db.
 #ifndef DAXKV_KV_STORE_H_
@@ -17,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,8 +30,10 @@
 #include "kv/compaction.h"
 #include "kv/db.h"
 #include "kv/engine.h"
+#include "kv/keyspaces.h"
 #include "kv/scrub.h"
 #include "kv/snapshots.h"
+#include "kv/space_worker.h"
 #include "kv/writeback.h"
 
 namespace daxkv::kv {
@@ -44,17 +50,23 @@ class Store final : private CompactionTargets {
   // What Engines use; all of it outlives them.
   const Options& options() const { return options_; }
   dax::Pool& pool() const { return *pool_; }
+  SpaceWorker& space_worker() { return space_worker_; }
   Snapshots& snapshots() const { return *snapshots_; }
   BatchTable& batch_table() const { return *batch_table_; }
 
   Engine& default_keyspace() const { return *default_keyspace_; }
+  const std::shared_ptr<Engine>& shared_default_keyspace() const { return default_keyspace_; }
+  Keyspaces& keyspaces() const { return *keyspaces_; }
   // Null without process durability.
   Writeback* writeback() const { return writeback_.get(); }
+  // Has a keyspace that was just opened, or made, take part in process durability, if there is that.
+  void JoinWriteback(Engine& engine, bool is_new) const;
+  // Frees what open keyspaces besides this one have retired. Whether that can have made room.
+  bool MakeRoom(const Engine& besides);
 
+  absl::Status Write(const WriteBatch& batch);
   absl::Status Sync() { return writeback_ != nullptr ? writeback_->Run() : pool_->Sync(); }
-  absl::StatusOr<CompactionResult> Compact(absl::Time deadline) {
-    return compactor_->Compact(deadline);
-  }
+  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
   // As Compactor::MakeRoom.
   bool MakeRoomByMoving() { return compactor_ != nullptr && compactor_->MakeRoom(); }
   absl::StatusOr<ScrubReport> Scrub() const { return scrubber_->Scrub(); }
@@ -62,6 +74,8 @@ class Store final : private CompactionTargets {
   absl::StatusOr<Info> GetInfo(bool count_bytes) const;
 
  private:
+  class BatchWriter;
+
   Store(std::unique_ptr<dax::Pool> pool, const Options& options);
   // Opens what lies in the pool, creating the store if it has none.
   absl::Status OpenParts();
@@ -69,6 +83,12 @@ class Store final : private CompactionTargets {
   // Completes the atomic batches that a crash cut short, before anything else is changed.
   absl::Status RedoBatches();
   void StartScrubber();
+  // The open keyspaces, or all; the default one comes first.
+  absl::StatusOr<std::vector<std::shared_ptr<Engine>>> Engines(
+      bool open, std::vector<std::string>* damage = nullptr) const;
+  // Parts of GetInfo: what all runs tell; and what needs every keyspace opened.
+  absl::Status AddSpaces(Info* info) const;
+  absl::Status CountKeyspaces(Info* info) const;
   // ---- durability.cc ----
   // What the superblock says of the last session, and what this one wants.
   struct Durabilities {
@@ -82,6 +102,7 @@ class Store final : private CompactionTargets {
   absl::Status SettleLastSession();
   absl::StatusOr<std::unique_ptr<Engine>> RecoverDefaultKeyspace();
   absl::Status BeginProcessDurability();
+  absl::Status StampFreeSlots();
 
   // kFailedPrecondition, if something is still in use.
   absl::Status CheckUnused() const;
@@ -90,12 +111,14 @@ class Store final : private CompactionTargets {
 
   const Options options_;
   std::unique_ptr<dax::Pool> pool_;
+  SpaceWorker space_worker_;
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<BatchTable> batch_table_;
   Durabilities durabilities_;
   std::unique_ptr<Writeback> writeback_;
   std::optional<PowerCutReport> power_cut_;
-  std::unique_ptr<Engine> default_keyspace_;
+  std::shared_ptr<Engine> default_keyspace_;
+  std::unique_ptr<Keyspaces> keyspaces_;
   std::unique_ptr<Compactor> compactor_;
   std::unique_ptr<Scrubber> scrubber_;
 };

@@ -72,7 +72,7 @@ absl::Status CommitSuperblock(dax::Pool& pool) {
   complete.format_version = kFormatVersion;
   superblock->format_version = complete.format_version;
   superblock->checksum = ChecksumOf(complete);
-  superblock->durability = superblock->reserved = 0;
+  superblock->durability = superblock->keyspaces = 0;
   superblock->horizon = 0;
   superblock->horizon_complement = ~uint64_t{0};
   absl::Status persisted = pool.Persist(superblock, sizeof(*superblock));

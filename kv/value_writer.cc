@@ -26,24 +26,27 @@ char* Engine::ReservedBytes(Address address, uint64_t key_size_bytes) const {
 }
 
 absl::Status Engine::CommitValue(Address address, std::string_view key, uint64_t size_bytes) {
-  reserved_values_.fetch_sub(1, std::memory_order_relaxed);
   const uint32_t body_checksum =
       SealRecord(*space_, address, kValueRecord, NextSequence(), key.size(), size_bytes);
-  return Publish(key, address, body_checksum, /*expected=*/nullptr);
+  absl::Status published = Publish(key, address, body_checksum, /*expected=*/nullptr);
+  reserved_values_.fetch_sub(1, std::memory_order_release);
+  return published;
 }
 
 void Engine::AbandonValue(Address address) {
-  reserved_values_.fetch_sub(1, std::memory_order_relaxed);
   space_->Abandon(address);
+  // The last access: a dropped keyspace may go now.
+  reserved_values_.fetch_sub(1, std::memory_order_release);
 }
 
 struct ValueWriter::Impl {
-  Impl(Engine* engine_in, std::string_view key_in) : engine(engine_in), key(key_in) {}
+  Impl(std::shared_ptr<Engine> engine_in, std::string_view key_in)
+      : engine(std::move(engine_in)), key(key_in) {}
   ~Impl() {
     if (address != kNullAddress) engine->AbandonValue(address);
   }
 
-  Engine* const engine;
+  const std::shared_ptr<Engine> engine;
   const std::string key;
   Address address = kNullAddress;  // Null once committed.
   absl::Span<char> bytes;
@@ -66,12 +69,22 @@ absl::Status ValueWriter::Commit() {
   const Address address = std::exchange(impl.address, kNullAddress);
   const uint64_t size_bytes = std::exchange(impl.bytes, {}).size();
   const dax::SurviveMediaErrors survive;
+  const Gate::Pass pass(impl.engine->gate());
+  if (pass.refused()) {
+    impl.engine->AbandonValue(address);
+    return impl.engine->Refusal();
+  }
   return WithoutExceptions([&] { return impl.engine->CommitValue(address, impl.key, size_bytes); });
 }
 
-absl::StatusOr<ValueWriter> Db::NewValueWriter(std::string_view key, uint64_t size_bytes) {
-  if (engine_ == nullptr) return absl::FailedPreconditionError("the store is closed");
+absl::StatusOr<ValueWriter> Keyspace::NewValueWriter(std::string_view key, uint64_t size_bytes) {
+  if (engine_ == nullptr || engine_->is_shut()) {
+    return engine_ == nullptr ? absl::FailedPreconditionError("the store is closed")
+                              : engine_->Refusal();
+  }
   const dax::SurviveMediaErrors survive;
+  const Gate::Pass pass(engine_->gate());
+  if (pass.refused()) return engine_->Refusal();
   return WithoutExceptions([&]() -> absl::StatusOr<ValueWriter> {
     auto impl = std::make_unique<ValueWriter::Impl>(engine_, key);
     absl::StatusOr<Address> address = engine_->ReserveValue(key, size_bytes);

@@ -1,4 +1,5 @@
-// WriteBatch: puts and deletes to be done as one by Db::Write. It lives in DRAM and keeps copies.
+// WriteBatch: puts and deletes, in one keyspace or in several, to be done as one by Db::Write. It lives
+// in DRAM and keeps copies.
 //
 // Thread safety: none.
 #ifndef DAXKV_KV_WRITE_BATCH_H_
@@ -6,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,18 +17,26 @@
 
 namespace daxkv::kv {
 
+class Engine;
+class Keyspace;
+
 class WriteBatch {
  public:
   struct Operation {
     std::string_view key;
     std::optional<std::string_view> value;  // Nullopt: delete.
+    // Which keyspace; null: the default one of the Db that writes the batch.
+    const std::shared_ptr<Engine>* keyspace = nullptr;
   };
 
-  // Add an operation. Of several with the same key the last one counts.
+  // Add an operation, to the default keyspace or to the one given. Of several with the same key of a
+  // keyspace the last one counts.
   //   kInvalidArgument    key or value out of its range (db.h); nothing added
   //   kResourceExhausted  no memory; nothing added
   absl::Status Put(std::string_view key, std::string_view value);
   absl::Status Delete(std::string_view key);
+  absl::Status Put(const Keyspace& keyspace, std::string_view key, std::string_view value);
+  absl::Status Delete(const Keyspace& keyspace, std::string_view key);
   void Clear();
 
   // Operations added, superseded ones too.
@@ -42,12 +52,16 @@ class WriteBatch {
     size_t offset;
     uint32_t key_size_bytes;
     uint32_t value_size_bytes;
+    uint32_t keyspace;  // Its position in keyspaces_ plus one; 0: the default one.
     bool is_delete;
   };
-  absl::Status Add(std::string_view key, std::optional<std::string_view> value);
+  absl::Status Add(const Keyspace* keyspace, std::string_view key,
+                   std::optional<std::string_view> value);
+  uint32_t NumberOf(const Keyspace* keyspace);
 
   std::string bytes_;
   std::vector<Place> operations_;
+  std::vector<std::shared_ptr<Engine>> keyspaces_;
 };
 
 }  // namespace daxkv::kv

@@ -67,6 +67,32 @@ Json HugeToJson(const dax::HugePages& pages) {
   return json;
 }
 
+Json KeyspacesToJson(const kv::Info& info) {
+  Json all = Json::array();
+  for (const kv::KeyspaceInfo& keyspace : info.keyspaces) {
+    all.push_back({{"name", Escaped(keyspace.name)},
+                   {"records", keyspace.records},
+                   {"keys_and_values_bytes", keyspace.key_value_size_bytes},
+                   {"extents_bytes", keyspace.size_bytes}});
+  }
+  return all;
+}
+
+// One line for each.
+std::string KeyspacesText(const kv::Info& info) {
+  std::string text = absl::StrCat(info.keyspaces.size());
+  if (info.keyspaces_dropping != 0) {
+    absl::StrAppend(&text, ", and ", info.keyspaces_dropping, " dropped whose space comes back");
+  }
+  for (const kv::KeyspaceInfo& keyspace : info.keyspaces) {
+    absl::StrAppendFormat(&text, "\n%-15s %s: %s records, %s of keys and values, %s of extents", "",
+                          Escaped(keyspace.name), Grouped(keyspace.records),
+                          HumanBytes(keyspace.key_value_size_bytes),
+                          HumanBytes(keyspace.size_bytes));
+  }
+  return text;
+}
+
 Json ToJson(const kv::Info& info) {
   const dax::PoolStats& pool = info.dax.pool;
   const dax::MappingStats& mapping = info.dax.mapping;
@@ -91,6 +117,8 @@ Json ToJson(const kv::Info& info) {
         {"blocks", pool.file_blocks_bytes},
         {"holes", pool.has_holes ? Json(HoleBytes(pool)) : Json()},
         {"quarantined", QuarantinedBytes(pool)}}},
+      {"keyspaces", KeyspacesToJson(info)},
+      {"keyspaces_dropping", info.keyspaces_dropping},
       {"index",
        {{"height", info.index_height},
         {"leaves", info.leaves},
@@ -191,6 +219,9 @@ std::string ToText(const kv::Info& info) {
   line("keys + values", HumanBytes(info.key_value_size_bytes));
   line("slab extents", HumanBytes(info.slab_size_bytes));
   line("large extents", HumanBytes(info.large_size_bytes));
+  if (!info.keyspaces.empty() || info.keyspaces_dropping != 0) {
+    line("keyspaces", KeyspacesText(info));
+  }
   line("index", absl::StrFormat("height %d, %s leaves, %s inner nodes, %s of DRAM views",
                                 info.index_height, Grouped(info.leaves), Grouped(info.inner_nodes),
                                 HumanBytes(info.index_view_size_bytes)));

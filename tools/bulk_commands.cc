@@ -37,7 +37,7 @@ struct LoadTotals {
 // Collects records and puts them a group at a time.
 class GroupLoader {
  public:
-  explicit GroupLoader(kv::Db* db) : db_(db) {}
+  explicit GroupLoader(kv::Keyspace* keyspace) : keyspace_(keyspace) {}
 
   absl::Status Add(std::string key, std::string value) {
     // Said here, with the input's line known, and not when its group is put.
@@ -58,7 +58,7 @@ class GroupLoader {
     std::vector<kv::KeyValue> views;
     views.reserve(group_.size());
     for (const auto& [key, value] : group_) views.push_back({key, value});
-    absl::StatusOr<kv::GroupResult> result = db_->PutGroup(views);
+    absl::StatusOr<kv::GroupResult> result = keyspace_->PutGroup(views);
     if (!result.ok()) return result.status();
     totals_.records += group_.size();
     totals_.replaced += result->superseded + result->replaced;
@@ -72,7 +72,7 @@ class GroupLoader {
   const LoadTotals& totals() const { return totals_; }
 
  private:
-  kv::Db* const db_;
+  kv::Keyspace* const keyspace_;
   std::vector<std::pair<std::string, std::string>> group_;
   uint64_t group_bytes_ = 0;
   LoadTotals totals_;
@@ -83,10 +83,10 @@ absl::Status After(const LoadTotals& totals, const absl::Status& status) {
                                                   " records before it are loaded)"));
 }
 
-absl::Status LoadAll(kv::Db& db, RecordReader& reader, uint64_t total_bytes, LoadTotals* totals,
-                     absl::Duration* elapsed) {
+absl::Status LoadAll(kv::Keyspace& keyspace, RecordReader& reader, uint64_t total_bytes,
+                     LoadTotals* totals, absl::Duration* elapsed) {
   Progress progress("load", total_bytes, 0);
-  GroupLoader loader(&db);
+  GroupLoader loader(&keyspace);
   absl::Status status;
   std::string key;
   std::string value;
@@ -129,11 +129,11 @@ absl::Status PrintLoaded(kv::Db& db, const RecordReader& reader, const LoadTotal
   return FlushTo(stdout);
 }
 
-absl::Status DumpTo(kv::Db& db, std::FILE* stream) {
-  absl::StatusOr<kv::Info> info = db.GetInfo();
-  if (!info.ok()) return info.status();
-  Progress progress("dump", 0, info->records);
-  const std::unique_ptr<kv::Iterator> it = db.NewIterator();
+absl::Status DumpTo(kv::Keyspace& keyspace, std::FILE* stream) {
+  absl::StatusOr<uint64_t> all = keyspace.Count();
+  if (!all.ok()) return all.status();
+  Progress progress("dump", 0, *all);
+  const std::unique_ptr<kv::Iterator> it = keyspace.NewIterator();
   uint64_t records = 0;
   uint64_t size_bytes = 0;
   std::string line;
@@ -154,7 +154,7 @@ absl::Status DumpTo(kv::Db& db, std::FILE* stream) {
 }
 
 // Dumps beside `file`, then renames: a dump that fails leaves what was there.
-absl::Status DumpToFile(kv::Db& db, const std::string& file) {
+absl::Status DumpToFile(kv::Keyspace& keyspace, const std::string& file) {
   const std::string partial = absl::StrCat(file, ".partial");
   const auto failed = [&](const char* what) {
     return absl::UnavailableError(absl::StrCat(what, " ", partial, ": ", std::strerror(errno)));
@@ -165,7 +165,7 @@ absl::Status DumpToFile(kv::Db& db, const std::string& file) {
     if (stream != nullptr) std::fclose(stream);
     unlink(partial.c_str());
   });
-  if (absl::Status status = DumpTo(db, stream); !status.ok()) return status;
+  if (absl::Status status = DumpTo(keyspace, stream); !status.ok()) return status;
   if (fsync(fileno(stream)) != 0) return failed("cannot sync");
   const int closed = std::fclose(std::exchange(stream, nullptr));
   if (closed != 0) return failed("cannot write");
@@ -192,19 +192,21 @@ absl::Status Load(const StoreArgs& store, const LoadArgs& args) {
       fstat(fileno(stream), &status_of_file) == 0 && S_ISREG(status_of_file.st_mode);
   const uint64_t total_bytes = regular ? static_cast<uint64_t>(status_of_file.st_size) : 0;
   CatchInterrupts();
-  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) -> absl::Status {
-    LoadTotals totals;
-    absl::Duration elapsed;
-    if (absl::Status status = LoadAll(db, **reader, total_bytes, &totals, &elapsed); !status.ok())
-      return absl::Status(status.code(), absl::StrCat(args.file, ": ", status.message()));
-    return PrintLoaded(db, **reader, totals, elapsed);
-  });
+  return WithKeyspace(
+      store, IfMissing::kCreate, [&](kv::Db& db, kv::Keyspace& keyspace) -> absl::Status {
+        LoadTotals totals;
+        absl::Duration elapsed;
+        if (absl::Status status = LoadAll(keyspace, **reader, total_bytes, &totals, &elapsed);
+            !status.ok())
+          return absl::Status(status.code(), absl::StrCat(args.file, ": ", status.message()));
+        return PrintLoaded(db, **reader, totals, elapsed);
+      });
 }
 
 absl::Status Dump(const StoreArgs& store, const std::string& file) {
   CatchInterrupts();
-  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) {
-    return file == "-" ? DumpTo(db, stdout) : DumpToFile(db, file);
+  return WithKeyspace(store, IfMissing::kFail, [&](kv::Db&, kv::Keyspace& keyspace) {
+    return file == "-" ? DumpTo(keyspace, stdout) : DumpToFile(keyspace, file);
   });
 }
 

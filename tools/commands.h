@@ -15,8 +15,9 @@ namespace daxkv::tools {
 // Which store, and how keys and values on the command line are written.
 struct StoreArgs {
   std::string path = "./daxkv.db";
-  std::string durability = "power";  // "power" or "process".
-  bool escaped = false;              // Keys and values given as arguments have C escapes.
+  std::string durability = "power";     // "power" or "process".
+  bool escaped = false;                 // Keys and values given as arguments have C escapes.
+  std::optional<std::string> keyspace;  // Nullopt: the default one.
 };
 
 struct CreateArgs {
@@ -73,6 +74,10 @@ absl::Status Scan(const StoreArgs& store, const ScanArgs& args);
 absl::Status Count(const StoreArgs& store);
 absl::Status Load(const StoreArgs& store, const LoadArgs& args);
 absl::Status Dump(const StoreArgs& store, const std::string& file);
+// Keyspaces: one is made, or dropped with all it holds; all names, each in a line, escaped.
+absl::Status CreateKeyspace(const StoreArgs& store, const std::string& name);
+absl::Status DropKeyspace(const StoreArgs& store, const std::string& name);
+absl::Status ListKeyspaces(const StoreArgs& store);
 // Writes a snapshot to a file or stdout ("-"); reads one of a file or stdin into a new store.
 absl::Status Backup(const StoreArgs& store, const std::string& file);
 absl::Status Restore(const StoreArgs& store, const std::string& file, const CreateArgs& args);

@@ -70,6 +70,7 @@ struct CommandLine {
   std::string dump_file;
   std::string backup_file;
   CreateArgs restore;
+  std::string keyspace;
   bool info_json = false;
   bool repair = false;
   std::function<absl::Status()> run;
@@ -155,6 +156,20 @@ void AddRecordCommands(CLI::App& app, CommandLine& line) {
              [&line] { return Count(line.store); });
 }
 
+void AddKeyspaceCommands(CLI::App& app, CommandLine& line) {
+  CLI::App* keyspace = app.add_subcommand("keyspace", "Make, drop and list keyspaces");
+  keyspace->fallthrough();
+  keyspace->require_subcommand(1);
+  CLI::App* create = AddCommand(*keyspace, line, "create", "Make an empty keyspace",
+                                [&line] { return CreateKeyspace(line.store, line.keyspace); });
+  create->add_option("NAME", line.keyspace, "1..64 bytes")->required();
+  CLI::App* drop = AddCommand(*keyspace, line, "drop", "Drop a keyspace with all it holds",
+                              [&line] { return DropKeyspace(line.store, line.keyspace); });
+  drop->add_option("NAME", line.keyspace, "Its name")->required();
+  AddCommand(*keyspace, line, "list", "Print the names of all",
+             [&line] { return ListKeyspaces(line.store); });
+}
+
 void AddStoreCommands(CLI::App& app, CommandLine& line) {
   CLI::App* load = AddCommand(app, line, "load", "Put all records of a file, synced in groups",
                               [&line] { return Load(line.store, line.load); });
@@ -208,11 +223,15 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--escaped", line.store.escaped,
                "Keys and values given as arguments have C escapes");
+  app.add_option("--keyspace", line.store.keyspace,
+                 "The keyspace of put, get, cas, batch, del, scan, estimate, count, load and dump")
+      ->type_name("NAME");
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 done, 1 no such key or a condition not met, 2 usage, 3 I/O or resource, 4 "
       "corrupt data.");
   AddRecordCommands(app, line);
+  AddKeyspaceCommands(app, line);
   AddStoreCommands(app, line);
   try {
     app.parse(argc, argv);

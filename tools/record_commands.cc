@@ -58,10 +58,10 @@ absl::StatusOr<kv::IteratorOptions> Bounds(const StoreArgs& store, const RangeAr
   return options;
 }
 
-absl::Status DeleteKeys(kv::Db& db, const std::vector<std::string>& keys) {
+absl::Status DeleteKeys(kv::Keyspace& keyspace, const std::vector<std::string>& keys) {
   std::string missing;
   for (const std::string& key : keys) {
-    const absl::Status status = db.Delete(key);
+    const absl::Status status = keyspace.Delete(key);
     if (absl::IsNotFound(status))
       absl::StrAppend(&missing, missing.empty() ? "" : ", ", Escaped(key));
     else if (!status.ok())
@@ -71,12 +71,12 @@ absl::Status DeleteKeys(kv::Db& db, const std::vector<std::string>& keys) {
   return absl::NotFoundError(absl::StrCat("no such key: ", missing));
 }
 
-absl::Status DeleteRange(kv::Db& db, const kv::IteratorOptions& bounds) {
+absl::Status DeleteRange(kv::Keyspace& keyspace, const kv::IteratorOptions& bounds) {
   // An empty range may also be said the wrong way round.
   if (!bounds.upper_bound.empty() && bounds.upper_bound <= bounds.lower_bound) {
     return WriteLine("deleted 0 records");
   }
-  absl::StatusOr<uint64_t> deleted = db.DeleteRange(bounds.lower_bound, bounds.upper_bound);
+  absl::StatusOr<uint64_t> deleted = keyspace.DeleteRange(bounds.lower_bound, bounds.upper_bound);
   if (!deleted.ok()) return deleted.status();
   return WriteLine(absl::StrCat("deleted ", *deleted, " records"));
 }
@@ -88,6 +88,19 @@ absl::StatusOr<std::optional<std::string>> OptionalBytes(
   absl::StatusOr<std::string> bytes = ArgumentBytes(store, *argument);
   if (!bytes.ok()) return bytes.status();
   return std::optional<std::string>(*std::move(bytes));
+}
+
+// The same operations, in the keyspace.
+absl::StatusOr<kv::WriteBatch> BatchIn(const kv::Keyspace& keyspace, const kv::WriteBatch& batch) {
+  kv::WriteBatch result;
+  for (size_t i = 0; i < batch.Count(); ++i) {
+    const kv::WriteBatch::Operation operation = batch.operation(i);
+    const absl::Status added = operation.value.has_value()
+                                   ? result.Put(keyspace, operation.key, *operation.value)
+                                   : result.Delete(keyspace, operation.key);
+    if (!added.ok()) return added;
+  }
+  return result;
 }
 
 }  // namespace
@@ -108,9 +121,9 @@ absl::Status Put(const StoreArgs& store, const PutArgs& args) {
                                           ? ArgumentBytes(store, *args.value)
                                           : ReadWholeFile(args.value_file, kv::kMaxValueSizeBytes);
   if (!value.ok()) return value.status();
-  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) {
-    if (!args.if_absent) return db.Put(*key, *value);
-    absl::Status inserted = db.Insert(*key, *value);
+  return WithKeyspace(store, IfMissing::kCreate, [&](kv::Db&, kv::Keyspace& keyspace) {
+    if (!args.if_absent) return keyspace.Put(*key, *value);
+    absl::Status inserted = keyspace.Insert(*key, *value);
     if (!absl::IsAlreadyExists(inserted)) return inserted;
     return absl::AbortedError(absl::StrCat("the key has a value: ", Escaped(*key)));
   });
@@ -127,51 +140,59 @@ absl::Status Cas(const StoreArgs& store, const CasArgs& args) {
   if (!expected.ok()) return expected.status();
   const absl::StatusOr<std::optional<std::string>> desired = OptionalBytes(store, args.desired);
   if (!desired.ok()) return desired.status();
-  return WithStore(store, IfMissing::kCreate,
-                   [&](kv::Db& db) { return db.CompareAndSwap(*key, *expected, *desired); });
+  return WithKeyspace(store, IfMissing::kCreate, [&](kv::Db&, kv::Keyspace& keyspace) {
+    return keyspace.CompareAndSwap(*key, *expected, *desired);
+  });
 }
 
 absl::Status Batch(const StoreArgs& store, const std::string& file) {
   const absl::StatusOr<std::string> text = ReadWholeFile(file, kMaxBatchFileSizeBytes);
   if (!text.ok()) return text.status();
-  kv::WriteBatch batch;
-  if (absl::Status parsed = ParseBatch(*text, &batch); !parsed.ok())
+  kv::WriteBatch parsed_batch;
+  if (absl::Status parsed = ParseBatch(*text, &parsed_batch); !parsed.ok())
     return absl::Status(parsed.code(),
                         absl::StrCat(file, ", ", parsed.message(), "; nothing was changed"));
-  return WithStore(store, IfMissing::kCreate, [&](kv::Db& db) -> absl::Status {
-    if (absl::Status written = db.Write(batch); !written.ok()) return written;
-    return WriteLine(absl::StrCat("did ", batch.Count(), " operations"));
-  });
+  return WithKeyspace(
+      store, IfMissing::kCreate, [&](kv::Db& db, kv::Keyspace& keyspace) -> absl::Status {
+        const absl::StatusOr<kv::WriteBatch> batch = BatchIn(keyspace, parsed_batch);
+        if (!batch.ok()) return batch.status();
+        if (absl::Status written = db.Write(*batch); !written.ok()) return written;
+        return WriteLine(absl::StrCat("did ", batch->Count(), " operations"));
+      });
 }
 
 absl::Status Estimate(const StoreArgs& store, const RangeArgs& range) {
   const absl::StatusOr<kv::IteratorOptions> bounds = Bounds(store, range, std::nullopt);
   if (!bounds.ok()) return bounds.status();
-  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) -> absl::Status {
-    const absl::StatusOr<kv::RangeEstimate> estimate =
-        db.ApproximateRange(bounds->lower_bound, bounds->upper_bound);
-    if (!estimate.ok()) return estimate.status();
-    return WriteLine(absl::StrCat(estimate->records, " records, give or take ",
-                                  estimate->records_error, "; ", estimate->size_bytes,
-                                  " bytes of keys and values, give or take ",
-                                  estimate->size_bytes_error));
-  });
+  return WithKeyspace(
+      store, IfMissing::kFail, [&](kv::Db&, kv::Keyspace& keyspace) -> absl::Status {
+        const absl::StatusOr<kv::RangeEstimate> estimate =
+            keyspace.ApproximateRange(bounds->lower_bound, bounds->upper_bound);
+        if (!estimate.ok()) return estimate.status();
+        return WriteLine(absl::StrCat(estimate->records, " records, give or take ",
+                                      estimate->records_error, "; ", estimate->size_bytes,
+                                      " bytes of keys and values, give or take ",
+                                      estimate->size_bytes_error));
+      });
 }
 
 absl::Status Get(const StoreArgs& store, const std::string& key_argument) {
   absl::StatusOr<std::string> key = ArgumentBytes(store, key_argument);
   if (!key.ok()) return key.status();
-  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) -> absl::Status {
-    absl::StatusOr<kv::PinnedValue> value = db.Pin(*key);
-    if (absl::IsNotFound(value.status()))
-      return absl::NotFoundError(absl::StrCat("no such key: ", Escaped(*key)));
-    if (!value.ok()) return value.status();
-    if (absl::Status status = WriteTo(stdout, value->value()); !status.ok()) return status;
-    // Exactly the value's bytes into a pipe or file; a line of its own for a person.
-    if (isatty(STDOUT_FILENO) == 1)
-      if (absl::Status status = WriteTo(stdout, "\n"); !status.ok()) return status;
-    return FlushTo(stdout);
-  });
+  return WithKeyspace(store, IfMissing::kFail,
+                      [&](kv::Db&, kv::Keyspace& keyspace) -> absl::Status {
+                        absl::StatusOr<kv::PinnedValue> value = keyspace.Pin(*key);
+                        if (absl::IsNotFound(value.status()))
+                          return absl::NotFoundError(absl::StrCat("no such key: ", Escaped(*key)));
+                        if (!value.ok()) return value.status();
+                        if (absl::Status status = WriteTo(stdout, value->value()); !status.ok())
+                          return status;
+                        // Exactly the value's bytes into a pipe or file; a line of its own for a person.
+                        if (isatty(STDOUT_FILENO) == 1)
+                          if (absl::Status status = WriteTo(stdout, "\n"); !status.ok())
+                            return status;
+                        return FlushTo(stdout);
+                      });
 }
 
 absl::Status Del(const StoreArgs& store, const DelArgs& args) {
@@ -188,8 +209,8 @@ absl::Status Del(const StoreArgs& store, const DelArgs& args) {
     if (!key.ok()) return key.status();
     keys.push_back(*std::move(key));
   }
-  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) {
-    return has_range ? DeleteRange(db, *bounds) : DeleteKeys(db, keys);
+  return WithKeyspace(store, IfMissing::kFail, [&](kv::Db&, kv::Keyspace& keyspace) {
+    return has_range ? DeleteRange(keyspace, *bounds) : DeleteKeys(keyspace, keys);
   });
 }
 
@@ -198,33 +219,31 @@ absl::Status Scan(const StoreArgs& store, const ScanArgs& args) {
   if (!bounds.ok()) return bounds.status();
   bounds->keys_only = args.keys_only;
   CatchInterrupts();
-  return WithStore(store, IfMissing::kFail, [&](kv::Db& db) -> absl::Status {
-    const std::unique_ptr<kv::Iterator> it = db.NewIterator(*bounds);
-    uint64_t left = args.limit.value_or(UINT64_MAX);
-    std::string line;
-    for (it->SeekToFirst(); left > 0 && it->Valid() && !Interrupted(); it->Next(), --left) {
-      line.clear();
-      AppendEscaped(it->key(), &line);
-      if (!args.keys_only) {
-        line.push_back('\t');
-        AppendEscaped(it->value(), &line);
-      }
-      line.push_back('\n');
-      if (absl::Status status = WriteTo(stdout, line); !status.ok()) return status;
-    }
-    if (!it->status().ok()) return it->status();
-    if (Interrupted()) return absl::CancelledError("interrupted");
-    return FlushTo(stdout);
-  });
+  return WithKeyspace(
+      store, IfMissing::kFail, [&](kv::Db&, kv::Keyspace& keyspace) -> absl::Status {
+        const std::unique_ptr<kv::Iterator> it = keyspace.NewIterator(*bounds);
+        uint64_t left = args.limit.value_or(UINT64_MAX);
+        std::string line;
+        for (it->SeekToFirst(); left > 0 && it->Valid() && !Interrupted(); it->Next(), --left) {
+          line.clear();
+          AppendEscaped(it->key(), &line);
+          if (!args.keys_only) {
+            line.push_back('\t');
+            AppendEscaped(it->value(), &line);
+          }
+          line.push_back('\n');
+          if (absl::Status status = WriteTo(stdout, line); !status.ok()) return status;
+        }
+        if (!it->status().ok()) return it->status();
+        if (Interrupted()) return absl::CancelledError("interrupted");
+        return FlushTo(stdout);
+      });
 }
 
 absl::Status Count(const StoreArgs& store) {
-  return WithStore(store, IfMissing::kFail, [](kv::Db& db) -> absl::Status {
-    absl::StatusOr<kv::Info> info = db.GetInfo();
-    if (!info.ok()) return info.status();
-    if (absl::Status status = WriteTo(stdout, absl::StrCat(info->records, "\n")); !status.ok())
-      return status;
-    return FlushTo(stdout);
+  return WithKeyspace(store, IfMissing::kFail, [](kv::Db&, kv::Keyspace& keyspace) -> absl::Status {
+    absl::StatusOr<uint64_t> records = keyspace.Count();
+    return records.ok() ? WriteLine(absl::StrCat(*records)) : records.status();
   });
 }
 

@@ -43,6 +43,18 @@ absl::Status WithStore(const StoreArgs& store, IfMissing if_missing,
   return status;
 }
 
+absl::Status WithKeyspace(const StoreArgs& store, IfMissing if_missing,
+                          const std::function<absl::Status(kv::Db&, kv::Keyspace&)>& body) {
+  return WithStore(store, if_missing, [&](kv::Db& db) -> absl::Status {
+    if (!store.keyspace.has_value()) return body(db, db);
+    absl::StatusOr<std::string> name = ArgumentBytes(store, *store.keyspace);
+    if (!name.ok()) return name.status();
+    absl::StatusOr<kv::Keyspace> keyspace = db.OpenKeyspace(*name);
+    if (!keyspace.ok()) return keyspace.status();
+    return body(db, *keyspace);
+  });
+}
+
 absl::StatusOr<kv::Options> OptionsOf(const CreateArgs& args) {
   kv::Options options;
   if (!args.fixed_size.empty()) {

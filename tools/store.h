@@ -22,6 +22,10 @@ enum class IfMissing { kCreate, kFail };
 absl::Status WithStore(const StoreArgs& store, IfMissing if_missing,
                        const std::function<absl::Status(kv::Db&)>& body);
 
+// The same with the keyspace that --keyspace names, which must be there, or the default one.
+absl::Status WithKeyspace(const StoreArgs& store, IfMissing if_missing,
+                          const std::function<absl::Status(kv::Db&, kv::Keyspace&)>& body);
+
 // Options for a new store. kInvalidArgument: not a size.
 absl::StatusOr<kv::Options> OptionsOf(const CreateArgs& args);
 

@@ -168,6 +168,37 @@ expect 3 "no store at" --db none backup saved
 expect 3 "cannot create" --db copy backup missing/folder/file
 expect 2 "not a size" --db none restore --fixed lots saved
 
+# ---- Keyspaces
+expect 0 "" --db spaces put city Paris
+expect 0 "" --db spaces keyspace create moons
+expect 0 "" --db spaces --escaped keyspace create 'a\tb'
+expect 3 "there is a keyspace" --db spaces keyspace create moons
+expect 0 "moons" --db spaces keyspace list
+expect 0 "" --db spaces --keyspace moons put city none
+expect 0 "" --db spaces --keyspace moons put Titan Saturn
+expect 0 "Saturn" --db spaces --keyspace moons get Titan
+expect 0 "Paris" --db spaces get city
+expect 1 "no such key" --db spaces get Titan
+expect 0 "2" --db spaces --keyspace moons count
+printf 'put\tRhea\tSaturn\ndel\tcity\n' >moves
+expect 0 "did 2 operations" --db spaces --keyspace moons batch moves
+"${OLDPWD_KVCTL}" --db spaces --keyspace moons scan >out
+printf 'Rhea\tSaturn\nTitan\tSaturn\n' >expected
+same out expected "a scan of a keyspace"
+expect 0 "" --db spaces --keyspace moons dump moons.tsv
+same moons.tsv expected "a dump of a keyspace"
+expect 0 "loaded 2" --db spaces --escaped --keyspace 'a\tb' load --format tsv moons.tsv
+expect 0 "" --db spaces --escaped --keyspace 'a\tb' cas Rhea --expect Saturn --set Uranus
+expect 0 "moons: 2 records" --db spaces info
+expect 0 '"keyspaces"' --db spaces info --json
+expect 0 "clean" --db spaces check
+expect 0 "" --db spaces keyspace drop moons
+expect 1 "no keyspace" --db spaces --keyspace moons get Titan
+expect 1 "no keyspace" --db spaces keyspace drop moons
+expect 2 "name has 0 bytes" --db spaces keyspace create ''
+expect 2 "" --db spaces keyspace
+expect 0 "clean" --db spaces check
+
 # ---- Administration
 expect 0 "clean" --db copy check
 expect 0 '"records": 5001' --db copy info --json

@@ -1,0 +1,79 @@
+// The end of a keyspace: every extent goes, whatever it holds.
+#include <algorithm>
+
+#include "kv/space_impl.h"
+
+namespace daxkv::kv {
+namespace {
+
+// Neighbours that are truncated together: one grace period and one hole for all.
+constexpr size_t kRunsTogether = 256;
+
+bool Follows(const dax::Run& run, const dax::Run& before) {
+  return run.first_page == before.first_page + before.pages;
+}
+
+}  // namespace
+
+absl::Status Space::Impl::ListRunsToDrop() {
+  // What is not committed yet is not among the live runs.
+  absl::Status status = DrainAndCommit();
+  if (!status.ok()) return status;
+  std::vector<dax::Run> runs;
+  status = pool->ForEachRun([&](const dax::Run& run) {
+    if (UseOf(run).IsExtentOf(keyspace)) runs.push_back(run);
+    return absl::OkStatus();
+  });
+  if (status.ok()) runs_to_drop = std::move(runs);
+  return status;
+}
+
+// Keeps those that are pinned. The first other error ends it.
+absl::Status Space::Impl::DropRuns(absl::Span<const dax::Run> group,
+                                   std::vector<dax::Run>* pinned) {
+  const uint64_t first_page = group.front().first_page;
+  const uint64_t end_page = group.back().first_page + group.back().pages;
+  absl::Status status = WithoutExceptions(
+      [&] { return mapping.Truncate(first_page, end_page - first_page, absl::InfinitePast()); });
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  if (group.size() == 1) {
+    pinned->push_back(group.front());
+    return absl::OkStatus();
+  }
+  const size_t half = group.size() / 2;
+  status = DropRuns(group.first(half), pinned);
+  return status.ok() ? DropRuns(group.subspan(half), pinned) : status;
+}
+
+absl::StatusOr<Space::DropResult> Space::Impl::DropSome(size_t most_extents) {
+  if (!runs_to_drop.has_value()) {
+    absl::Status listed = ListRunsToDrop();
+    if (!listed.ok()) return listed;
+  }
+  std::vector<dax::Run>& runs = *runs_to_drop;
+  std::vector<dax::Run> pinned;
+  size_t end = std::min(most_extents, runs.size());
+  absl::Status status;
+  size_t done = 0;
+  while (done < end && status.ok()) {
+    size_t next = done + 1;
+    while (next < end && next - done < kRunsTogether && Follows(runs[next], runs[next - 1])) {
+      ++next;
+    }
+    status = DropRuns(absl::MakeConstSpan(runs).subspan(done, next - done), &pinned);
+    if (status.ok()) done = next;
+  }
+  // Of a group that failed some runs may be gone: Truncate passes over pages of no run.
+  runs.erase(runs.begin(), runs.begin() + static_cast<ptrdiff_t>(done));
+  runs.insert(runs.end(), pinned.begin(), pinned.end());
+  if (!status.ok()) return status;
+  return DropResult{runs.size(), pinned.size()};
+}
+
+absl::StatusOr<Space::DropResult> Space::Drop(size_t most_extents) {
+  impl_->StopWorker();
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  return WithoutExceptions([&] { return impl_->DropSome(most_extents); });
+}
+
+}  // namespace daxkv::kv
