@@ -2,7 +2,7 @@
 // share its pages and nothing else: each has its own mapping and its own extents.
 //
 // Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB at first, growing with
-// their size class to 2 MiB. A larger record has a run of its own. Which slots are used is kept in
+// their size class to 256 KiB. A larger record has a run of its own. Which slots are used is kept in
 // DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
 // first allocated from or freed into: from the map that a clean close saved, or, after a crash, by
 // asking the index about every slot (LivenessOracle): the extent is *derived*. Nothing leaks: an
