@@ -18,8 +18,8 @@ struct HugePages {
   uint64_t shmem_bytes = 0;
   uint64_t file_bytes = 0;
   uint64_t anonymous_bytes = 0;
-  // False on DAX, for whose huge mappings the kernel keeps no count: the three are 0, and tell
-  // nothing. (There, count page faults: tests/dax_vm.)
+  // False on DAX, of whose mappings the kernel keeps no count: then only mapped_bytes tells
+  // something. (There, count page faults: tests/dax_vm.)
   bool counted = true;
 
   uint64_t huge_bytes() const { return shmem_bytes + file_bytes + anonymous_bytes; }

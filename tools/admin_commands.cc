@@ -61,10 +61,11 @@ Json PinsToJson(const dax::PinReport& pins) {
 }
 
 Json HugeToJson(const dax::HugePages& pages) {
-  Json json = {{"mapped_bytes", pages.mapped_bytes}, {"resident_bytes", pages.resident_bytes}};
-  // Where the kernel does not count, no number is better than a zero.
-  json["huge_bytes"] = pages.counted ? Json(pages.huge_bytes()) : Json(nullptr);
-  return json;
+  // Where the kernel does not count, no number is better than a wrong one.
+  const auto counted = [&](uint64_t bytes) { return pages.counted ? Json(bytes) : Json(nullptr); };
+  return {{"mapped_bytes", pages.mapped_bytes},
+          {"resident_bytes", counted(pages.resident_bytes)},
+          {"huge_bytes", counted(pages.huge_bytes())}};
 }
 
 Json KeyspacesToJson(const kv::Info& info) {
@@ -167,10 +168,12 @@ std::string FaultsText(const dax::MappingStats& mapping) {
 }
 
 std::string MemoryText(const dax::HugePages& pages) {
-  return absl::StrFormat("%s mapped, %s in page tables, of it %s", HumanBytes(pages.mapped_bytes),
-                         HumanBytes(pages.resident_bytes),
-                         pages.counted ? HumanBytes(pages.huge_bytes()) + " by huge pages"
-                                       : "by huge pages: not counted by the kernel on DAX");
+  const std::string mapped = HumanBytes(pages.mapped_bytes) + " mapped";
+  if (!pages.counted) {
+    return mapped + "; by page tables, and by huge pages: not counted by the kernel on DAX";
+  }
+  return absl::StrFormat("%s, %s in page tables, of it %s by huge pages", mapped,
+                         HumanBytes(pages.resident_bytes), HumanBytes(pages.huge_bytes()));
 }
 
 std::string PinsText(const dax::PinReport& pins) {

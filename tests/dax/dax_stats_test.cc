@@ -118,7 +118,9 @@ TEST_F(DaxStatsTest, PrefaultMapsTheExtentsPages) {
   EXPECT_EQ(mapping_->stats().entries, 22u);
   EXPECT_EQ(mapping_->stats().pins, 0u);
   const DaxStats stats = Collect();
-  EXPECT_GE(stats.pages.resident_bytes, run.size_bytes());
+  if (stats.pages.counted) {
+    EXPECT_GE(stats.pages.resident_bytes, run.size_bytes());
+  }
   EXPECT_LE(stats.pages.huge_bytes(), stats.pages.resident_bytes);
   EXPECT_LE(stats.pages.resident_bytes, stats.pages.mapped_bytes);
   EXPECT_EQ(CodeOf(mapping_->Prefault(0, 0, Access::kRead)), absl::StatusCode::kInvalidArgument);
