@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "dax/exceptions.h"
 #include "dax/mapping_impl.h"
 
 namespace daxkv::dax {
@@ -107,6 +108,21 @@ class IdentityProvider : public ExtentProvider {
 }  // namespace
 }  // namespace internal
 
+namespace {
+
+// What `call` makes of the range of pages.
+template <typename Call>
+auto WithRange(uint64_t first_index, uint64_t pages, Call call)
+    -> decltype(call(internal::IndexRange())) {
+  return WithoutExceptions([&]() -> decltype(call(internal::IndexRange())) {
+    absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
+    if (!range.ok()) return range.status();
+    return call(*range);
+  });
+}
+
+}  // namespace
+
 std::unique_ptr<ExtentProvider> NewIdentityProvider(const Pool* pool) {
   return std::make_unique<internal::IdentityProvider>(pool);
 }
@@ -134,58 +150,63 @@ std::optional<Extent> Mapping::LookUp(uint64_t index) const {
 
 absl::StatusOr<FaultResult> Mapping::Fault(uint64_t index, unsigned order, Access access) {
   assert(!rcu::InReadSection());
-  return impl_->Fault(index, order, access);
+  return WithoutExceptions([&] { return impl_->Fault(index, order, access); });
 }
 
 absl::StatusOr<Pinned> Mapping::Pin(uint64_t index, Access access) {
   assert(!rcu::InReadSection());
-  return impl_->Pin(index, access);
+  return WithoutExceptions([&] { return impl_->Pin(index, access); });
 }
 
-absl::StatusOr<Pinned> Mapping::TryPin(uint64_t index) { return impl_->TryPin(index); }
+absl::StatusOr<Pinned> Mapping::TryPin(uint64_t index) {
+  return WithoutExceptions([&] { return impl_->TryPin(index); });
+}
 
 absl::StatusOr<PinnedRange> Mapping::PinRange(uint64_t first_byte, uint64_t size_bytes,
                                               Access access) {
   assert(!rcu::InReadSection());
-  return impl_->PinRange(first_byte, size_bytes, access);
+  return WithoutExceptions([&] { return impl_->PinRange(first_byte, size_bytes, access); });
 }
 
 absl::StatusOr<PinnedRange> Mapping::TryPinRange(uint64_t first_byte, uint64_t size_bytes) {
-  return impl_->TryPinRange(first_byte, size_bytes);
+  return WithoutExceptions([&] { return impl_->TryPinRange(first_byte, size_bytes); });
 }
 
 PinReport Mapping::ReportPins(size_t most_extents) const { return impl_->ReportPins(most_extents); }
 
 absl::Status Mapping::Prefault(uint64_t first_index, uint64_t pages, Access access) {
   assert(!rcu::InReadSection());
-  absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
-  if (!range.ok()) return range.status();
-  return impl_->Prefault(*range, access);
+  return WithRange(first_index, pages, [&](const internal::IndexRange& range) {
+    return impl_->Prefault(range, access);
+  });
 }
 
 uint32_t Mapping::PinCount(uint64_t index) const { return impl_->PinCount(index); }
 
-absl::StatusOr<EntryLock> Mapping::LockEntry(uint64_t index) { return impl_->LockEntry(index); }
+absl::StatusOr<EntryLock> Mapping::LockEntry(uint64_t index) {
+  return WithoutExceptions([&] { return impl_->LockEntry(index); });
+}
 
 absl::StatusOr<EntryLock> Mapping::LockFrame(Pool* pool, uint64_t frame) {
-  return internal::MappingImpl::LockFrame(pool, frame);
+  return WithoutExceptions([&] { return internal::MappingImpl::LockFrame(pool, frame); });
 }
 
 absl::StatusOr<LayoutBreak> Mapping::BreakLayouts(uint64_t first_index, uint64_t pages,
                                                   absl::Time deadline) {
-  absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
-  if (!range.ok()) return range.status();
-  return impl_->BreakLayouts(*range, deadline);
+  return WithRange(first_index, pages,
+                   [&](const internal::IndexRange& range) -> absl::StatusOr<LayoutBreak> {
+                     return impl_->BreakLayouts(range, deadline);
+                   });
 }
 
 absl::Status Mapping::Truncate(uint64_t first_index, uint64_t pages, absl::Time deadline) {
-  absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
-  if (!range.ok()) return range.status();
-  return impl_->Truncate(*range, deadline);
+  return WithRange(first_index, pages, [&](const internal::IndexRange& range) {
+    return impl_->Truncate(range, deadline);
+  });
 }
 
 absl::Status Mapping::Split(uint64_t index, unsigned new_order) {
-  return impl_->Split(index, new_order);
+  return WithoutExceptions([&] { return impl_->Split(index, new_order); });
 }
 
 void Mapping::MarkDirty(uint64_t first_index, uint64_t pages) {
@@ -194,9 +215,8 @@ void Mapping::MarkDirty(uint64_t first_index, uint64_t pages) {
 }
 
 absl::Status Mapping::Writeback(uint64_t first_index, uint64_t pages) {
-  absl::StatusOr<internal::IndexRange> range = internal::IndexRange::OfPages(first_index, pages);
-  if (!range.ok()) return range.status();
-  return impl_->Writeback(*range);
+  return WithRange(first_index, pages,
+                   [&](const internal::IndexRange& range) { return impl_->Writeback(range); });
 }
 
 MappingStats Mapping::stats() const { return impl_->Stats(); }

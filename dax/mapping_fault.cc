@@ -134,8 +134,9 @@ absl::StatusOr<std::optional<unsigned>> MappingImpl::ProvideExtent(uint64_t inde
   // Lost since we asked: whoever listed the page may have found no entry yet. Either he sees ours,
   // or we see the page listed.
   if (installed.ok() && installed->has_value() && IsLost(*extent)) {
-    for (const uint64_t page : pool_->ListLostPages()) {
-      if (page - extent->first_frame < extent->pages()) PoisonFrame(pool_, page);
+    for (uint64_t page = extent->first_frame; page < extent->first_frame + extent->pages();
+         ++page) {
+      if (pool_->IsLost(page << kPageShift, kPageSizeBytes)) PoisonFrame(pool_, page);
     }
   }
   if (options_.prefault != MappingOptions::Prefault::kNone && installed.ok() && *installed) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "dax/exceptions.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::dax {
@@ -170,7 +171,8 @@ absl::Status PageSpace::ReleaseRuns(absl::Span<const Run> runs) {
   std::vector<Run> released;
   released.reserve(runs.size());
   for (const Run& run : runs) {
-    absl::Status forgotten = ForgetRun(run);
+    // What was forgotten before must be given back, whatever comes.
+    absl::Status forgotten = WithoutExceptions([&] { return ForgetRun(run); });
     if (forgotten.ok()) released.push_back(run);
     status.Update(forgotten);
   }
@@ -204,32 +206,42 @@ absl::Status PageSpace::PunchRun(const Segment& segment, uint64_t first, uint64_
   return files_.Punch((segment.first_page() + first) * kPageSizeBytes, pages * kPageSizeBytes);
 }
 
-void PageSpace::GiveBack(const Taken& taken, uint64_t pages, bool punched) {
+void PageSpace::GiveBack(const Taken& taken, uint64_t pages, bool punched) noexcept {
   const uint64_t first_page = taken.segment->first_page() + taken.first;
-  const std::vector<uint64_t> lost = Restore(first_page, pages, punched);
+  if (punched) Restore(first_page, pages);
   const Lock lock(mutex_);
   taken.segment->allocator()->Free(taken.first, pages);
   // Never to be handed out again, but at an open that can get fresh blocks for them.
-  for (const uint64_t page : lost) {
+  ForEachLost(first_page, pages, [&](uint64_t page) {
     taken.segment->allocator()->Take(page - taken.segment->first_page(), 1);
     ++taken.segment->quarantined_free_pages;
-  }
+  });
   if (!punched) taken.segment->may_hide_blocks = true;
+}
+
+// Without a list of them, for which there may be no memory.
+template <typename Visit>
+void PageSpace::ForEachLost(uint64_t first_page, uint64_t pages, Visit visit) const {
+  const uint64_t end = first_page + pages;
+  if (!bad_pages_.Overlaps(first_page, end)) return;
+  for (uint64_t page = first_page; page < end; ++page) {
+    if (bad_pages_.Overlaps(page, page + 1)) visit(page);
+  }
 }
 
 // Taken off the list last, durably, and before anybody can have the page: a record that outlived
 // this would make a later run's good page unreadable. A crash before that is durable leaves a
 // listed page in no run, which Build finds.
-std::vector<uint64_t> PageSpace::Restore(uint64_t first_page, uint64_t pages, bool punched) {
-  std::vector<uint64_t> bad = bad_pages_.In(first_page, first_page + pages);
-  if (!punched) return bad;
-  std::vector<uint64_t> still_lost;
-  for (const uint64_t page : bad) {
-    const bool mapped = files_.MapAgain(heap_.base(), page).ok();
-    if (mapped) heap_.lost_pages().SetRestored(page);
-    if (!mapped || !bad_pages_.Remove(page).ok()) still_lost.push_back(page);
-  }
-  return still_lost;
+void PageSpace::Restore(uint64_t first_page, uint64_t pages) noexcept {
+  ForEachLost(first_page, pages, [&](uint64_t page) {
+    // On an error it stays on the list.
+    WithoutExceptions([&] {
+      absl::Status status = files_.MapAgain(heap_.base(), page);
+      if (!status.ok()) return status;
+      heap_.lost_pages().SetRestored(page);
+      return bad_pages_.Remove(page);
+    }).IgnoreError();
+  });
 }
 
 absl::Status PageSpace::Build(Segment& segment) {
@@ -245,7 +257,8 @@ absl::Status PageSpace::Build(Segment& segment) {
 void PageSpace::QuarantineFree(Segment& segment, uint64_t page) {
   const uint64_t first = page - segment.first_page();
   if (!segment.allocator()->free().Test(first)) return;
-  if (Restore(page, 1, PunchRun(segment, first, 1).ok()).empty()) return;
+  if (PunchRun(segment, first, 1).ok()) Restore(page, 1);
+  if (!bad_pages_.Overlaps(page, page + 1)) return;
   segment.allocator()->Take(first, 1);
   ++segment.quarantined_free_pages;
 }

@@ -95,10 +95,13 @@ class PageSpace {
 
   absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages);
   absl::Status PunchRun(const Segment& segment, uint64_t first, uint64_t pages);
-  void GiveBack(const Taken& taken, uint64_t pages, bool punched);
-  // Those of the pages, which are in no run and were `punched`, that stay lost. The others have
-  // fresh blocks, are mapped again and off the list, durably.
-  std::vector<uint64_t> Restore(uint64_t first_page, uint64_t pages, bool punched);
+  void GiveBack(const Taken& taken, uint64_t pages, bool punched) noexcept;
+  // Visits those of the pages that are on the list of lost ones.
+  template <typename Visit>
+  void ForEachLost(uint64_t first_page, uint64_t pages, Visit visit) const;
+  // Of pages that are in no run and were punched, so that they have fresh blocks to come: maps the
+  // lost ones again and takes them off the list, durably. Those that can't be stay on it.
+  void Restore(uint64_t first_page, uint64_t pages) noexcept;
   // The next live runs from a page on, some hundred of them at most; none: the end.
   absl::Status NextRuns(uint64_t from, std::vector<Run>* runs) const;
   // Stores the word that says the run is free; not yet durably.

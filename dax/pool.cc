@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "dax/backing_files.h"
 #include "dax/bad_pages.h"
+#include "dax/exceptions.h"
 #include "dax/lock_file.h"
 #include "dax/mapping_impl.h"
 #include "dax/object_heap.h"
@@ -90,29 +91,32 @@ struct Pool::Impl {
 
 absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
                                                  const PoolOptions& options) {
-  absl::Status status = CheckOptions(path, options);
-  if (!status.ok()) return status;
-  const absl::StatusOr<PathType> type = TypeOf(path);
-  if (!type.ok()) return type.status();
-  auto impl = std::make_unique<Impl>();
-  impl->path = path;
-  impl->sigbus = options.sigbus;
-  const SurviveMediaErrors survive;
-  impl->huge_pages = options.huge_pages;
-  const bool directory = *type == PathType::kDirectory ||
-                         (*type == PathType::kMissing && options.shape == PoolShape::kDirectory);
-  if (*type == PathType::kOther) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is neither a directory, a file nor a DAX device"));
-  }
-  impl->shape = directory ? PoolShape::kDirectory : PoolShape::kFixed;
-  status = directory ? impl->OpenDirectory(options) : impl->OpenFixed(options, *type);
-  if (status.ok()) status = impl->Start();
-  if (!status.ok()) return status;
-  std::unique_ptr<Pool> pool(new Pool(std::move(impl)));
-  if (options.durability == Durability::kProcess) status = pool->SetDurability(options.durability);
-  if (!status.ok()) return status;
-  return pool;
+  return WithoutExceptions([&]() -> absl::StatusOr<std::unique_ptr<Pool>> {
+    absl::Status status = CheckOptions(path, options);
+    if (!status.ok()) return status;
+    const absl::StatusOr<PathType> type = TypeOf(path);
+    if (!type.ok()) return type.status();
+    auto impl = std::make_unique<Impl>();
+    impl->path = path;
+    impl->sigbus = options.sigbus;
+    const SurviveMediaErrors survive;
+    impl->huge_pages = options.huge_pages;
+    const bool directory = *type == PathType::kDirectory ||
+                           (*type == PathType::kMissing && options.shape == PoolShape::kDirectory);
+    if (*type == PathType::kOther) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " is neither a directory, a file nor a DAX device"));
+    }
+    impl->shape = directory ? PoolShape::kDirectory : PoolShape::kFixed;
+    status = directory ? impl->OpenDirectory(options) : impl->OpenFixed(options, *type);
+    if (status.ok()) status = impl->Start();
+    if (!status.ok()) return status;
+    std::unique_ptr<Pool> pool(new Pool(std::move(impl)));
+    if (options.durability == Durability::kProcess)
+      status = pool->SetDurability(options.durability);
+    if (!status.ok()) return status;
+    return pool;
+  });
 }
 
 absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
@@ -315,20 +319,22 @@ std::optional<uint64_t> Pool::UnsealEpoch(uint64_t word) {
 }
 
 absl::Status Pool::Close() {
-  if (impl_->heap == nullptr) return absl::FailedPreconditionError("the pool is closed already");
-  const SurviveMediaErrors survive;
-  SettleMediaErrors().IgnoreError();  // What matters of it, Sync says again.
-  // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
-  impl_->space->TrimKnown().IgnoreError();
-  absl::Status status = Sync();
-  // The commit point: everything before it is durable.
-  if (status.ok()) {
-    impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
-  }
-  impl_->Shut();
-  base_ = nullptr;
-  lost_pages_ = nullptr;
-  return status;
+  return WithoutExceptions([&]() -> absl::Status {
+    if (impl_->heap == nullptr) return absl::FailedPreconditionError("the pool is closed already");
+    const SurviveMediaErrors survive;
+    SettleMediaErrors().IgnoreError();  // What matters of it, Sync says again.
+    // Spare blocks that can't be punched do no harm, and a damaged segment gives none.
+    impl_->space->TrimKnown().IgnoreError();
+    absl::Status status = Sync();
+    // The commit point: everything before it is durable.
+    if (status.ok()) {
+      impl_->heap->StoreDurably(impl_->heap->root()->clean, SealEpoch(impl_->open_epoch));
+    }
+    impl_->Shut();
+    base_ = nullptr;
+    lost_pages_ = nullptr;
+    return status;
+  });
 }
 
 const std::string& Pool::path() const { return impl_->path; }
@@ -346,25 +352,26 @@ bool Pool::Contains(uint64_t offset, uint64_t size_bytes) const {
 absl::StatusOr<Run> Pool::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
                                       uint64_t used_bytes) {
   const SurviveMediaErrors survive;
-  return impl_->space->AllocateRun(pages, kind, owner, used_bytes);
+  return WithoutExceptions(
+      [&] { return impl_->space->AllocateRun(pages, kind, owner, used_bytes); });
 }
 
 absl::Status Pool::CommitRuns(absl::Span<const Run> runs) {
   const SurviveMediaErrors survive;
-  return impl_->space->CommitRuns(runs);
+  return WithoutExceptions([&] { return impl_->space->CommitRuns(runs); });
 }
 absl::Status Pool::ReleaseRuns(absl::Span<const Run> runs) {
   const SurviveMediaErrors survive;
-  return impl_->space->ReleaseRuns(runs);
+  return WithoutExceptions([&] { return impl_->space->ReleaseRuns(runs); });
 }
 absl::StatusOr<Run> Pool::FindRun(uint64_t page) const {
   const SurviveMediaErrors survive;
-  return impl_->space->FindRun(page);
+  return WithoutExceptions([&] { return impl_->space->FindRun(page); });
 }
 
 absl::Status Pool::ForEachRun(const std::function<absl::Status(const Run&)>& visit) const {
   const SurviveMediaErrors survive;
-  return impl_->space->ForEachRun(visit);
+  return WithoutExceptions([&] { return impl_->space->ForEachRun(visit); });
 }
 
 void Pool::Flush(const void* address, size_t size_bytes) noexcept {
@@ -379,7 +386,9 @@ void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept 
   impl_->persister->CopyAndFlush(to, from, size_bytes);
 }
 
-absl::Status Pool::Sync() { return impl_->persister->SyncAll(impl_->files->size_bytes()); }
+absl::Status Pool::Sync() {
+  return WithoutExceptions([&] { return impl_->persister->SyncAll(impl_->files->size_bytes()); });
+}
 
 absl::Status Pool::SetDurability(Durability durability) {
   if (media().media_class != MediaClass::kPageCache) return absl::OkStatus();
@@ -397,19 +406,23 @@ absl::Status Pool::SyncIfNeeded() {
   return impl_->persister->TakeUnsynced() ? Sync() : absl::OkStatus();
 }
 
-absl::Status Pool::PersistWord(const uint64_t* word) { return impl_->persister->PersistWord(word); }
+absl::Status Pool::PersistWord(const uint64_t* word) {
+  return WithoutExceptions([&] { return impl_->persister->PersistWord(word); });
+}
 
 absl::Status Pool::ReportLostPage(uint64_t page) {
-  if (page >= kMaxSegments * kMaxRunPages * 2 || !Contains(page << kPageShift, kPageSizeBytes)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("page ", page, " of ", path(), " is no page that runs are made of"));
-  }
-  if (!impl_->heap->lost_pages().Report(page)) {
-    return absl::ResourceExhaustedError(absl::StrCat("more than ", LostPages::kCapacity,
-                                                     " pages were lost since ", path(),
-                                                     " was opened; open it anew"));
-  }
-  return SettleMediaErrors();
+  return WithoutExceptions([&]() -> absl::Status {
+    if (page >= kMaxSegments * kMaxRunPages * 2 || !Contains(page << kPageShift, kPageSizeBytes)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("page ", page, " of ", path(), " is no page that runs are made of"));
+    }
+    if (!impl_->heap->lost_pages().Report(page)) {
+      return absl::ResourceExhaustedError(absl::StrCat("more than ", LostPages::kCapacity,
+                                                       " pages were lost since ", path(),
+                                                       " was opened; open it anew"));
+    }
+    return SettleMediaErrors();
+  });
 }
 
 // For each page, in this order: on the list, so that no fault that begins now installs it; out of
@@ -417,24 +430,26 @@ absl::Status Pool::ReportLostPage(uint64_t page) {
 // durable: the page is met, and lost, again; after it: no open maps it before its run is released.
 absl::Status Pool::SettleMediaErrors() {
   if (media_settled()) return absl::OkStatus();
-  const SurviveMediaErrors survive;
-  const std::lock_guard<std::mutex> lock(impl_->settle_mutex);
-  LostPages& lost = impl_->heap->lost_pages();
-  const uint64_t events = lost.events();
-  absl::Status status;
-  lost.ForEach([&](uint64_t page) {
-    if (!Contains(page << kPageShift, kPageSizeBytes)) {
-      status.Update(absl::DataLossError(absl::StrCat(
-          "the medium failed under the records of ", path(), " itself, at pool offset ",
-          page << kPageShift, "; save what can be read and restore from a copy")));
-      return;
-    }
-    status.Update(impl_->bad_pages->Add(page));
-    internal::MappingImpl::PoisonFrame(this, page);
-    impl_->space->Quarantine(page);
+  return WithoutExceptions([&]() -> absl::Status {
+    const SurviveMediaErrors survive;
+    const std::lock_guard<std::mutex> lock(impl_->settle_mutex);
+    LostPages& lost = impl_->heap->lost_pages();
+    const uint64_t events = lost.events();
+    absl::Status status;
+    lost.ForEach([&](uint64_t page) {
+      if (!Contains(page << kPageShift, kPageSizeBytes)) {
+        status.Update(absl::DataLossError(absl::StrCat(
+            "the medium failed under the records of ", path(), " itself, at pool offset ",
+            page << kPageShift, "; save what can be read and restore from a copy")));
+        return;
+      }
+      status.Update(impl_->bad_pages->Add(page));
+      internal::MappingImpl::PoisonFrame(this, page);
+      impl_->space->Quarantine(page);
+    });
+    lost.SetSettled(events);
+    return status;
   });
-  lost.SetSettled(events);
-  return status;
 }
 
 bool Pool::IsLost(uint64_t offset, uint64_t size_bytes) const {
@@ -454,33 +469,37 @@ bool MediaGuard::Intact() const { return pool_.media_events() == events_; }
 
 absl::Status Pool::TrimSpare() {
   const SurviveMediaErrors survive;
-  return impl_->space->TrimSpare();
+  return WithoutExceptions([&] { return impl_->space->TrimSpare(); });
 }
 
 uint64_t Pool::runs_allocated() const { return impl_->space->runs_allocated(); }
 
 absl::StatusOr<uint64_t> Pool::Trim() {
-  const SurviveMediaErrors survive;
-  const absl::StatusOr<uint64_t> before = impl_->files->BlocksBytes();
-  if (!before.ok()) return before.status();
-  const absl::Status status = impl_->space->Trim();
-  if (!status.ok()) return status;
-  const absl::StatusOr<uint64_t> after = impl_->files->BlocksBytes();
-  if (!after.ok()) return after.status();
-  return *before > *after ? *before - *after : 0;
+  return WithoutExceptions([&]() -> absl::StatusOr<uint64_t> {
+    const SurviveMediaErrors survive;
+    const absl::StatusOr<uint64_t> before = impl_->files->BlocksBytes();
+    if (!before.ok()) return before.status();
+    const absl::Status status = impl_->space->Trim();
+    if (!status.ok()) return status;
+    const absl::StatusOr<uint64_t> after = impl_->files->BlocksBytes();
+    if (!after.ok()) return after.status();
+    return *before > *after ? *before - *after : 0;
+  });
 }
 
 absl::StatusOr<PoolStats> Pool::Stats() const {
-  const SurviveMediaErrors survive;
-  PoolStats stats;
-  const absl::Status status = impl_->space->AddStats(stats);
-  if (!status.ok()) return status;
-  stats.file_size_bytes = impl_->files->size_bytes();
-  stats.has_holes = impl_->files->HasHoles();
-  const absl::StatusOr<uint64_t> blocks_bytes = impl_->files->BlocksBytes();
-  if (!blocks_bytes.ok()) return blocks_bytes.status();
-  stats.file_blocks_bytes = *blocks_bytes;
-  return stats;
+  return WithoutExceptions([&]() -> absl::StatusOr<PoolStats> {
+    const SurviveMediaErrors survive;
+    PoolStats stats;
+    const absl::Status status = impl_->space->AddStats(stats);
+    if (!status.ok()) return status;
+    stats.file_size_bytes = impl_->files->size_bytes();
+    stats.has_holes = impl_->files->HasHoles();
+    const absl::StatusOr<uint64_t> blocks_bytes = impl_->files->BlocksBytes();
+    if (!blocks_bytes.ok()) return blocks_bytes.status();
+    stats.file_blocks_bytes = *blocks_bytes;
+    return stats;
+  });
 }
 
 }  // namespace daxkv::dax

@@ -150,6 +150,8 @@ class Pool {
 
   // Punches the spare blocks of free pages, marks the pool clean (one 8-byte store commits that,
   // after everything before it is durable) and closes it. Nothing may use the pool afterwards.
+  // Statuses of Sync, after which the pool is closed, but not clean; kResourceExhausted: no memory,
+  // it is open still; kFailedPrecondition: it was closed before.
   absl::Status Close();
 
   const std::string& path() const;
@@ -241,7 +243,8 @@ class Pool {
   // kDax and kVolatile; on kPageCache Flush only notes the range and Drain msyncs what was noted,
   // neighbouring ranges in one call (but see SetDurability). Drain's errors (kInternal with the
   // range; EIO) mean that the data may not be durable; after one, every later Drain fails, in each
-  // thread.
+  // thread. kDataLoss: this thread flushed something on a page that is lost to a media error; or
+  // the pool's own records are, and then every later Drain fails, too.
   void Flush(const void* address, size_t size_bytes) noexcept;
   absl::Status Drain() noexcept;
   absl::Status Persist(const void* address, size_t size_bytes) {
@@ -266,13 +269,15 @@ class Pool {
   // Copies into the pool past the cache where that is quicker, and flushes. Drain finishes it.
   void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything stored so far by any thread becomes durable: msync of the whole mapping on
-  // kPageCache, a fence elsewhere.
+  // kPageCache, a fence elsewhere. Statuses of Drain.
   absl::Status Sync();
 
   // Punches the spare blocks of free pages, and gives segments without runs (but the first) back to
   // libpmemobj, each by one transaction: the pool's next growth makes segments of that memory, of
   // neighbours one, before it adds to the files. Returns the bytes given back: 0 where there are
   // no holes (PoolStats::has_holes).
+  //   kDataLoss  a segment's descriptors are damaged; the others were trimmed
+  //   kInternal  the file system or libpmemobj refused; others of the segments were trimmed
   absl::StatusOr<uint64_t> Trim();
 
   // Punches the blocks that growth has left spare; Trim without the search for others. The runs that
@@ -282,7 +287,7 @@ class Pool {
   // Runs allocated since open; any thread.
   uint64_t runs_allocated() const;
 
-  // Walks descriptors and files. Costs O(pages / 64).
+  // Walks descriptors and files. Costs O(pages / 64). kDataLoss: descriptors are damaged.
   absl::StatusOr<PoolStats> Stats() const;
 
  private:

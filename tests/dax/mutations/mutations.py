@@ -16,6 +16,7 @@ FRAMES = "//tests/dax:frame_table_test"
 SPACE = "//tests/dax:pool_space_test"
 MEDIA = "//tests/dax:media_error_test"
 NO_HOLES = "//tests/dax:no_holes_test"
+NO_MEMORY = "//tests/dax:no_memory_test"
 NDCTL = "//tests/dax:ndctl_scenarios_test"
 QUARANTINE = "//tests/crash:quarantine_test"
 UNLINK = "//tests/xarray:concurrency_unlink_test"
@@ -183,6 +184,10 @@ MUTATIONS = [
     ("no memory", "Reserve takes a failed mmap for memory", "dax/frame_table.cc",
      "if (fresh == nullptr) {", "if (false) {",
      FRAMES, "MappingTest.AFaultWithoutMemoryForFoliosChangesNothing"),
+    ("no memory", "a fault's exceptions leave the mapping", "dax/mapping.cc",
+     "return WithoutExceptions([&] { return impl_->Fault(index, order, access); });",
+     "return impl_->Fault(index, order, access);",
+     NO_MEMORY, "NoMemoryTest.EveryCallSaysSo"),
     ("dax.sh", "a huge fault installs a small entry", "dax/mapping_fault.cc",
      "    order = *free_order;", "    order = *free_order / 2;",
      STATS, "DaxStatsTest.TheFirstTenHugeFaultsAreAllNoPage"),
@@ -212,7 +217,7 @@ MUTATIONS = [
      "  return files_.HasHoles() ? status : absl::OkStatus();", "  return status;",
      NO_HOLES, "NoHolesTest.TrimGivesNothingBackAndSaysSo"),
     ("no holes", "a lost page that was not punched counts as fresh", "dax/page_space.cc",
-     "  if (!punched) return bad;", "  if (!punched && bad.empty()) return bad;",
+     "  if (punched) Restore(first_page, pages);", "  Restore(first_page, pages);",
      NO_HOLES, "NoHolesTest.LostPageIsNeverHandedOutAgain"),
     ("holes", "each released run is punched by itself", "dax/page_space.cc",
      "    } while (end < released.size() &&", "    } while (false && end < released.size() &&",
