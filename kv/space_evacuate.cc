@@ -1,32 +1,60 @@
 // Extents that compaction empties: which ones, and what becomes of them.
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "kv/exceptions.h"
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
+namespace {
+
+// Extents whose shares of used slots lie in the same fifth are equally good to be emptied.
+constexpr double kShareSteps = 5;
+
+double UsedShare(const ExtentFrame& frame) {
+  return static_cast<double>(frame.used_count()) / static_cast<double>(frame.slot_count());
+}
+
+uint64_t HugeBlockOf(const ExtentFrame& frame) { return frame.run().first_page / dax::kHugePages; }
+
+// What is in use in each aligned 2 MiB of the pool.
+HugeBlockUse UseOfHugeBlocks(const std::vector<ExtentFrame*>& frames) {
+  HugeBlockUse use;
+  for (const ExtentFrame* frame : frames) {
+    // Those of several are large records': nothing else is in there.
+    if (frame->run().pages > dax::kHugePages) continue;
+    use[HugeBlockOf(*frame)] +=
+        static_cast<uint64_t>(UsedShare(*frame) * static_cast<double>(frame->run().size_bytes()));
+  }
+  return use;
+}
+
+}  // namespace
 
 // The emptiest extents whose used slots all fit into the free ones of the rest: moving them needs no
-// new extent (but one that is partly filled already), and none is moved twice.
+// new extent (but one that is partly filled already), and none is moved twice. Among equals those
+// in the emptiest surroundings, so that the holes make room for large runs and for huge pages.
 std::vector<ExtentFrame*> Space::Impl::FindSparse(const std::vector<ExtentFrame*>& of_class,
+                                                  const HugeBlockUse& block_use,
                                                   double max_used_share) {
-  const auto used_share = [](const ExtentFrame* frame) {
-    return static_cast<double>(frame->used_count()) / static_cast<double>(frame->slot_count());
-  };
-  std::vector<std::pair<double, ExtentFrame*>> by_share;
+  using Rank = std::tuple<int, uint64_t, uint64_t>;  // The last tells blocks apart.
+  std::vector<std::pair<Rank, ExtentFrame*>> ranked;
   uint64_t free_slots = 0;
   for (ExtentFrame* frame : of_class) {
-    by_share.emplace_back(used_share(frame), frame);
     free_slots += frame->slot_count() - std::min(frame->slot_count(), frame->used_count());
+    const double share = UsedShare(*frame);
+    if (share > max_used_share) continue;
+    const uint64_t block = HugeBlockOf(*frame);
+    ranked.emplace_back(Rank(static_cast<int>(share * kShareSteps), block_use.at(block), block),
+                        frame);
   }
-  std::sort(by_share.begin(), by_share.end(),
+  std::sort(ranked.begin(), ranked.end(),
             [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<ExtentFrame*> sparse;
   uint64_t used_slots = 0;
-  for (const auto& [share, frame] : by_share) {
-    if (share > max_used_share) break;
+  for (const auto& [rank, frame] : ranked) {
     const uint32_t used = frame->used_count();
     const uint64_t free_elsewhere =
         free_slots - (frame->slot_count() - std::min(frame->slot_count(), used));
@@ -48,7 +76,9 @@ absl::StatusOr<uint64_t> Space::BeginEmptying(const EmptyingLimits& limits) {
   if (!status.ok()) return status;
   impl_->RetireRound();
   std::map<uint16_t, std::vector<ExtentFrame*>> by_class;
-  for (ExtentFrame* frame : impl_->Frames()) {
+  const std::vector<ExtentFrame*> all_frames = impl_->Frames();
+  const HugeBlockUse block_use = UseOfHugeBlocks(all_frames);
+  for (ExtentFrame* frame : all_frames) {
     const uint16_t number = frame->layout().size_class;
     if (number == kLargeClass) continue;
     const SlotKind kind = SlotKindOf(number);
@@ -60,7 +90,7 @@ absl::StatusOr<uint64_t> Space::BeginEmptying(const EmptyingLimits& limits) {
   uint64_t used_size_bytes = 0;
   uint64_t run_size_bytes = 0;
   for (const auto& [number, frames] : by_class) {
-    for (ExtentFrame* frame : impl_->FindSparse(frames, limits.max_used_share)) {
+    for (ExtentFrame* frame : impl_->FindSparse(frames, block_use, limits.max_used_share)) {
       if (used_size_bytes >= limits.max_size_bytes) break;
       used_size_bytes += uint64_t{frame->used_count()} * frame->layout().slot_size_bytes;
       run_size_bytes += frame->run().size_bytes();

@@ -32,6 +32,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -56,6 +57,9 @@ namespace daxkv::kv {
 inline constexpr unsigned kShards = 8;
 // The shard that moved records go to, apart from new ones: they are likelier to stay.
 inline constexpr unsigned kMoveShard = kShards;
+
+// By 2 MiB block of the pool: how many of its bytes are in use.
+using HugeBlockUse = std::unordered_map<uint64_t, uint64_t>;
 
 // What a slot is allocated for.
 enum class Purpose { kNew, kMove };
@@ -304,7 +308,7 @@ struct Space::Impl final : SpaceWorker::Task {
   // ---- space_evacuate.cc; under `maintenance` ----
   // The sparse extents among those of a class.
   std::vector<ExtentFrame*> FindSparse(const std::vector<ExtentFrame*>& of_class,
-                                       double max_used_share);
+                                       const HugeBlockUse& block_use, double max_used_share);
 
   // ---- space_reclaim.cc ----
   // Slots that only a pin holds are dead, too; those on lost pages never hold anything again.
