@@ -2,11 +2,11 @@
 // one at a time, and each flush is made too late, behind the fence that was to order it. The images
 // of the crippled store have to show it, but for the few places that are explained below.
 //
-//   sensitivity_test [--list] [--images=N] [--scripts=N] [--site=PART_OF_A_SITE'S_NAME]
-//                    [--script=PART_OF_ITS_NAME] [--part=I/N]
+//   sensitivity_test [--list] [--images=N] [--scripts=N] [--site=PART_OF_A_SITE'S_NAME|...]
+//                    [--script=PART_OF_ITS_NAME] [--from=SITE]
 //
 // --images: of each script, about; --scripts: how many of those that come by are tried for a mutant.
-// --part: every N-th site, from the one of number I, from 0.
+// --from: the first site to be tried, in the order of their names; for a run that was broken off.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -19,6 +19,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 #include "tests/crash/campaign.h"
@@ -28,10 +29,17 @@ namespace {
 
 uint64_t images = 300;
 size_t most_scripts = 16;
-size_t part = 0, parts = 1;
 std::string only_site;
 std::string only_script;
+std::string first_site;
 bool list_only = false;
+
+bool IsWanted(const std::string& name) {
+  const std::vector<std::string> wanted = absl::StrSplit(only_site, '|');
+  return name >= first_site &&
+         std::any_of(wanted.begin(), wanted.end(),
+                     [&](const std::string& part) { return absl::StrContains(name, part); });
+}
 
 struct Mutant {
   CallSite site;
@@ -175,9 +183,8 @@ TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
     printf("%s, %zu scripts, %" PRIu64 " calls in %s\n", name.c_str(), use.scripts.size(),
            use.scripts[0].first, use.scripts[0].second->name.c_str());
   }
-  size_t number = 0;
   for (const auto& [name, use] : sites) {
-    if (list_only || !absl::StrContains(name, only_site) || number++ % parts != part) continue;
+    if (list_only || !IsWanted(name)) continue;
     for (const Mutation mutation : {Mutation::kDropped, Mutation::kLate}) {
       if (mutation == Mutation::kLate && use.site.kind == CallKind::kFence) continue;
       const Mutant mutant = {use.site, name, mutation};
@@ -188,7 +195,7 @@ TEST_F(SensitivityTest, EveryFlushAndFenceMatters) {
   if (!list_only) PrintTable();
   printf("%zu sites; %u mutants caught, %u survived\n", sites.size(), caught_, survived_);
   for (const Explained& explained : kExplained) {
-    if (list_only || parts != 1 || !absl::StrContains(explained.mutant, only_site)) continue;
+    if (list_only || !IsWanted(explained.mutant)) continue;
     EXPECT_EQ(tried.count(explained.mutant), 1u) << "no script comes by: " << explained.mutant;
   }
 }
@@ -201,7 +208,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     sscanf(argv[i], "--images=%" SCNu64, &daxkv::crash::images);
     sscanf(argv[i], "--scripts=%zu", &daxkv::crash::most_scripts);
-    sscanf(argv[i], "--part=%zu/%zu", &daxkv::crash::part, &daxkv::crash::parts);
+    if (strncmp(argv[i], "--from=", 7) == 0) daxkv::crash::first_site = argv[i] + 7;
     if (strncmp(argv[i], "--site=", 7) == 0) daxkv::crash::only_site = argv[i] + 7;
     if (strncmp(argv[i], "--script=", 9) == 0) daxkv::crash::only_script = argv[i] + 9;
     if (strcmp(argv[i], "--list") == 0) daxkv::crash::list_only = true;
