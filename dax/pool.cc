@@ -112,8 +112,9 @@ absl::StatusOr<std::unique_ptr<Pool>> Pool::Open(const std::string& path,
     if (status.ok()) status = impl->Start();
     if (!status.ok()) return status;
     std::unique_ptr<Pool> pool(new Pool(std::move(impl)));
-    if (options.durability == Durability::kProcess)
+    if (options.durability == Durability::kProcess) {
       status = pool->SetDurability(options.durability);
+    }
     if (!status.ok()) return status;
     return pool;
   });
