@@ -79,6 +79,7 @@ void AllocateByHugePages(int file, uint64_t size_bytes) {
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) return;
   const uint64_t aligned = (reinterpret_cast<uint64_t>(room) + kHugeBytes - 1) & ~(kHugeBytes - 1);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): it was one.
   void* const mapped = mmap(reinterpret_cast<void*>(aligned), size_bytes, PROT_READ | PROT_WRITE,
                             MAP_SHARED | MAP_FIXED, file, 0);
   if (mapped != MAP_FAILED) static_cast<void>(madvise(mapped, size_bytes, kCollapse));
