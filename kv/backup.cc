@@ -4,11 +4,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/time/clock.h"
@@ -32,6 +36,44 @@ absl::Status AddRecords(const Engine& engine, Iterator& it, BackupWriter* writer
   return it.status();
 }
 
+absl::Status AddKeyspace(std::string_view name, const Keyspace& keyspace, const Engine& engine,
+                         const IteratorOptions& options, BackupWriter* writer) {
+  const std::unique_ptr<Iterator> it = keyspace.NewIterator(options);
+  if (it == nullptr) return absl::ResourceExhaustedError("out of memory");
+  absl::Status begun = writer->BeginKeyspace(name);
+  return begun.ok() ? AddRecords(engine, *it, writer) : begun;
+}
+
+// A snapshot, and the keyspaces that there were when it was taken, by name. They are opened before it,
+// so that a drop leaves them to it; if some came or went meanwhile, it is taken again.
+absl::StatusOr<Snapshot> SnapshotOfKeyspaces(const Db& db,
+                                             std::map<std::string, Keyspace>* keyspaces) {
+  for (;;) {
+    keyspaces->clear();
+    const absl::StatusOr<std::vector<std::string>> before = db.ListKeyspaces();
+    if (!before.ok()) return before.status();
+    bool gone = false;
+    for (const std::string& name : *before) {
+      absl::StatusOr<Keyspace> keyspace = db.OpenKeyspace(name);
+      gone = absl::IsNotFound(keyspace.status());
+      if (gone) break;
+      if (!keyspace.ok()) return keyspace.status();
+      keyspaces->emplace(name, *std::move(keyspace));
+    }
+    if (gone) continue;
+    absl::StatusOr<Snapshot> snapshot = db.GetSnapshot();
+    if (!snapshot.ok()) return snapshot.status();
+    const absl::StatusOr<std::vector<std::string>> after = db.ListKeyspaces();
+    if (!after.ok()) return after.status();
+    if (*after != *before) continue;
+    // One of the same name may have taken the place of another.
+    const bool same = std::all_of(keyspaces->begin(), keyspaces->end(), [&](const auto& entry) {
+      return !absl::IsNotFound(entry.second.ApproximateRange("", "").status());
+    });
+    if (same) return snapshot;
+  }
+}
+
 // Syncs the directory that `file` is in.
 absl::Status SyncDirectoryOf(const std::string& file) {
   const size_t slash = file.rfind('/');
@@ -47,7 +89,8 @@ absl::Status SyncDirectoryOf(const std::string& file) {
 absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
   if (store_ == nullptr) return absl::FailedPreconditionError("the store is closed");
   return WithoutExceptions([&]() -> absl::StatusOr<BackupSummary> {
-    const absl::StatusOr<Snapshot> snapshot = GetSnapshot();
+    std::map<std::string, Keyspace> keyspaces;
+    const absl::StatusOr<Snapshot> snapshot = SnapshotOfKeyspaces(*this, &keyspaces);
     if (!snapshot.ok()) return snapshot.status();
     BackupSummary summary;
     summary.snapshot_number = snapshot->entry_->number();
@@ -57,14 +100,13 @@ absl::StatusOr<BackupSummary> Db::Backup(ByteSink* sink) const {
     IteratorOptions options;
     options.snapshot = &*snapshot;
     options.always_verify = true;
-    const std::unique_ptr<Iterator> it = NewIterator(options);
-    if (it == nullptr) return absl::ResourceExhaustedError("out of memory");
-
     const dax::SurviveMediaErrors survive;
     BackupWriter writer(sink);
     absl::Status status = writer.Begin(summary.snapshot_number, static_cast<uint64_t>(taken_us));
-    if (status.ok()) status = writer.BeginKeyspace("");
-    if (status.ok()) status = AddRecords(store_->default_keyspace(), *it, &writer);
+    if (status.ok()) status = AddKeyspace("", *this, store_->default_keyspace(), options, &writer);
+    for (const auto& [name, keyspace] : keyspaces) {
+      if (status.ok()) status = AddKeyspace(name, keyspace, *keyspace.engine_, options, &writer);
+    }
     if (status.ok()) status = writer.End();
     if (!status.ok()) return status;
     summary.keyspaces = writer.totals().keyspaces;

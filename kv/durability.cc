@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/boot_id.h"
+#include "kv/keyspace_table.h"
 #include "kv/power_cut.h"
 #include "kv/store.h"
 #include "kv/superblock.h"
@@ -49,23 +50,36 @@ absl::Status Store::SettleLastSession() {
   return status;
 }
 
-// Without a wait for the medium in between: another cut has the next open begin anew.
-absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverDefaultKeyspace() {
+// Without a wait for the medium in between: another cut has the next open begin anew. Returns the
+// default keyspace; the others are closed again when they are recovered.
+absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverKeyspaces() {
   absl::Status status = pool_->SetDurability(dax::Durability::kProcess);
+  // Always durable, so whole (keyspace_table.h).
+  KeyspaceTable table(pool_.get());
+  if (status.ok()) status = table.Load();
   if (!status.ok()) return status;
-  PowerCutReport report;
-  absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Recover(this, kDefaultKeyspace, &SuperblockOf(*pool_)->root, &report);
-  if (!engine.ok()) {
-    return absl::Status(
-        engine.status().code(),
-        absl::StrCat("building the index anew after a power cut: ", engine.status().message()));
+  PowerCutRecovery::Roots roots = {{kDefaultKeyspace, &SuperblockOf(*pool_)->root}};
+  for (const auto& [name, id] : table.live()) roots[id] = table.RootOf(id);
+  PowerCutRecovery recovery(pool_.get(), snapshots_.get(), roots);
+  const auto in_recovery = [](const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat("building the index anew after a power cut: ",
+                                                    status.message()));
+  };
+  status = recovery.Begin();
+  std::unique_ptr<Engine> default_engine;
+  for (auto root = roots.begin(); root != roots.end() && status.ok(); ++root) {
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Recover(this, root->first, &recovery);
+    status = engine.status();
+    if (root->first == kDefaultKeyspace && status.ok()) default_engine = *std::move(engine);
   }
-  power_cut_ = report;
+  if (!status.ok()) return in_recovery(status);
+  absl::StatusOr<PowerCutReport> report = recovery.Finish();
+  if (!report.ok()) return in_recovery(report.status());
+  power_cut_ = *report;
   status = pool_->SetDurability(dax::Durability::kPower);
   if (status.ok() && !durabilities_.wants_process) status = StoreDurability(0);
   if (!status.ok()) return status;
-  return engine;
+  return default_engine;
 }
 
 // V5, V6.

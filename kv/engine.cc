@@ -84,11 +84,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Store* store, KeyspaceId id
   return OpenOrCreate(store, id, root, /*create=*/false);
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Recover(Store* store, KeyspaceId id, uint64_t* root,
-                                                        PowerCutReport* report) {
-  return OpenWith(store, id, [&](Space* space) {
-    return RecoverFromPowerCut({&store->pool(), id, space, &store->snapshots(), root}, report);
-  });
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Recover(Store* store, KeyspaceId id,
+                                                        PowerCutRecovery* recovery) {
+  return OpenWith(store, id, [&](Space* space) { return recovery->Recover(id, space); });
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::OpenOrCreate(Store* store, KeyspaceId id,

@@ -71,6 +71,7 @@ struct VersionRead {
 };
 
 class BatchRedo;
+class PowerCutRecovery;
 class Store;
 
 class Engine {
@@ -83,7 +84,7 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Open(Store* store, KeyspaceId id, uint64_t* root);
   // Opens what a power cut has left, by its records alone (power_cut.h).
   static absl::StatusOr<std::unique_ptr<Engine>> Recover(Store* store, KeyspaceId id,
-                                                         uint64_t* root, PowerCutReport* report);
+                                                         PowerCutRecovery* recovery);
   // As a crash would, if Close was not called.
   ~Engine();
 

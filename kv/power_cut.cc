@@ -12,39 +12,51 @@
 #include "kv/exceptions.h"
 #include "kv/extent_header.h"
 #include "kv/record.h"
+#include "kv/repair_survey.h"
 #include "kv/stamps.h"
 #include "kv/superblock.h"
 #include "xarray/rcu.h"
 
 namespace daxkv::kv {
-namespace {
 
-class Recovery {
+class PowerCutRecovery::Impl {
  public:
-  Recovery(const PowerCutTarget& target, PowerCutReport* report)
-      : target_(target), pool_(*target.pool), space_(*target.space), report_(*report) {
+  Impl(dax::Pool* pool, Snapshots* snapshots, Roots roots)
+      : pool_(*pool), snapshots_(*snapshots), roots_(std::move(roots)) {
     const Superblock& superblock = *SuperblockOf(pool_);
     horizon_ = std::min(superblock.horizon, ~superblock.horizon_complement);
   }
 
-  absl::StatusOr<std::unique_ptr<Index>> Run() {
+  absl::Status Begin() {
     absl::Status status = FindExtents();
-    if (status.ok()) status = DropOldIndex();
-    if (!status.ok()) return status;
-    FindBatches();
-    auto index = Index::Create(&space_, target_.snapshots, target_.root);
+    if (status.ok()) status = DropOldIndexes();
+    if (status.ok()) FindBatches();
+    return status;
+  }
+
+  absl::StatusOr<std::unique_ptr<Index>> Recover(KeyspaceId keyspace, Space* space) {
+    auto index = Index::Create(space, &snapshots_, roots_.at(keyspace));
     if (!index.ok()) return index.status();
     index_ = *std::move(index);
-    status = TakeRecords();
+    deletes_.clear();
+    absl::Status status = TakeRecords(keyspace);
     if (status.ok()) status = ApplyDeletes();
+    // Its new extents are committed while the space knows of them.
+    if (status.ok()) status = space->Drain();
+    if (!status.ok()) return status;
+    return std::move(index_);
+  }
+
+  absl::StatusOr<PowerCutReport> Finish() {
     // What does not count must be gone before the horizon says that all batches up to here do.
-    if (status.ok()) status = pool_.Sync();
+    absl::Status status = pool_.Sync();
     if (status.ok()) status = RaiseHorizon();
     if (!status.ok()) return status;
     for (const Address address : of_batches_) StampDead(pool_, address);
     status = pool_.Sync();
     if (!status.ok()) return status;
-    return std::move(index_);
+    report_.batches_dropped = dropped_batches_.size();
+    return report_;
   }
 
  private:
@@ -59,16 +71,9 @@ class Recovery {
 
   // The record in [address, end), if it verifies.
   std::optional<RecordView> Verified(Address address, Address end) const {
-    if (end < address + sizeof(RecordHeader) || pool_.IsLost(address, end - address)) {
-      return std::nullopt;
-    }
-    const auto* header = reinterpret_cast<const RecordHeader*>(pool_.At(address));
-    if (!IsRecordKind(KindAndFlags(*header)) ||
-        RecordSizeBytes(header->key_size_bytes(), header->value_size_bytes) > end - address) {
-      return std::nullopt;
-    }
-    const RecordView record = RecordAt(space_, address);
-    if (!VerifyRecord(space_, record).ok()) return std::nullopt;
+    if (pool_.IsLost(address, end - address)) return std::nullopt;
+    std::optional<RecordView> record = ParseRecord(pool_, address, end);
+    if (record.has_value() && !IsIntact(*record)) record.reset();
     return record;
   }
   std::optional<RecordView> Verified(const Extent& extent, uint32_t slot) const {
@@ -84,12 +89,13 @@ class Recovery {
     std::vector<dax::Run> dropped;
     absl::Status status = pool_.ForEachRun([&](const dax::Run& run) {
       const RunUse use = UseOf(run);
-      if (!use.IsExtentOf(target_.keyspace)) return absl::OkStatus();
+      if (!use.is_extent() || roots_.count(use.keyspace) == 0) return absl::OkStatus();
       if (use.kind == RunUse::Kind::kSlab && SlotKindOf(use.size_class) != SlotKind::kRecord) {
         old_index_.push_back(run);
         return absl::OkStatus();
       }
       if (std::optional<SlotLayout> layout = LayoutOf(run)) {
+        by_keyspace_[use.keyspace].push_back(extents_.size());
         extents_.push_back({run, *layout});
       } else {
         dropped.push_back(run);
@@ -127,19 +133,22 @@ class Recovery {
 
   // Nothing of it is needed, and a full pool needs the room. A crash leaves a root to nowhere, and
   // the durability word, so that the next open comes here again.
-  absl::Status DropOldIndex() {
-    *target_.root = 0;
-    pool_.Flush(target_.root, sizeof(*target_.root));
+  absl::Status DropOldIndexes() {
+    for (const auto& [keyspace, root] : roots_) {
+      *root = 0;
+      pool_.Flush(root, sizeof(*root));
+    }
     std::memset(pool_.root_area() + kBatchTableOffset, 0, kBatchTableWords * sizeof(uint64_t));
     pool_.Flush(pool_.root_area(), kBatchTableOffset + kBatchTableWords * sizeof(uint64_t));
     absl::Status status = pool_.Sync();
     return status.ok() ? pool_.ReleaseRuns(old_index_) : status;
   }
 
-  // Slots that are not stamped.
+  // Slots of a keyspace that are not stamped.
   template <typename Visit>
-  void ForEachSlot(Visit visit) {
-    for (const Extent& extent : extents_) {
+  void ForEachSlot(KeyspaceId keyspace, Visit visit) {
+    for (const size_t number : by_keyspace_[keyspace]) {
+      const Extent& extent = extents_[number];
       for (uint32_t slot = 0; slot < extent.layout.slot_count; ++slot) {
         if (!IsStampedDead(pool_, extent.SlotAddress(slot))) visit(extent, slot);
       }
@@ -161,9 +170,9 @@ class Recovery {
     return Verified(extent, static_cast<uint32_t>(slot));
   }
 
-  // Batches above the horizon of which everything is there (V8).
+  // Batches above the horizon of which everything is there (V8), in whatever keyspace.
   void FindBatches() {
-    ForEachSlot([&](const Extent& extent, uint32_t slot) {
+    ForEachSlot(kDefaultKeyspace, [&](const Extent& extent, uint32_t slot) {
       const auto* header =
           reinterpret_cast<const RecordHeader*>(pool_.At(extent.SlotAddress(slot)));
       if (KindOf(KindAndFlags(*header)) != kBatchRecord) return;
@@ -196,9 +205,9 @@ class Recovery {
     return record.of_batch && !settled ? Role::kKeep : Role::kDead;
   }
 
-  absl::Status TakeRecords() {
+  absl::Status TakeRecords(KeyspaceId keyspace) {
     absl::Status status;
-    ForEachSlot([&](const Extent& extent, uint32_t slot) {
+    ForEachSlot(keyspace, [&](const Extent& extent, uint32_t slot) {
       if (!status.ok()) return;
       const Address address = extent.SlotAddress(slot);
       const std::optional<RecordView> record = Verified(extent, slot);
@@ -217,7 +226,6 @@ class Recovery {
         if (role == Role::kDelete) deletes_.push_back(address);
       }
     });
-    report_.batches_dropped = dropped_batches_.size();
     return status;
   }
 
@@ -256,7 +264,9 @@ class Recovery {
 
   absl::Status ApplyDeletes() {
     for (const Address address : deletes_) {
-      const RecordView record = RecordAt(space_, address);
+      const std::optional<RecordView> record_there = Find(address);
+      if (!record_there.has_value()) continue;
+      const RecordView& record = *record_there;
       const absl::StatusOr<ExpectedVersion> held = HeldOf(record.key);
       if (!held.ok()) return held.status();
       if (held->address == kNullAddress || held->sequence >= record.sequence) continue;
@@ -270,25 +280,44 @@ class Recovery {
 
   absl::Status RaiseHorizon() {
     Superblock& superblock = *SuperblockOf(pool_);
-    superblock.horizon = target_.snapshots->LastNumber();
+    superblock.horizon = snapshots_.LastNumber();
     superblock.horizon_complement = ~superblock.horizon;
     pool_.Flush(&superblock, sizeof(superblock));
     return pool_.Sync();
   }
 
-  const PowerCutTarget target_;
   dax::Pool& pool_;
-  Space& space_;
-  PowerCutReport& report_;
+  Snapshots& snapshots_;
+  const Roots roots_;
+  PowerCutReport report_;
   uint64_t horizon_;
-  std::vector<Extent> extents_;  // In ascending order.
+  std::vector<Extent> extents_;                            // In ascending order.
+  std::map<KeyspaceId, std::vector<size_t>> by_keyspace_;  // Of extents_.
   std::vector<dax::Run> old_index_;
   std::unordered_set<uint64_t> whole_, dropped_batches_;  // Sequence numbers.
-  std::vector<Address> of_batches_, deletes_;
+  std::vector<Address> of_batches_;
+  // Of the keyspace that is being recovered.
+  std::vector<Address> deletes_;
   std::unique_ptr<Index> index_;
 };
 
-}  // namespace
+PowerCutRecovery::PowerCutRecovery(dax::Pool* pool, Snapshots* snapshots, Roots roots)
+    : impl_(std::make_unique<Impl>(pool, snapshots, std::move(roots))) {}
+
+PowerCutRecovery::~PowerCutRecovery() = default;
+
+absl::Status PowerCutRecovery::Begin() {
+  return WithoutExceptions([&] { return impl_->Begin(); });
+}
+
+absl::StatusOr<std::unique_ptr<Index>> PowerCutRecovery::Recover(KeyspaceId keyspace,
+                                                                 Space* space) {
+  return WithoutExceptions([&] { return impl_->Recover(keyspace, space); });
+}
+
+absl::StatusOr<PowerCutReport> PowerCutRecovery::Finish() {
+  return WithoutExceptions([&] { return impl_->Finish(); });
+}
 
 uint64_t DurabilityWord(uint32_t boot_id) { return dax::Pool::SealEpoch(boot_id); }
 
@@ -309,11 +338,6 @@ absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_
   const absl::StatusOr<uint32_t> boot_id = ReadBootId(boot_id_file);
   if (!boot_id.ok()) return boot_id.status();
   return last_boot_id != *boot_id;
-}
-
-absl::StatusOr<std::unique_ptr<Index>> RecoverFromPowerCut(const PowerCutTarget& target,
-                                                           PowerCutReport* report) {
-  return WithoutExceptions([&] { return Recovery(target, report).Run(); });
 }
 
 }  // namespace daxkv::kv

@@ -6,6 +6,7 @@
 #define DAXKV_KV_POWER_CUT_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -31,24 +32,33 @@ uint64_t DurabilityWord(uint32_t boot_id);
 //   kUnavailable  the boot id can't be read
 absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_id_file);
 
-// What is to be recovered: one keyspace. Its index begins at *root.
-struct PowerCutTarget {
-  dax::Pool* pool;
-  KeyspaceId keyspace;
-  Space* space;
-  Snapshots* snapshots;
-  uint64_t* root;
-};
-
-// Builds the index anew from all records that count, stamps the others, and gives the extents of the
-// old index back. The pool must have process durability meanwhile, and the space no oracle; returns
-// with everything synced. A crash, or a power cut, before Superblock::durability is stored again is
-// followed by another such open. Reads every byte of every record: O(store).
+// Builds the indexes anew, one keyspace after the other, from all records that count; stamps the other
+// records, and gives the extents of the old indexes back. Begin; Recover for each keyspace; Finish.
+// The pool must have process durability meanwhile. A crash, or a power cut, before
+// Superblock::durability is stored again is followed by another such open. Reads every byte of every
+// record: O(store). Statuses of all:
 //   kDataLoss           the pool's run descriptors are damaged
 //   kResourceExhausted  no room for the new index; nothing is lost
 //   kInternal           the medium failed
-absl::StatusOr<std::unique_ptr<Index>> RecoverFromPowerCut(const PowerCutTarget& target,
-                                                           PowerCutReport* report);
+class PowerCutRecovery {
+ public:
+  // Where the index of each keyspace begins: of all that are live. Extents of others are left alone.
+  using Roots = std::map<KeyspaceId, uint64_t*>;
+
+  PowerCutRecovery(dax::Pool* pool, Snapshots* snapshots, Roots roots);
+  ~PowerCutRecovery();
+
+  // Finds out which batches count, in all keyspaces, and drops all old indexes.
+  absl::Status Begin();
+  // `space`, the keyspace's, has no oracle.
+  absl::StatusOr<std::unique_ptr<Index>> Recover(KeyspaceId keyspace, Space* space);
+  // Returns with everything synced.
+  absl::StatusOr<PowerCutReport> Finish();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace daxkv::kv
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +27,7 @@ constexpr size_t kGroupFrames = 16;
 // Puts the records of a stream into a new store.
 class Restorer {
  public:
-  Restorer(BackupReader* reader, Db* db) : reader_(reader), db_(db) {}
+  Restorer(BackupReader* reader, Db* db) : reader_(reader), db_(db), keyspace_(db) {}
 
   // All frames, to the end one.
   absl::Status Run();
@@ -47,8 +48,11 @@ class Restorer {
 
   BackupReader* const reader_;
   Db* const db_;
-  BackupEnd totals_ = {};  // What was met so far.
-  std::string last_key_;   // Of this keyspace.
+  std::optional<Keyspace> named_;
+  Keyspace* keyspace_;         // That the records go to.
+  std::string last_keyspace_;  // Its name.
+  BackupEnd totals_ = {};      // What was met so far.
+  std::string last_key_;       // Of this keyspace.
   std::array<std::string, kGroupFrames> payloads_;
   size_t payload_count_ = 0;
   std::vector<KeyValue> group_;  // Views of the payloads.
@@ -91,9 +95,17 @@ absl::Status Restorer::BeginKeyspace(const Frame& frame) {
   if (frame.payload.empty() != (totals_.keyspaces == 0)) {
     return BackupDamaged(frame.payload_offset, "the default keyspace is not the first");
   }
+  absl::Status put = PutGroup();
+  if (!put.ok()) return put;
   if (!frame.payload.empty()) {
-    return absl::UnimplementedError(
-        "the backup has named keyspaces, and this program knows only the default one");
+    if (frame.payload <= last_keyspace_) {
+      return BackupDamaged(frame.payload_offset, "keyspaces are out of order");
+    }
+    absl::StatusOr<Keyspace> made = db_->CreateKeyspace(frame.payload);
+    if (!made.ok()) return made.status();
+    named_ = *std::move(made);
+    keyspace_ = &*named_;
+    last_keyspace_ = frame.payload;
   }
   ++totals_.keyspaces;
   last_key_.clear();
@@ -153,7 +165,7 @@ absl::Status Restorer::AddLargeRecord(Frame* frame) {
     return BackupDamaged(end_offset - rest.size(), "more bytes than the value has");
   }
   last_key_.assign(key);
-  absl::StatusOr<ValueWriter> writer = db_->NewValueWriter(last_key_, value_size_bytes);
+  absl::StatusOr<ValueWriter> writer = keyspace_->NewValueWriter(last_key_, value_size_bytes);
   if (!writer.ok()) return writer.status();
   const absl::Span<char> bytes = writer->bytes();
   std::copy(rest.begin(), rest.end(), bytes.begin());
@@ -171,7 +183,7 @@ absl::Status Restorer::AddLargeRecord(Frame* frame) {
 }
 
 absl::Status Restorer::PutGroup() {
-  absl::Status status = group_.empty() ? absl::OkStatus() : db_->PutGroup(group_).status();
+  absl::Status status = group_.empty() ? absl::OkStatus() : keyspace_->PutGroup(group_).status();
   group_.clear();
   payload_count_ = 0;
   return status;

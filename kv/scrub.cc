@@ -78,9 +78,15 @@ ScrubStats Scrubber::stats() const {
 }
 
 absl::Status Scrubber::Round(uint64_t bytes_per_second, ScrubReport* report) {
-  absl::Status done = targets_->ForEachTarget(
-      /*open=*/true,
-      [&](const CompactionTarget& target) { return RoundOf(target, bytes_per_second, report); });
+  // In the background nothing is opened for it.
+  const bool open = bytes_per_second != 0;
+  absl::Status done = targets_->ForEachTarget(open, [&](const CompactionTarget& target) {
+    return RoundOf(target, bytes_per_second, report);
+  });
+  if (absl::IsDataLoss(done)) {
+    AddFault(std::string(done.message()), report);  // A keyspace that can't be opened.
+    done = absl::OkStatus();
+  }
   std::lock_guard<std::mutex> lock(stats_mutex_);
   if (done.ok()) ++stats_.rounds;
   return done;

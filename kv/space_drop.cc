@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kv/space_impl.h"
+#include "kv/stamps.h"
 
 namespace daxkv::kv {
 namespace {
@@ -45,6 +46,29 @@ absl::Status Space::Impl::DropRuns(absl::Span<const dax::Run> group,
   return status.ok() ? DropRuns(group.subspan(half), pinned) : status;
 }
 
+// With process durability no page may show a record again once others use it (stamps.h, V2).
+absl::Status Space::Impl::StampRuns(absl::Span<const dax::Run> runs) {
+  if (pool->media().durability != dax::Durability::kProcess) return absl::OkStatus();
+  for (const dax::Run& run : runs) {
+    // Those that are pinned come again. Nodes are nothing to a power cut.
+    const RunUse use = UseOf(run);
+    if (mapping.PinCount(run.first_page) != 0 ||
+        (use.kind == RunUse::Kind::kSlab && IsNode(SlotKindOf(use.size_class)))) {
+      continue;
+    }
+    const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, run);
+    if (!layout.ok()) continue;
+    for (uint32_t slot = 0; slot < layout->slot_count; ++slot) {
+      const Address address =
+          run.offset() + layout->first_slot_offset + uint64_t{slot} * layout->slot_size_bytes;
+      if (!IsStampedDead(*pool, address) && !space->IsLost(address, 1)) {
+        kv::StampDead(*pool, address);
+      }
+    }
+  }
+  return pool->Sync();
+}
+
 absl::StatusOr<Space::DropResult> Space::Impl::DropSome(size_t most_extents) {
   if (!runs_to_drop.has_value()) {
     absl::Status listed = ListRunsToDrop();
@@ -53,7 +77,7 @@ absl::StatusOr<Space::DropResult> Space::Impl::DropSome(size_t most_extents) {
   std::vector<dax::Run>& runs = *runs_to_drop;
   std::vector<dax::Run> pinned;
   size_t end = std::min(most_extents, runs.size());
-  absl::Status status;
+  absl::Status status = StampRuns(absl::MakeConstSpan(runs).first(end));
   size_t done = 0;
   while (done < end && status.ok()) {
     size_t next = done + 1;

@@ -323,6 +323,7 @@ struct Space::Impl final : SpaceWorker::Task {
 
   // ---- space_drop.cc; under `maintenance` ----
   absl::Status ListRunsToDrop();
+  absl::Status StampRuns(absl::Span<const dax::Run> runs);
   absl::Status DropRuns(absl::Span<const dax::Run> group, std::vector<dax::Run>* pinned);
   absl::StatusOr<DropResult> DropSome(size_t most_extents);
 

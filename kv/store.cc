@@ -82,7 +82,7 @@ void Store::StartScrubber() {
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Store::OpenDefaultKeyspace(bool has_store) {
-  if (durabilities_.power_cut) return RecoverDefaultKeyspace();
+  if (durabilities_.power_cut) return RecoverKeyspaces();
   uint64_t* const root = &SuperblockOf(*pool_)->root;
   return has_store ? Engine::Open(this, kDefaultKeyspace, root)
                    : Engine::Create(this, kDefaultKeyspace, root);
@@ -133,8 +133,9 @@ absl::StatusOr<std::vector<std::shared_ptr<Engine>>> Store::Engines(
 
 absl::Status Store::ForEachTarget(bool open,
                                   absl::FunctionRef<absl::Status(const CompactionTarget&)> visit) {
+  std::vector<std::string> damage;
   const absl::StatusOr<std::vector<std::shared_ptr<Engine>>> engines =
-      WithoutExceptions([&] { return Engines(open); });
+      WithoutExceptions([&] { return Engines(open, &damage); });
   if (!engines.ok()) return engines.status();
   for (const std::shared_ptr<Engine>& engine : *engines) {
     const Gate::Pass pass(engine->gate());
@@ -142,7 +143,8 @@ absl::Status Store::ForEachTarget(bool open,
     absl::Status status = visit({&engine->space(), &engine->index()});
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  // What is well was visited all the same.
+  return damage.empty() ? absl::OkStatus() : absl::DataLossError(damage.front());
 }
 
 bool Store::MakeRoom(const Engine& besides) {

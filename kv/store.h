@@ -100,7 +100,7 @@ class Store final : private CompactionTargets {
   absl::Status CompareDurabilities(bool has_store);
   absl::Status StoreDurability(uint64_t word);
   absl::Status SettleLastSession();
-  absl::StatusOr<std::unique_ptr<Engine>> RecoverDefaultKeyspace();
+  absl::StatusOr<std::unique_ptr<Engine>> RecoverKeyspaces();
   absl::Status BeginProcessDurability();
   absl::Status StampFreeSlots();
 

@@ -135,6 +135,37 @@ TEST_P(BackupTest, OfAnEmptyStore) {
   ExpectRestored({});
 }
 
+TEST_P(BackupTest, OfAllKeyspaces) {
+  ASSERT_THAT(db().Put("key", "of the default one"), IsOk());
+  for (const char* name : {"b", "a", "empty", "dropped"}) {
+    ASSERT_THAT(db().CreateKeyspace(name).status(), IsOk());
+  }
+  absl::StatusOr<Keyspace> a = db().OpenKeyspace("a"), b = db().OpenKeyspace("b");
+  ASSERT_THAT(b.status(), IsOk());
+  const std::string large = ValueFor("large", 1, 3'000'000);
+  ASSERT_THAT(a->Put("key", "of a"), IsOk());
+  ASSERT_THAT(a->Put("large", large), IsOk());
+  for (uint64_t i = 0; i < 2000; ++i) ASSERT_THAT(b->Put(NumberedKey(i), "of b"), IsOk());
+  ASSERT_THAT(db().DropKeyspace("dropped"), IsOk());
+  const absl::StatusOr<BackupSummary> summary = Restore(BackupOrDie());
+  ASSERT_THAT(summary.status(), IsOk());
+  EXPECT_EQ(summary->keyspaces, 4u);
+  EXPECT_EQ(summary->records, 2003u);
+  absl::StatusOr<std::unique_ptr<Db>> restored = Db::Open(restored_, Options());
+  ASSERT_THAT(restored.status(), IsOk());
+  const absl::StatusOr<std::vector<std::string>> names = (*restored)->ListKeyspaces();
+  ASSERT_THAT(names.status(), IsOk());
+  EXPECT_THAT(*names, testing::ElementsAre("a", "b", "empty"));
+  EXPECT_EQ((*restored)->Get("key").value(), "of the default one");
+  a = (*restored)->OpenKeyspace("a");
+  b = (*restored)->OpenKeyspace("b");
+  EXPECT_EQ(a->Get("key").value(), "of a");
+  EXPECT_EQ(a->Get("large").value(), large);
+  for (uint64_t i = 0; i < 2000; ++i) ASSERT_EQ(b->Get(NumberedKey(i)).value(), "of b");
+  EXPECT_THAT(b->Get("key").status(), HasCode(absl::StatusCode::kNotFound));
+  EXPECT_THAT((*restored)->Check()->faults, testing::IsEmpty());
+}
+
 TEST_P(BackupTest, IntoAFixedPool) {
   const std::map<std::string, std::string> model = PutMixedSizes();
   const std::string stream = BackupOrDie();
