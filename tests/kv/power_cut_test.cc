@@ -7,6 +7,7 @@
 //   of each key a state that the key had not lost before the last completed writeback began, or, if
 //   by then it was deleted, one that it lost less than two writebacks before;
 //   of each group of keys that only batches write, the members of one batch alone.
+// Keys and groups lie in two keyspaces; others come and go, with the same keys.
 #include <fcntl.h>
 #include <libpmem.h>
 #include <sys/mman.h>
@@ -20,6 +21,7 @@
 #include <iostream>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -66,13 +68,16 @@ class File {
     const auto first = reinterpret_cast<uintptr_t>(address) & ~(kPageSizeBytes - 1);
     const auto last = reinterpret_cast<uintptr_t>(address) + size_bytes;
     const bool whole = size_bytes == kFileSizeBytes;
+    // What waits for another one's end begins after it.
+    const std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
     std::unique_lock<std::mutex> lock(mutex_);
     // Images are opened as well.
     const bool ours = bytes_ != nullptr && first - base_ < kFileSizeBytes;
     if (whole) last_synced_ = first;
+    // In this order: others may be writing.
+    if (ours && whole) ++begun_;
     Copy before;
     if (ours) before = TakeCopy();
-    if (ours && whole) ++begun_;
     lock.unlock();
     const int result = msync(reinterpret_cast<void*>(first), last - first, MS_SYNC);
     lock.lock();
@@ -106,11 +111,11 @@ class File {
   }
 
   uint64_t begun() const { return begun_; }
-  uint64_t completed() const { return completed_; }
 
-  // A state that a cut now may leave. Modes differ in how pages are chosen.
-  void WriteImage(const std::string& path, std::mt19937_64& random) {
+  // A state that a cut now may leave. Modes differ in how pages are chosen. *completed: as of now.
+  void WriteImage(const std::string& path, std::mt19937_64& random, uint64_t* completed) {
     std::lock_guard<std::mutex> lock(mutex_);
+    *completed = completed_;
     std::vector<Copy*> copies;
     for (Copy& copy : copies_) copies.push_back(&copy);
     Copy now = TakeCopy();
@@ -147,6 +152,7 @@ class File {
  private:
   Copy TakeCopy() const { return Copy(bytes_, bytes_ + kFileSizeBytes); }
 
+  std::mutex sync_mutex_;  // Before the other.
   std::mutex mutex_;
   const char* bytes_ = nullptr;
   uintptr_t base_ = 0, last_synced_ = 0;  // Addresses.
@@ -160,13 +166,17 @@ File observed;
 // A key's states, in order. Version 0 is its absence at first.
 struct State {
   uint64_t version;     // 0: deleted.
-  uint64_t ended_sync;  // Writebacks begun when the call that made it returned.
+  uint64_t ended_sync;  // Syncs begun when the call that made it returned. Not all are writebacks:
+                        // keyspaces come and go with syncs of their own.
+  uint64_t ended_writeback;  // Writebacks that the test had asked for by then.
 };
 
-struct History {
-  std::vector<State> states = {{0, 0}};
+uint64_t writebacks = 0;  // Done, of those that the test asked for.
 
-  void Add(uint64_t version) { states.push_back({version, observed.begun()}); }
+struct History {
+  std::vector<State> states = {{0, 0, 0}};
+
+  void Add(uint64_t version) { states.push_back({version, observed.begun(), writebacks}); }
   uint64_t last() const { return states.back().version; }
 
   bool Allows(uint64_t version, uint64_t completed) const {
@@ -179,7 +189,9 @@ struct History {
     }
     if (states[durable].version != 0) return false;
     for (size_t i = 0; i < durable; ++i) {
-      if (states[i].version == version && states[i + 1].ended_sync + 1 >= completed) return true;
+      if (states[i].version == version && states[i + 1].ended_writeback + 1 >= writebacks) {
+        return true;
+      }
     }
     return false;
   }
@@ -187,6 +199,13 @@ struct History {
 
 std::string Key(int i) { return absl::StrCat("key/", NumberedKey(i)); }
 std::string GroupKey(int group, int i) { return absl::StrCat("group/", group, "/", i); }
+// Every third key, and each group's odd members, lie in a keyspace besides the default one.
+constexpr char kSecond[] = "second";
+constexpr uint64_t kPassingVersion = uint64_t{1} << 40;  // Of what lies in keyspaces that go again.
+bool IsInSecond(const std::string& key) {
+  const int last = key.back() - '0';
+  return key[0] == 'g' ? last % 2 == 1 : last % 3 == 1;
+}
 
 std::string ValueOf(const std::string& key, uint64_t version) {
   const uint64_t dice = std::hash<std::string>()(absl::StrCat(key, "@", version));
@@ -207,20 +226,54 @@ Options StoreOptions(const std::string& boot_id_file) {
 
 // Versions of keys. What is no whole value of its key is said in *error.
 using Found = std::map<std::string, uint64_t>;
-Found ReadAll(const Db& db, std::string* error) {
-  Found found;
-  const std::unique_ptr<Iterator> it = db.NewIterator();
+void ReadKeyspace(const Keyspace& keyspace, bool second, Found* found, std::string* error) {
+  const std::unique_ptr<Iterator> it = keyspace.NewIterator();
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const std::string key(it->key());
-    const absl::StatusOr<std::string> value = db.Get(key);
+    const absl::StatusOr<std::string> value = keyspace.Get(key);
     const uint64_t version = value.ok() ? std::strtoull(value->c_str(), nullptr, 10) : uint64_t{0};
     if (!value.ok() || *value != ValueOf(key, version)) {
       absl::StrAppend(error, "torn: ", key, " ", value.status().ToString(), "\n");
     }
-    found[key] = version;
+    if (IsInSecond(key) != second) absl::StrAppend(error, "of another keyspace: ", key, "\n");
+    (*found)[key] = version;
   }
   if (!it->status().ok()) absl::StrAppend(error, it->status().ToString(), "\n");
+}
+
+Found ReadAll(const Db& db, std::string* error) {
+  Found found;
+  ReadKeyspace(db, /*second=*/false, &found, error);
+  const absl::StatusOr<Keyspace> second = db.OpenKeyspace(kSecond);
+  if (!second.ok()) {
+    absl::StrAppend(error, second.status().ToString(), "\n");
+  } else {
+    ReadKeyspace(*second, /*second=*/true, &found, error);
+  }
   return found;
+}
+
+// One that was being made, or dropped, is there or not; what it holds is its own.
+void ReadPassing(const Db& db, std::string* error) {
+  const absl::StatusOr<std::vector<std::string>> names = db.ListKeyspaces();
+  if (!names.ok()) absl::StrAppend(error, names.status().ToString(), "\n");
+  for (const std::string& name : names.value_or(std::vector<std::string>())) {
+    if (name == kSecond) continue;
+    const absl::StatusOr<Keyspace> passing = db.OpenKeyspace(name);
+    if (!passing.ok()) {
+      absl::StrAppend(error, passing.status().ToString(), "\n");
+      continue;
+    }
+    const std::unique_ptr<Iterator> it = passing->NewIterator();
+    for (it->SeekToFirst(); it->Valid(); it->Next()) {
+      const std::string value(it->value());
+      const uint64_t version = std::strtoull(value.c_str(), nullptr, 10);
+      if (version < kPassingVersion || value != ValueOf(std::string(it->key()), version)) {
+        absl::StrAppend(error, "not of ", name, ": ", std::string(it->key()), "\n");
+      }
+    }
+    if (!it->status().ok()) absl::StrAppend(error, it->status().ToString(), "\n");
+  }
 }
 
 // Opens an image, writes what it holds, and tries whether it goes on as any store.
@@ -248,6 +301,7 @@ int ReadImage(char** arguments) {
     }
     const Found now = ReadAll(**db, &error);
     require(open == 0 || now == found, "another content after a clean close");
+    ReadPassing(**db, &error);
     found = now;
     const absl::StatusOr<CheckReport> report = (*db)->Check();
     require(report.ok(), report.status().ToString());
@@ -285,25 +339,62 @@ class PowerCutTest : public testing::Test {
     absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory_.Path("store"), StoreOptions());
     ASSERT_THAT(db.status(), IsOk());
     db_ = *std::move(db);
+    ASSERT_NO_FATAL_FAILURE(OpenSecond());
     const absl::StatusOr<Info> info = db_->GetInfo();
     ASSERT_THAT(info.status(), IsOk());
     if (info->media.media_class != dax::MediaClass::kPageCache) GTEST_SKIP() << "no disk here";
     observed.Observe(directory_.Path("store"));
-    for (History& history : keys_) history = {{{history.last(), 0}}};
-    for (History& history : groups_) history = {{{history.last(), 0}}};
+    writebacks = 0;
+    for (History& history : keys_) history = {{{history.last(), 0, 0}}};
+    for (History& history : groups_) history = {{{history.last(), 0, 0}}};
   }
 
-  void Writeback() { ASSERT_THAT(db_->Sync(), IsOk()); }
+  void OpenSecond() {
+    absl::StatusOr<Keyspace> second = db_->OpenKeyspace(kSecond);
+    if (absl::IsNotFound(second.status())) second = db_->CreateKeyspace(kSecond);
+    ASSERT_THAT(second.status(), IsOk());
+    second_ = *std::move(second);
+  }
+
+  const Keyspace& KeyspaceOf(const std::string& key) const {
+    return IsInSecond(key) ? *second_ : *db_;
+  }
+
+  // Makes a keyspace, or writes to it, or drops it.
+  void DoPassing() {
+    if (!passing_.has_value()) {
+      passing_name_ = absl::StrCat("passing ", ++versions_);
+      absl::StatusOr<Keyspace> made = db_->CreateKeyspace(passing_name_);
+      ASSERT_THAT(made.status(), IsOk());
+      passing_ = *std::move(made);
+    } else if (random_() % 12 == 0) {
+      passing_.reset();
+      ASSERT_THAT(db_->DropKeyspace(passing_name_), IsOk());
+    } else {
+      const std::string key = Key(static_cast<int>(random_() % kKeys));
+      ASSERT_THAT(passing_->Put(key, ValueOf(key, kPassingVersion + ++versions_)), IsOk());
+    }
+  }
+
+  void Writeback() {
+    ASSERT_THAT(db_->Sync(), IsOk());
+    ++writebacks;
+  }
 
   void DoSomething() {
     const int i = static_cast<int>(random_() % kKeys);
     const std::string key = Key(i);
     const uint64_t version = ++versions_;
-    switch (random_() % 12) {
+    Keyspace keyspace = KeyspaceOf(key);
+    switch (random_() % 13) {
+      case 12:
+        DoPassing();
+        break;
       case 0:
       case 1:
       case 2:
-        ASSERT_THAT(db_->Delete(key), testing::AnyOf(IsOk(), HasCode(absl::StatusCode::kNotFound)));
+        ASSERT_THAT(keyspace.Delete(key),
+                    testing::AnyOf(IsOk(), HasCode(absl::StatusCode::kNotFound)));
         keys_[i].Add(0);
         break;
       case 3:
@@ -311,7 +402,7 @@ class PowerCutTest : public testing::Test {
         break;
       case 4: {
         // Fails, now and then: what it has written must not show.
-        const absl::Status inserted = db_->Insert(key, ValueOf(key, version));
+        const absl::Status inserted = keyspace.Insert(key, ValueOf(key, version));
         if (inserted.ok()) keys_[i].Add(version);
         break;
       }
@@ -325,7 +416,7 @@ class PowerCutTest : public testing::Test {
         }
         break;
       default:
-        ASSERT_THAT(db_->Put(key, ValueOf(key, version)), IsOk());
+        ASSERT_THAT(keyspace.Put(key, ValueOf(key, version)), IsOk());
         keys_[i].Add(version);
     }
   }
@@ -336,9 +427,9 @@ class PowerCutTest : public testing::Test {
     for (int i = 0; i < kGroupKeys; ++i) {
       const std::string key = GroupKey(group, i);
       if (deletes) {
-        EXPECT_THAT(batch.Delete(key), IsOk());
+        EXPECT_THAT(batch.Delete(KeyspaceOf(key), key), IsOk());
       } else {
-        EXPECT_THAT(batch.Put(key, ValueOf(key, version)), IsOk());
+        EXPECT_THAT(batch.Put(KeyspaceOf(key), key, ValueOf(key, version)), IsOk());
       }
     }
     ASSERT_THAT(db_->Write(batch), IsOk());
@@ -346,31 +437,33 @@ class PowerCutTest : public testing::Test {
   }
 
   // `found`: the versions of keys in a store; absent ones are missing.
-  void Judge(const Found& found) {
+  // `completed`: syncs by then.
+  void Judge(const Found& found, uint64_t completed) {
     const auto version_of = [&](const std::string& key) {
       const auto it = found.find(key);
       return it == found.end() ? 0 : it->second;
     };
-    const uint64_t completed = observed.completed();
     for (int i = 0; i < kKeys; ++i) {
       const uint64_t version = version_of(Key(i));
-      EXPECT_TRUE(keys_[i].Allows(version, completed)) << Explain(Key(i), keys_[i], version);
+      EXPECT_TRUE(keys_[i].Allows(version, completed))
+          << Explain(Key(i), keys_[i], version, completed);
     }
     for (int group = 0; group < kGroups; ++group) {
       const uint64_t version = version_of(GroupKey(group, 0));
       EXPECT_TRUE(groups_[group].Allows(version, completed))
-          << Explain(GroupKey(group, 0), groups_[group], version);
+          << Explain(GroupKey(group, 0), groups_[group], version, completed);
       for (int i = 1; i < kGroupKeys; ++i) {
         EXPECT_EQ(version_of(GroupKey(group, i)), version) << "half a batch in group " << group;
       }
     }
   }
 
-  static std::string Explain(const std::string& key, const History& history, uint64_t version) {
-    std::string text = absl::StrCat(key, " has version ", version, " after ", observed.completed(),
-                                    " writebacks; its states:");
+  static std::string Explain(const std::string& key, const History& history, uint64_t version,
+                             uint64_t completed) {
+    std::string text = absl::StrCat(key, " has version ", version, " after ", completed,
+                                    " syncs and ", writebacks, " writebacks; its states:");
     for (const State& state : history.states) {
-      absl::StrAppend(&text, " ", state.version, "@", state.ended_sync);
+      absl::StrAppend(&text, " ", state.version, "@", state.ended_sync, "/", state.ended_writeback);
     }
     return text;
   }
@@ -380,7 +473,8 @@ class PowerCutTest : public testing::Test {
     const std::string path = directory_.Path("image"), out = directory_.Path("found");
     unlink(path.c_str());
     unlink(out.c_str());
-    ASSERT_NO_FATAL_FAILURE(observed.WriteImage(path, random_));
+    uint64_t completed = 0;
+    ASSERT_NO_FATAL_FAILURE(observed.WriteImage(path, random_, &completed));
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
@@ -408,12 +502,15 @@ class PowerCutTest : public testing::Test {
     }
     ASSERT_TRUE(WIFEXITED(state) && WEXITSTATUS(state) == 0) << state << " " << errors;
     ++images_;
-    Judge(found);
+    Judge(found, completed);
   }
 
   TemporaryDirectory directory_;
   std::mt19937_64 random_;
   std::unique_ptr<Db> db_;
+  std::optional<Keyspace> second_;
+  std::optional<Keyspace> passing_;
+  std::string passing_name_;
   std::unique_ptr<Snapshot> snapshot_;
   History keys_[kKeys], groups_[kGroups];
   uint64_t versions_ = 0;
@@ -430,7 +527,7 @@ TEST_F(PowerCutTest, AnyMixOfPagesSinceTheLastWritebackIsAHistoryOfEachKey) {
       observed.Capture();
     }
   });
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 24; ++round) {
     const int operations = static_cast<int>(random_() % 400);
     for (int i = 0; i < operations && !HasFatalFailure(); ++i) DoSomething();
     if (round % 3 != 0) Writeback();
@@ -488,6 +585,7 @@ TEST_F(PowerCutTest, SessionsOfBothDurabilitiesTakeTurns) {
     ASSERT_FALSE(HasFailure());
     observed.Forget();
     snapshot_.reset();
+    passing_.reset();
     if (session % 2 == 0) {
       ASSERT_THAT(db_->Close(), IsOk());
     }
@@ -498,8 +596,10 @@ TEST_F(PowerCutTest, SessionsOfBothDurabilitiesTakeTurns) {
     absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory_.Path("store"), options);
     ASSERT_THAT(db.status(), IsOk());
     db_ = *std::move(db);
+    ASSERT_NO_FATAL_FAILURE(OpenSecond());
     for (int i = 0; i < 60 && !HasFatalFailure(); ++i) DoSomething();
     snapshot_.reset();
+    passing_.reset();
     if (session % 2 == 1) {
       ASSERT_THAT(db_->Close(), IsOk());
     }
