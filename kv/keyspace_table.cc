@@ -30,11 +30,6 @@ uint32_t NameChecksum(KeyspaceId id, const KeyspaceEntry& entry) {
   return Crc32c(id, reinterpret_cast<const char*>(&entry) + kNameBegin, kNameEnd - kNameBegin);
 }
 
-bool HasName(KeyspaceId id, const KeyspaceEntry& entry) {
-  return entry.checksum == NameChecksum(id, entry) && entry.name_size_bytes > 0 &&
-         entry.name_size_bytes <= kMaxKeyspaceNameSizeBytes;
-}
-
 std::string Quoted(std::string_view name) {
   return absl::StrCat("\"", absl::CHexEscape(std::string(name)), "\"");
 }
@@ -49,6 +44,40 @@ absl::Status CheckKeyspaceName(std::string_view name) {
 }
 
 uint64_t KeyspaceTable::SealOffset(Address offset) { return Sealed(0, offset); }
+
+KeyspaceTableHeader KeyspaceTable::MakeHeader(Address offset) {
+  KeyspaceTableHeader header = {};
+  header.magic = kKeyspaceTableMagic;
+  header.self = offset;
+  header.entries = kKeyspaceEntries;
+  header.checksum = HeaderChecksum(header);
+  return header;
+}
+
+uint64_t KeyspaceTable::SealState(KeyspaceId id, KeyspaceState state) {
+  return Sealed(id, static_cast<uint64_t>(state));
+}
+
+std::optional<KeyspaceState> KeyspaceTable::UnsealState(KeyspaceId id, const KeyspaceEntry& entry) {
+  const auto state = static_cast<KeyspaceState>(entry.state & 0xff);
+  const bool known = state == KeyspaceState::kFree || state == KeyspaceState::kLive ||
+                     state == KeyspaceState::kDropping;
+  if (!known || entry.state != SealState(id, state)) return std::nullopt;
+  return state;
+}
+
+bool KeyspaceTable::HasName(KeyspaceId id, const KeyspaceEntry& entry) {
+  return entry.checksum == NameChecksum(id, entry) && entry.name_size_bytes > 0 &&
+         entry.name_size_bytes <= kMaxKeyspaceNameSizeBytes;
+}
+
+void KeyspaceTable::SetName(KeyspaceId id, std::string_view name, KeyspaceEntry* entry) {
+  entry->name_size_bytes = static_cast<uint16_t>(name.size());
+  entry->reserved0 = 0;
+  std::memset(entry->name, 0, sizeof(entry->name));
+  std::memcpy(entry->name, name.data(), name.size());
+  entry->checksum = NameChecksum(id, *entry);
+}
 
 bool KeyspaceTable::MayExist() const { return SuperblockOf(pool_)->keyspaces != 0; }
 
@@ -89,19 +118,15 @@ void KeyspaceTable::LoadEntry(KeyspaceId id) {
                                    named ? absl::StrCat(", named ", Quoted(name)) : ""));
     damaged_.push_back({id, std::move(name)});
   };
-  const auto state = static_cast<KeyspaceState>(entry.state & 0xff);
-  const bool known = state == KeyspaceState::kFree || state == KeyspaceState::kLive ||
-                     state == KeyspaceState::kDropping;
-  if (!known || entry.state != Sealed(id, static_cast<uint64_t>(state))) {
-    return damaged("the state");
-  }
-  if (state == KeyspaceState::kLive) {
+  const std::optional<KeyspaceState> state = UnsealState(id, entry);
+  if (!state.has_value()) return damaged("the state");
+  if (*state == KeyspaceState::kLive) {
     if (!HasName(id, entry)) return damaged("the name");
     if (!live_.emplace(std::string(entry.name, entry.name_size_bytes), id).second) {
       return damaged("the name, which another one has,");
     }
   }
-  states_[id] = state;
+  states_[id] = *state;
 }
 
 absl::Status KeyspaceTable::Load() {
@@ -158,17 +183,13 @@ absl::Status KeyspaceTable::MakeTable() {
   const absl::StatusOr<dax::Run> run =
       pool_.AllocateRun(kTablePages, kKeyspaceTableRun, kDefaultKeyspace, kKeyspaceTableSizeBytes);
   if (!run.ok()) return run.status();
-  KeyspaceTableHeader header = {};
-  header.magic = kKeyspaceTableMagic;
-  header.self = run->offset();
-  header.entries = kKeyspaceEntries;
-  header.checksum = HeaderChecksum(header);
+  const KeyspaceTableHeader header = MakeHeader(run->offset());
   char* const bytes = pool_.At(run->offset());
   std::memset(bytes, 0, kKeyspaceTableSizeBytes);
   std::memcpy(bytes, &header, sizeof(header));
   auto* entries = reinterpret_cast<KeyspaceEntry*>(bytes);
   for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) {
-    entries[id].state = Sealed(id, static_cast<uint64_t>(KeyspaceState::kFree));
+    entries[id].state = SealState(id, KeyspaceState::kFree);
   }
   pool_.Flush(bytes, kKeyspaceTableSizeBytes);
   uint64_t& word = SuperblockOf(pool_)->keyspaces;
@@ -206,11 +227,7 @@ absl::StatusOr<KeyspaceId> KeyspaceTable::Reserve(std::string_view name) {
   if (!status.ok()) return status;
   KeyspaceEntry& entry = *EntryOf(id);
   entry.root = 0;
-  entry.name_size_bytes = static_cast<uint16_t>(name.size());
-  entry.reserved0 = 0;
-  std::memset(entry.name, 0, sizeof(entry.name));
-  std::memcpy(entry.name, name.data(), name.size());
-  entry.checksum = NameChecksum(id, entry);
+  SetName(id, name, &entry);
   pool_.Flush(&entry, sizeof(entry));
   return id;
 }
@@ -225,7 +242,7 @@ absl::Status KeyspaceTable::SetState(KeyspaceId id, KeyspaceState state) {
   absl::Status status = MakeDurable();
   if (!status.ok()) return status;
   uint64_t& word = EntryOf(id)->state;
-  __atomic_store_n(&word, Sealed(id, static_cast<uint64_t>(state)), __ATOMIC_RELEASE);
+  __atomic_store_n(&word, SealState(id, state), __ATOMIC_RELEASE);
   status = pool_.PersistWord(&word);
   if (status.ok()) states_[id] = state;
   return status;

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,13 @@ class KeyspaceTable {
  public:
   // The superblock's word for a table at this offset.
   static uint64_t SealOffset(Address offset);
+  // What the table and its entries are made of; for a repair, too.
+  static KeyspaceTableHeader MakeHeader(Address offset);
+  static uint64_t SealState(KeyspaceId id, KeyspaceState state);
+  static std::optional<KeyspaceState> UnsealState(KeyspaceId id, const KeyspaceEntry& entry);
+  static bool HasName(KeyspaceId id, const KeyspaceEntry& entry);
+  static void SetName(KeyspaceId id, std::string_view name, KeyspaceEntry* entry);
+
   // Reads nothing. `pool` must outlive the table.
   explicit KeyspaceTable(dax::Pool* pool) : pool_(*pool) {}
 

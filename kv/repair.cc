@@ -3,11 +3,13 @@
 #include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kv/batch_table.h"
 #include "kv/exceptions.h"
 #include "kv/extent_header.h"
+#include "kv/keyspace_table.h"
 #include "kv/power_cut.h"
 #include "kv/repair_build.h"
 #include "kv/repair_keyspaces.h"
@@ -21,47 +23,95 @@
 namespace daxkv::kv {
 namespace {
 
+// One keyspace, on its way through the steps.
+struct KeyspaceRepair {
+  KeyspaceRepair(dax::Pool* pool, KeyspaceId id, const std::string& name, uint64_t* root,
+                 RepairReport* report)
+      : root(root),
+        findings(report, name),
+        survey(pool, id, pool->was_clean()),
+        tree(&survey),
+        plan(&survey, &tree, &findings) {}
+
+  uint64_t* const root;  // The word.
+  Findings findings;
+  Survey survey;
+  OldTree tree;
+  RepairPlan plan;
+  std::unique_ptr<TreeBuilder> builder;  // If it gets a new index, whose root is
+  uint64_t new_root = 0;
+};
+
 // One store's repair. Steps, in their order on the medium:
-//   1  the new index is written, in runs of its own, and committed as runs
+//   1  new indexes are written, in runs of their own, and committed as runs
 //   2  what a dead process left in caches is made durable, as the close will say that it is; headers of
 //      extents, which say nothing that the runs don't, are written anew
-//   3  Superblock::root: commits
+//   3  Superblock::root, KeyspaceEntry::root: each commits one keyspace
 //   4  the batch table is cleared; an open that comes before finds the batches applied
 //   5  saved maps stop counting; an open that comes before sees an unclean close, and does the same
 //   6  records that nothing refers to now are stamped dead; lost runs are given back
 class Repairer {
  public:
   Repairer(dax::Pool* pool, RepairReport* report)
-      : pool_(*pool),
-        superblock_(SuperblockOf(*pool)),
-        report_(*report),
-        findings_(report),
-        survey_(pool, kDefaultKeyspace, pool->was_clean()),
-        tree_(&survey_),
-        plan_(&survey_, &tree_, &findings_) {}
+      : pool_(*pool), superblock_(SuperblockOf(*pool)), report_(*report) {}
 
   absl::Status Run() {
-    if (absl::Status surveyed = survey_.Run(); !surveyed.ok()) return surveyed;
-    for (const SurveyedExtent& extent : survey_.extents()) {
-      report_.size_bytes_verified += extent.run.size_bytes();
-    }
-    absl::Status table_found =
-        RepairTableWord(pool_, [this](std::string line) { findings_.Rebuilt(std::move(line)); });
-    if (!table_found.ok()) return table_found;
-    const size_t faults_before = report_.rebuilt.size();
+    absl::Status status = RepairTable(pool_, &report_);
+    if (status.ok()) status = SurveyKeyspaces();
+    if (!status.ok()) return status;
     FinishStores();
-    tree_.Read(superblock_->root, [this](std::string line) { findings_.Rebuilt(std::move(line)); });
-    plan_.Judge(batch_words(), faults_before);
-    TellOfExtents();
-    if (!plan_.needs_new_index()) report_.records = plan_.most_records();
+    for (const auto& part : parts_) {
+      const size_t faults_before = report_.rebuilt.size();
+      part->tree.Read(*part->root,
+                      [&](std::string line) { part->findings.Rebuilt(std::move(line)); });
+      part->plan.JudgeLeaves(faults_before);
+    }
+    bool new_index = false;
+    for (const auto& part : parts_) {
+      part->plan.JudgeRest(batch_words(), surveys_);
+      TellOfExtents(*part);
+      new_index |= part->plan.needs_new_index();
+    }
+    for (const auto& part : parts_) {
+      if (new_index) part->plan.FinishBatchesByNewIndex();
+      if (!part->plan.needs_new_index()) report_.records += part->plan.most_records();
+    }
     if (report_.rebuilt.empty() && report_.lost.empty()) return absl::OkStatus();
     report_.changed = true;
-    return plan_.needs_new_index() ? Rebuild() : RepairExtents();
+    return new_index ? Rebuild() : RepairExtents();
+  }
+
+  // Also for a store that can't be opened before.
+  static absl::Status RepairTable(dax::Pool& pool, RepairReport* report) {
+    Findings findings(report, /*keyspace=*/"");
+    return RepairKeyspaceTable(pool,
+                               {[&](std::string line) { findings.Rebuilt(std::move(line)); },
+                                [&](std::string line) { findings.LostElse(std::move(line)); }});
   }
 
  private:
   uint64_t* batch_words() const {
     return reinterpret_cast<uint64_t*>(pool_.root_area() + kBatchTableOffset);
+  }
+
+  absl::Status SurveyKeyspaces() {
+    KeyspaceTable table(&pool_);
+    absl::Status status = table.Load();
+    if (!status.ok()) return status;
+    const auto add = [&](KeyspaceId id, const std::string& name, uint64_t* root) {
+      parts_.push_back(std::make_unique<KeyspaceRepair>(&pool_, id, name, root, &report_));
+      surveys_.push_back(&parts_.back()->survey);
+      absl::Status surveyed = surveys_.back()->Run();
+      for (const SurveyedExtent& extent : surveys_.back()->extents()) {
+        report_.size_bytes_verified += extent.run.size_bytes();
+      }
+      return surveyed;
+    };
+    status = add(kDefaultKeyspace, "", &superblock_->root);
+    for (const auto& [name, id] : table.live()) {
+      if (status.ok()) status = add(id, name, table.RootOf(id));
+    }
+    return status;
   }
 
   // What an open does before it reads anything of the index: sets of stores that were committed. Their
@@ -71,58 +121,80 @@ class Repairer {
       const Address address = batch_words()[word] & kAddressMask;
       if (batch_words()[word] == 0 || batch_words()[word] != BatchTable::Seal(word, address))
         continue;
-      const std::optional<RecordView> record = survey_.IntactRecord(address);
-      if (!record.has_value() || record->kind != kStoresRecord) continue;
-      for (size_t at = 0; at + sizeof(WordStore) <= record->value.size(); at += sizeof(WordStore)) {
-        WordStore store;
-        std::memcpy(&store, record->value.data() + at, sizeof(store));
-        if (!survey_.IsInNode(store.at)) continue;
-        *reinterpret_cast<uint64_t*>(pool_.At(store.at)) = store.value;
-        pool_.Flush(pool_.At(store.at), sizeof(store.value));
+      for (Survey* survey : surveys_) {
+        const std::optional<RecordView> record = survey->IntactRecord(address);
+        if (record.has_value() && record->kind == kStoresRecord) MakeStores(*survey, *record);
       }
     }
   }
 
-  void TellOfExtents() {
-    for (const SurveyedExtent& extent : survey_.extents()) {
-      if (!extent.header_damaged) continue;
-      findings_.Rebuilt(
-          absl::StrCat("extent at pool offset ", extent.run.offset(), ": its header is damaged"));
-    }
-    for (const dax::Run& run : survey_.hopeless()) {
-      findings_.LostElse(absl::StrCat("the extent of ", run.size_bytes(), " bytes at pool offset ",
-                                      run.offset(), ": neither header nor record can be read"));
+  // They are in nodes of the record's keyspace.
+  void MakeStores(Survey& survey, const RecordView& record) {
+    for (size_t at = 0; at + sizeof(WordStore) <= record.value.size(); at += sizeof(WordStore)) {
+      WordStore store;
+      std::memcpy(&store, record.value.data() + at, sizeof(store));
+      if (!survey.IsInNode(store.at)) continue;
+      *reinterpret_cast<uint64_t*>(pool_.At(store.at)) = store.value;
+      pool_.Flush(pool_.At(store.at), sizeof(store.value));
     }
   }
 
-  absl::Status Rebuild() {
-    TreeBuilder builder(&pool_, survey_.keyspace());
-    absl::Status built = plan_.ForEach(
-        [&](std::string_view key, Address record) { return builder.Add(key, record); });
-    const absl::StatusOr<uint64_t> root = built.ok() ? builder.Finish() : built;
+  static void TellOfExtents(KeyspaceRepair& part) {
+    for (const SurveyedExtent& extent : part.survey.extents()) {
+      if (!extent.header_damaged) continue;
+      part.findings.Rebuilt(
+          absl::StrCat("extent at pool offset ", extent.run.offset(), ": its header is damaged"));
+    }
+    for (const dax::Run& run : part.survey.hopeless()) {
+      part.findings.LostElse(absl::StrCat("the extent of ", run.size_bytes(),
+                                          " bytes at pool offset ", run.offset(),
+                                          ": neither header nor record can be read"));
+    }
+  }
+
+  // Aside: nothing refers to it yet.
+  absl::Status Build(KeyspaceRepair& part) {
+    part.builder = std::make_unique<TreeBuilder>(&pool_, part.survey.keyspace());
+    absl::Status built = part.plan.ForEach(
+        [&](std::string_view key, Address record) { return part.builder->Add(key, record); });
+    const absl::StatusOr<uint64_t> root = built.ok() ? part.builder->Finish() : built;
     if (absl::IsResourceExhausted(root.status())) {
       return absl::ResourceExhaustedError(absl::StrCat(
           pool_.path(), ": the new index takes about ",
-          TreeBuilder::EstimateSizeBytes(plan_.most_records(), plan_.key_size_bytes()),
+          TreeBuilder::EstimateSizeBytes(part.plan.most_records(), part.plan.key_size_bytes()),
           " bytes, and there is no room for it: make room on the file system, or repair a larger "
           "copy; nothing was changed (",
           root.status().message(), ")"));
     }
     if (!root.ok()) return root.status();
-    absl::Status status = MakeInheritedDurable();
+    part.new_root = *root;
+    return absl::OkStatus();
+  }
+
+  absl::Status Rebuild() {
+    absl::Status status;
+    for (const auto& part : parts_) {
+      if (status.ok() && part->plan.needs_new_index()) status = Build(*part);
+    }
+    if (status.ok()) status = MakeInheritedDurable();
     if (status.ok()) status = RepairHeaders();
     if (!status.ok()) return status;
-    // Commits the repair.
-    __atomic_store_n(&superblock_->root, *root, __ATOMIC_RELEASE);
-    builder.Release();
-    status = pool_.Persist(&superblock_->root, sizeof(superblock_->root));
-    if (!status.ok()) return status;
+    for (const auto& part : parts_) {
+      if (part->builder == nullptr) continue;
+      // Commits the repair of the keyspace.
+      __atomic_store_n(part->root, part->new_root, __ATOMIC_RELEASE);
+      part->builder->Release();
+      status = pool_.Persist(part->root, sizeof(*part->root));
+      if (!status.ok()) return status;
+    }
     std::memset(batch_words(), 0, kBatchTableWords * sizeof(uint64_t));
     status = pool_.Persist(batch_words(), kBatchTableWords * sizeof(uint64_t));
     if (!status.ok()) return status;
     status = ForgetMaps();
     if (!status.ok()) return status;
-    for (const Address address : plan_.rejected()) StampDead(address);
+    for (const auto& part : parts_) {
+      for (const Address address : part->plan.rejected()) StampDead(address);
+    }
     return GiveBackHopeless();
   }
 
@@ -138,26 +210,32 @@ class Repairer {
     if (pool_.was_clean()) return absl::OkStatus();
     if (pool_.media().media_class == dax::MediaClass::kPageCache) return pool_.Sync();
     std::vector<dax::Run> runs;
-    for (const SurveyedExtent& extent : survey_.extents()) {
-      pool_.Flush(pool_.At(extent.run.offset()), extent.run.size_bytes());
-      runs.push_back(extent.run);
+    for (Survey* survey : surveys_) {
+      for (const SurveyedExtent& extent : survey->extents()) {
+        pool_.Flush(pool_.At(extent.run.offset()), extent.run.size_bytes());
+        runs.push_back(extent.run);
+      }
     }
     absl::Status drained = pool_.Drain();
     return drained.ok() ? pool_.CommitRuns(runs) : drained;
   }
 
   absl::Status RepairHeaders() {
-    for (const SurveyedExtent& extent : survey_.extents()) {
-      const dax::Run& run = extent.run;
-      if (!extent.header_damaged || pool_.IsLost(run.offset(), sizeof(ExtentHeader))) continue;
-      if (UseOf(run).kind == RunUse::Kind::kSlab) {
-        WriteSlabHeader(pool_, run);
-      } else {
-        WriteLargeHeader(pool_, run, extent.layout.slot_size_bytes);
-      }
-      FlushHeader(pool_, run);
+    for (Survey* survey : surveys_) {
+      for (const SurveyedExtent& extent : survey->extents()) RepairHeader(extent);
     }
     return pool_.Drain();
+  }
+
+  void RepairHeader(const SurveyedExtent& extent) {
+    const dax::Run& run = extent.run;
+    if (!extent.header_damaged || pool_.IsLost(run.offset(), sizeof(ExtentHeader))) return;
+    if (UseOf(run).kind == RunUse::Kind::kSlab) {
+      WriteSlabHeader(pool_, run);
+    } else {
+      WriteLargeHeader(pool_, run, extent.layout.slot_size_bytes);
+    }
+    FlushHeader(pool_, run);
   }
 
   // What is in use is another thing now. 8-byte store; as in Space::Open.
@@ -173,18 +251,18 @@ class Repairer {
   }
 
   absl::Status GiveBackHopeless() {
-    absl::Status drained = pool_.Drain();
-    if (!drained.ok()) return drained;
-    return pool_.ReleaseRuns(survey_.hopeless());
+    absl::Status status = pool_.Drain();
+    for (Survey* survey : surveys_) {
+      if (status.ok()) status = pool_.ReleaseRuns(survey->hopeless());
+    }
+    return status;
   }
 
   dax::Pool& pool_;
   Superblock* const superblock_;
   RepairReport& report_;
-  Findings findings_;
-  Survey survey_;
-  OldTree tree_;
-  RepairPlan plan_;
+  std::vector<std::unique_ptr<KeyspaceRepair>> parts_;  // The default keyspace first.
+  std::vector<Survey*> surveys_;                        // Theirs.
 };
 
 absl::Status SettlePowerCut(const std::string& path, const Options& options) {
@@ -203,12 +281,15 @@ absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& 
   absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
   if (!pool.ok()) return pool.status();
   const dax::SurviveMediaErrors survive;
+  RepairReport report;
   absl::StatusOr<bool> has_store = HasStore(**pool);
   if (has_store.ok() && *has_store) {
     const absl::StatusOr<bool> power_cut = MetPowerCut(**pool, options.boot_id_file);
     if (!power_cut.ok()) return power_cut.status();
     if (*power_cut) {
-      // Its index proves nothing: an open makes another one first.
+      // Its indexes prove nothing: an open, which needs the table, makes others first.
+      absl::Status table_repaired = Repairer::RepairTable(**pool, &report);
+      if (!table_repaired.ok()) return table_repaired;
       pool->reset();
       absl::Status settled = SettlePowerCut(path, options);
       if (!settled.ok()) return settled;
@@ -217,7 +298,6 @@ absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& 
     }
   }
   const bool was_clean = (*pool)->was_clean();
-  RepairReport report;
   absl::Status repaired = has_store.status();
   if (repaired.ok() && *has_store) {
     repaired = Repairer(pool->get(), &report).Run();

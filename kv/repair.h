@@ -13,8 +13,12 @@
 // not yet on the medium; and a record that was being written when the crash came, whose call had
 // not returned.
 //
-// A new index is built aside, and one 8-byte store (Superblock::root) puts it in the old one's place.
-// A crash before it leaves the store as it was; repair it again.
+// Keyspaces are repaired one by one. What belongs to which is told by the runs of extents. A keyspace
+// whose state in the table is damaged lives if it has extents: one that was being dropped may come
+// back. One whose name is lost gets a new name, which the report tells.
+//
+// A new index is built aside, and one 8-byte store (of the root) puts it in the old one's place. A
+// crash before it leaves the store as it was; repair it again.
 #ifndef DAXKV_KV_REPAIR_H_
 #define DAXKV_KV_REPAIR_H_
 
@@ -22,6 +26,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,19 +39,22 @@ struct RepairReport {
   struct LostRange {
     std::string from;
     std::optional<std::string> to;  // Nullopt: no end.
+    std::string keyspace;           // Empty: the default one.
   };
   static constexpr size_t kMostLines = 1000;
 
   bool changed = false;            // False: nothing was wrong.
-  uint64_t records = 0;            // That the store has now.
+  uint64_t records = 0;            // That the store has now, in all keyspaces.
   uint64_t records_recovered = 0;  // Of these, found by their checksums alone.
   uint64_t records_lost = 0;       // Known to be; lost_ranges may hide more.
   uint64_t batches_finished = 0, batches_dropped = 0;
   uint64_t size_bytes_verified = 0;
-  // At most kMostLines of each. Every key that had a value and has none now is in lost_keys, or in
-  // one of lost_ranges, unless lists_cut.
+  // At most kMostLines of each. Every key that had a value and has none now is in the first two (of
+  // the default keyspace; of others, behind the keyspace's name), or in one of lost_ranges, unless
+  // lists_cut.
   bool lists_cut = false;
   std::vector<std::string> lost_keys;
+  std::vector<std::pair<std::string, std::string>> lost_keys_of_keyspaces;
   std::vector<LostRange> lost_ranges;
   std::vector<std::string> rebuilt;  // A line for each thing that was wrong.
   std::vector<std::string> lost;     // A line for each thing that is lost.
@@ -62,7 +70,7 @@ struct RepairReport {
 //   kDataLoss           damage that can't be repaired: the pool's root, its run descriptors, or the
 //                       superblock's format
 //   kResourceExhausted  no room for the new index: the message says how much it takes; or no memory.
-//                       Nothing changed
+//                       Nothing changed but the table of keyspaces
 //   kInternal           the medium failed
 absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options);
 

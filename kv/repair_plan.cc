@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kv/batch_table.h"
+#include "kv/extent_header.h"
 
 namespace daxkv::kv {
 namespace {
@@ -25,26 +26,34 @@ std::string RangeText(std::string_view from, std::optional<std::string_view> to)
 
 }  // namespace
 
+std::string Findings::InKeyspace(std::string line) const {
+  return keyspace_.empty() ? line : absl::StrCat("keyspace ", Quoted(keyspace_), ": ", line);
+}
+
 void Findings::LostRecord(std::optional<std::string_view> key, Address address) {
   ++report_.records_lost;
   if (key.has_value()) {
-    Add(&report_.lost_keys, std::string(*key));
-    Add(&report_.lost,
+    if (keyspace_.empty()) {
+      Add(&report_.lost_keys, std::string(*key));
+    } else {
+      Add(&report_.lost_keys_of_keyspaces, {keyspace_, std::string(*key)});
+    }
+    LostElse(
         absl::StrCat("key ", Quoted(*key), ": its record at pool offset ", address, " is damaged"));
   } else {
-    Add(&report_.lost,
-        absl::StrCat("the record at pool offset ", address, " is damaged, key and all"));
+    LostElse(absl::StrCat("the record at pool offset ", address, " is damaged, key and all"));
   }
 }
 
 void Findings::LostRange(std::string_view from, std::optional<std::string_view> to,
                          std::string_view why) {
   RepairReport::LostRange range;
+  range.keyspace = keyspace_;
   range.from = std::string(from);
   if (to.has_value()) range.to = std::string(*to);
   Add(&report_.lost_ranges, std::move(range));
-  Add(&report_.lost, absl::StrCat(RangeText(from, to), ": some may be lost: ",
-                                  absl::string_view(why.data(), why.size())));
+  LostElse(absl::StrCat(RangeText(from, to),
+                        ": some may be lost: ", absl::string_view(why.data(), why.size())));
 }
 
 // ---- Leaves ----
@@ -120,9 +129,13 @@ void RepairPlan::JudgeLeaf(size_t i) {
   }
 }
 
-void RepairPlan::Judge(const uint64_t* batch_words, size_t faults_elsewhere) {
+void RepairPlan::JudgeLeaves(size_t faults_elsewhere) {
   needs_new_index_ = findings_.report().rebuilt.size() > faults_elsewhere;
   for (size_t i = 0; i < tree_.leaves().size(); ++i) JudgeLeaf(i);
+}
+
+void RepairPlan::JudgeRest(const uint64_t* batch_words, absl::Span<Survey* const> surveys) {
+  surveys_ = surveys;
   JudgeBatches(batch_words);
   complete_ = survey_.hopeless().empty();
   for (const SurveyedExtent& extent : survey_.extents()) {
@@ -140,11 +153,33 @@ void RepairPlan::Judge(const uint64_t* batch_words, size_t faults_elsewhere) {
 
 // ---- Batches ----
 
+std::optional<Survey::Place> RepairPlan::FindAnywhere(Address address) const {
+  for (Survey* survey : surveys_) {
+    if (std::optional<Survey::Place> place = survey->Find(address)) return place;
+  }
+  return std::nullopt;
+}
+
+std::optional<RecordView> RepairPlan::IntactAnywhere(Address address) const {
+  for (Survey* survey : surveys_) {
+    if (std::optional<RecordView> record = survey->IntactRecord(address)) return record;
+  }
+  return std::nullopt;
+}
+
+bool RepairPlan::IsOfDropped(Address address) const {
+  const absl::StatusOr<dax::Run> run = survey_.pool().FindRun(address >> dax::kPageShift);
+  if (!run.ok() || !UseOf(*run).is_extent()) return false;
+  const KeyspaceId keyspace = UseOf(*run).keyspace;
+  return std::none_of(surveys_.begin(), surveys_.end(),
+                      [&](const Survey* survey) { return survey->keyspace() == keyspace; });
+}
+
 void RepairPlan::JudgeBatches(const uint64_t* words) {
   for (unsigned word = 0; word < kBatchTableWords; ++word) {
     if (words[word] == 0) continue;
     const Address address = words[word] & kAddressMask;
-    const std::optional<RecordView> batch = survey_.IntactRecord(address);
+    const std::optional<RecordView> batch = IntactAnywhere(address);
     uint64_t count = 0;
     if (words[word] == BatchTable::Seal(word, address) && batch.has_value() &&
         batch->kind == kStoresRecord) {
@@ -154,6 +189,7 @@ void RepairPlan::JudgeBatches(const uint64_t* words) {
                           batch->kind == kBatchRecord && batch->key.size() == sizeof(count);
     if (readable) std::memcpy(&count, batch->key.data(), sizeof(count));
     if (!readable || batch->value.size() != count * sizeof(Address)) {
+      if (survey_.keyspace() != kDefaultKeyspace) continue;  // That one tells of it.
       Fault(absl::StrCat("batch table: word ", word, " leads to no intact batch record"));
       findings_.LostElse(absl::StrCat("the atomic batch of word ", word,
                                       " of the batch table, which a crash cut short, can't be "
@@ -173,12 +209,15 @@ void RepairPlan::JudgeBatch(const RecordView& batch) {
   bool applied = false;
   for (const Address address : addresses) {
     of_batches_.insert(address);
-    const std::optional<Survey::Place> place = survey_.Find(address);
+    const std::optional<Survey::Place> place = FindAnywhere(address);
+    if (!place.has_value() && IsOfDropped(address)) continue;
+    const bool ours = survey_.Find(address).has_value();
     if (place.has_value() && place->extent->referenced[place->slot]) applied = true;
-    const std::optional<RecordView> record = survey_.IntactRecord(address);
+    const std::optional<RecordView> record = IntactAnywhere(address);
     const bool intact = record.has_value() && record->sequence == batch.sequence &&
                         (record->kind == kValueRecord || record->kind == kDeleteRecord);
     if (intact) {
+      if (!ours) continue;
       const bool deletes = record->kind == kDeleteRecord;
       overrides[record->key] = {deletes ? kNullAddress : address, batch.sequence, false};
       key_size_bytes_ += record->key.size();
@@ -189,15 +228,19 @@ void RepairPlan::JudgeBatch(const RecordView& batch) {
                                                 ? survey_.Record(*place->extent, place->slot)
                                                 : std::nullopt;
     if (claim.has_value() && claim->sequence == batch.sequence) {
-      overrides[claim->key] = {address, batch.sequence, /*lost=*/true};
+      if (ours) overrides[claim->key] = {address, batch.sequence, /*lost=*/true};
     } else {
       ++unreadable;
     }
   }
   of_batches_.insert(batch.address);
+  // One of the keyspaces tells of it.
+  const bool tells = survey_.keyspace() == kDefaultKeyspace;
   if (damaged == 0) {
     // An open would finish it; a new index has it finished.
-    ++findings_.report().batches_finished;
+    if (tells) ++findings_.report().batches_finished;
+  } else if (!tells) {
+    if (!applied) return;
   } else {
     Fault(absl::StrCat("batch record at pool offset ", batch.address, ": ", damaged, " of its ",
                        addresses.size(), " records are damaged"));

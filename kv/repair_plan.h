@@ -15,6 +15,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "kv/repair.h"
 #include "kv/repair_survey.h"
 #include "kv/repair_tree.h"
@@ -24,12 +25,14 @@ namespace daxkv::kv {
 // Fills a report's lists, which are bounded.
 class Findings {
  public:
-  explicit Findings(RepairReport* report) : report_(*report) {}
-  void Rebuilt(std::string line) { Add(&report_.rebuilt, std::move(line)); }
+  // Of a keyspace; the default one's name is empty.
+  Findings(RepairReport* report, std::string keyspace)
+      : report_(*report), keyspace_(std::move(keyspace)) {}
+  void Rebuilt(std::string line) { Add(&report_.rebuilt, InKeyspace(std::move(line))); }
   // `key`: if it is known. `why` follows on "the record ...".
   void LostRecord(std::optional<std::string_view> key, Address address);
   void LostRange(std::string_view from, std::optional<std::string_view> to, std::string_view why);
-  void LostElse(std::string line) { Add(&report_.lost, std::move(line)); }
+  void LostElse(std::string line) { Add(&report_.lost, InKeyspace(std::move(line))); }
   RepairReport& report() { return report_; }
 
  private:
@@ -41,19 +44,27 @@ class Findings {
       report_.lists_cut = true;
     }
   }
+  std::string InKeyspace(std::string line) const;
+
   RepairReport& report_;
+  const std::string keyspace_;
 };
 
+// Of one keyspace. JudgeLeaves of all keyspaces comes before JudgeRest of any.
 class RepairPlan {
  public:
-  // `batch_words`: kBatchTableWords of them.
   RepairPlan(Survey* survey, OldTree* tree, Findings* findings)
       : survey_(*survey), tree_(*tree), findings_(*findings) {}
 
-  // Judges every leaf. `faults_elsewhere`: how many of those found are not the index's. Afterwards it is known whether a new
+  // `faults_elsewhere`: how many of those found are not this index's.
+  void JudgeLeaves(size_t faults_elsewhere);
+  // What atomic batches and records that nothing refers to say. `batch_words`: kBatchTableWords of
+  // them; `surveys`: of all keyspaces, the default one's first. Afterwards it is known whether a new
   // index is needed.
-  void Judge(const uint64_t* batch_words, size_t faults_elsewhere);
+  void JudgeRest(const uint64_t* batch_words, absl::Span<Survey* const> surveys);
   bool needs_new_index() const { return needs_new_index_; }
+  // With the batch table cleared, batches that are not finished in the index would be lost.
+  void FinishBatchesByNewIndex() { needs_new_index_ |= !overrides_.empty(); }
   // Records that the new index will have, at most, and the bytes of their keys.
   uint64_t most_records() const { return most_records_; }
   uint64_t key_size_bytes() const { return key_size_bytes_; }
@@ -101,6 +112,11 @@ class RepairPlan {
   void JudgeLeaf(size_t i);
   void JudgeBatches(const uint64_t* words);
   void JudgeBatch(const RecordView& batch);
+  // In whatever keyspace.
+  std::optional<Survey::Place> FindAnywhere(Address address) const;
+  std::optional<RecordView> IntactAnywhere(Address address) const;
+  // Whether it lies in an extent of no keyspace that lives: that one was dropped meanwhile.
+  bool IsOfDropped(Address address) const;
   void FindCandidates(bool maps_known);
   void ConsiderSlot(const SurveyedExtent& extent, uint32_t slot);
   bool IsSuperseded(size_t leaf, const RecordView& record) const;
@@ -114,6 +130,7 @@ class RepairPlan {
   }
 
   Survey& survey_;
+  absl::Span<Survey* const> surveys_;  // While the rest is judged.
   OldTree& tree_;
   Findings& findings_;
   bool needs_new_index_ = false;

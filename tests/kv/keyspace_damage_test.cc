@@ -1,4 +1,5 @@
 // The table of keyspaces, damaged byte by byte: what is hidden by that is told, the rest goes on.
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "dax/pool.h"
 #include "kv/format.h"
+#include "kv/repair.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -74,6 +76,25 @@ class KeyspaceDamageTest : public StoreTest {
     ASSERT_THAT(report.status(), IsOk());
     ASSERT_FALSE(report->faults.empty());
     EXPECT_THAT(report->faults[0], HasSubstr(offset));
+  }
+
+  // `keyspaces`: names, and the value of "key" in each.
+  void RepairAndExpect(const std::map<std::string, std::string>& keyspaces, bool lossless) {
+    const absl::StatusOr<RepairReport> report = Repair(path(), options_);
+    ASSERT_THAT(report.status(), IsOk());
+    EXPECT_TRUE(report->changed);
+    EXPECT_EQ(report->lossless(), lossless) << testing::PrintToString(report->lost);
+    EXPECT_EQ(report->records, keyspaces.size() + 1);
+    Open();
+    EXPECT_EQ(GetOrDie("key"), "default");
+    EXPECT_EQ(db().ListKeyspaces()->size(), keyspaces.size());
+    for (const auto& [name, value] : keyspaces) {
+      absl::StatusOr<Keyspace> keyspace = db().OpenKeyspace(name);
+      ASSERT_THAT(keyspace.status(), IsOk()) << name;
+      EXPECT_EQ(keyspace->Get("key").value_or("lost"), value) << name;
+    }
+    EXPECT_THAT(db().Check()->faults, IsEmpty());
+    CloseCleanly();
   }
 
   uint64_t table_ = 0;
@@ -160,6 +181,96 @@ TEST_P(KeyspaceDamageTest, WithoutTheTableTheDefaultKeyspaceGoesOn) {
   CloseCleanly();
   PatchAndOpen([](Superblock&, char* header) { header[17] ^= 1; }, 0);
   expect_none(absl::StrCat("pool offset ", table_));
+}
+
+// ---- Repair ----
+
+TEST_P(KeyspaceDamageTest, RepairLeavesWhatIsWell) {
+  const absl::StatusOr<RepairReport> report = Repair(path(), options_);
+  ASSERT_THAT(report.status(), IsOk());
+  EXPECT_FALSE(report->changed);
+  EXPECT_EQ(report->records, 4u);
+}
+
+TEST_P(KeyspaceDamageTest, RepairMakesTheTableWhole) {
+  const auto state = [](Superblock&, char* entry) { entry[3] ^= 1; };
+  const auto name = [](Superblock&, char* entry) { entry[offsetof(KeyspaceEntry, name)] ^= 4; };
+  const auto zeros = [](Superblock&, char* entry) { std::memset(entry, 0, sizeof(KeyspaceEntry)); };
+  Patch([](Superblock& superblock, char*) { superblock.keyspaces ^= 1 << 20; }, 0);
+  RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  Patch(zeros, 0);
+  RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  Patch(state, 2);
+  RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  Patch(state, 7);  // That is free.
+  RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  Patch(name, 2);
+  RepairAndExpect({{"a", "a"}, {"name lost 2", "b"}, {"c", "c"}}, /*lossless=*/false);
+  Patch(zeros, 3);
+  RepairAndExpect({{"a", "a"}, {"name lost 2", "b"}, {"name lost 3", "c"}}, /*lossless=*/false);
+}
+
+TEST_P(KeyspaceDamageTest, RepairBuildsTheIndexOfOneKeyspaceAnew) {
+  Patch([](Superblock&, char* entry) { std::memset(entry + 8, 0x55, 8); }, 1);  // Its root.
+  RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  // Leaves of "a" and "b", one after the other; the others' stay as they are.
+  for (const KeyspaceId id : {KeyspaceId{1}, KeyspaceId{2}}) {
+    Patch(
+        [&](Superblock&, char* entry) {
+          uint64_t root;
+          std::memcpy(&root, entry + offsetof(KeyspaceEntry, root), sizeof(root));
+          const uint64_t self = reinterpret_cast<const KeyspaceEntry*>(entry)->root & kAddressMask;
+          char* const base = entry - (table_ + id * sizeof(KeyspaceEntry));
+          std::memset(base + self, 0x77, kLeafSizeBytes);
+        },
+        id);
+    RepairAndExpect({{"a", "a"}, {"b", "b"}, {"c", "c"}}, /*lossless=*/true);
+  }
+}
+
+TEST_P(KeyspaceDamageTest, RepairTellsWhichKeyspaceHasLostAKey) {
+  Open();
+  absl::StatusOr<Keyspace> b = db().OpenKeyspace("b");
+  const absl::StatusOr<PinnedValue> pinned = b->Pin("key");
+  ASSERT_THAT(pinned.status(), IsOk());
+  const_cast<char*>(pinned->value().data())[0] ^= 1;  // As nobody but damage does.
+  { const PinnedValue dropped = std::move(const_cast<PinnedValue&>(*pinned)); }
+  CloseCleanly();
+  const absl::StatusOr<RepairReport> report = Repair(path(), options_);
+  ASSERT_THAT(report.status(), IsOk());
+  EXPECT_THAT(report->lost_keys, IsEmpty());
+  EXPECT_THAT(report->lost_keys_of_keyspaces, ElementsAre(testing::Pair("b", "key")));
+  Open();
+  b = db().OpenKeyspace("b");
+  EXPECT_THAT(b->Get("key").status(), HasCode(kNotFound));
+  EXPECT_THAT(db().Check()->faults, IsEmpty());
+}
+
+TEST_P(KeyspaceDamageTest, RepairsAnyBytesOfTheTable) {
+  std::mt19937_64 random(12);
+  for (int round = 0; round < 25; ++round) {
+    Patch(
+        [&](Superblock&, char* at) {
+          for (uint64_t i = random() % 6 + 1; i > 0; --i) {
+            at[random() % sizeof(KeyspaceEntry)] = static_cast<char>(random());
+          }
+        },
+        static_cast<KeyspaceId>(random() % 5));
+    ASSERT_THAT(Repair(path(), options_).status(), IsOk());
+    Open();
+    EXPECT_EQ(GetOrDie("key"), "default");
+    const absl::StatusOr<std::vector<std::string>> names = db().ListKeyspaces();
+    ASSERT_THAT(names.status(), IsOk());
+    EXPECT_EQ(names->size(), 3u);
+    std::string values;
+    for (const std::string& name : *names) {
+      values += db().OpenKeyspace(name)->Get("key").value_or(" lost ");
+    }
+    std::sort(values.begin(), values.end());
+    EXPECT_EQ(values, "abc");
+    EXPECT_THAT(db().Check()->faults, IsEmpty());
+    CloseCleanly();
+  }
 }
 
 // Whatever is in the table: no crash, and never a value that is not the key's.
