@@ -72,7 +72,7 @@ inline const absl::Duration kHangAfter = [] {
   return absl::Seconds(seconds == nullptr ? 60 : atoi(seconds));
 }();
 
-// A fresh pool in the test's temporary folder.
+// A fresh pool in the test's temporary folder, without a name there any more.
 inline std::unique_ptr<Pool> OpenTestPool(uint64_t size_bytes = uint64_t{64} << 20) {
   static std::atomic<int> serial{0};
   PoolOptions options;
@@ -84,6 +84,8 @@ inline std::unique_ptr<Pool> OpenTestPool(uint64_t size_bytes = uint64_t{64} << 
     ADD_FAILURE() << pool.status();
     std::abort();
   }
+  // Gone with the pool, whatever becomes of the test.
+  for (const char* suffix : {"", ".lock"}) unlink(absl::StrCat(path, suffix).c_str());
   return *std::move(pool);
 }
 
