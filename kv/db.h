@@ -450,13 +450,13 @@ class Db : public Keyspace {
   // The names of all, the default one (which has none) left out, in ascending order. kDataLoss.
   absl::StatusOr<std::vector<std::string>> ListKeyspaces() const;
 
-  // Does all of the batch's operations, in whatever keyspaces, or none, also when a crash comes: what returned OK is durable
-  // as a whole. A snapshot or iterator sees all of them or none; other reads may see some before
-  // others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too, until the
-  // call is done. A batch keeps the leaves that it changes locked for five waits for the medium, and
-  // writers there wait. Statuses of Put; kNotFound: one of its
-  // keyspaces was dropped, nothing changed; kInvalidArgument, if one is another store's; after kInternal, reads may see a part of it until the store
-  // is opened anew.
+  // Does all of the batch's operations, in whatever keyspaces, or none, also when a crash comes: what
+  // returned OK is durable as a whole. A snapshot or iterator sees all of them or none; other reads may
+  // see some before others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too,
+  // until the call is done. A batch keeps the leaves that it changes locked for five waits for the
+  // medium, and writers there wait. Statuses of Put; kNotFound: one of its keyspaces was dropped,
+  // nothing changed; kInvalidArgument, if one is another store's. After kInternal, reads may see a part
+  // of it until the store is opened anew.
   absl::Status Write(const WriteBatch& batch);
 
   // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a

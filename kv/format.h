@@ -9,6 +9,8 @@
 //   Record       a key and its value, written once and never changed; see RecordHeader
 //   Batch table  32 words behind the superblock: atomic batches, and sets of stores, that are being
 //                applied
+//   Table of     a run of its own, once there is another keyspace than the default one: the names of
+//   keyspaces    keyspaces, and where their indexes begin
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
 //                address of the leaf that it was made for
 //   Node         a leaf or an inner node of the B-link tree; see NodeHeader
@@ -22,7 +24,8 @@
 //                        | open epoch, clean, lost pages
 //                        | segment table ----> where each segment lies
 //                        | root area:
-//                        |   Superblock -----> root node
+//                        |   Superblock -----> root node of the default keyspace
+//                        |      `------------> table of keyspaces ----> their root nodes
 //                        |   Batch table ----> batch records
 //
 //   segment   | SegmentHeader | descriptor words, one a page | data pages, at a multiple of 2 MiB |

@@ -143,6 +143,7 @@ absl::Status Keyspaces::Drop(std::string_view name) {
     ending->engine->BeginDrop();
   }
   endings_.push_back(std::move(ending));
+  drops_get_on_.store(true, std::memory_order_relaxed);
   store_.space_worker().Call(this, std::chrono::milliseconds(0));
   return absl::OkStatus();
 }
@@ -222,6 +223,19 @@ void Keyspaces::WaitForDrops(absl::Time deadline) {
   }
 }
 
+bool Keyspaces::WaitForRoom() {
+  constexpr absl::Duration kLongest = absl::Seconds(1);
+  constexpr absl::Duration kNap = absl::Milliseconds(2);
+  const uint64_t before = CountDrops();
+  const absl::Time deadline = absl::Now() + kLongest;
+  while (before > 0 && CountDrops() >= before) {
+    if (!drops_get_on_.load(std::memory_order_relaxed) || absl::Now() >= deadline) return false;
+    store_.space_worker().Call(this, std::chrono::milliseconds(0));
+    absl::SleepFor(kNap);
+  }
+  return before > 0;
+}
+
 // ---- Drops ----------------------------------------------------------------------------------------
 
 absl::StatusOr<bool> Keyspaces::Step(Ending& ending, bool* waits) {
@@ -293,6 +307,7 @@ std::optional<std::chrono::milliseconds> Keyspaces::Run() noexcept {
     waits |= this_waits || !done.ok();
     more |= !this_waits && done.ok();
   }
+  drops_get_on_.store(more, std::memory_order_relaxed);
   if (more) {
     poll_ = kFirstPoll;
     return std::chrono::milliseconds(0);

@@ -14,6 +14,7 @@
 #ifndef DAXKV_KV_KEYSPACES_H_
 #define DAXKV_KV_KEYSPACES_H_
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -64,6 +65,9 @@ class Keyspaces final : private SpaceWorker::Task {
   uint64_t CountDrops();
   // Waits until there are none, or the deadline.
   void WaitForDrops(absl::Time deadline);
+  // For a caller without room: waits while drops are getting on, a second at most. Whether one has
+  // ended.
+  bool WaitForRoom();
 
   // kFailedPrecondition, if something of them is still in use.
   absl::Status CheckUnused();
@@ -95,6 +99,7 @@ class Keyspaces final : private SpaceWorker::Task {
   KeyspaceTable table_;                                 // mutex_
   std::map<KeyspaceId, std::shared_ptr<Engine>> open_;  // mutex_: live ones
   std::vector<std::unique_ptr<Ending>> endings_;        // mutex_: the list, not what it leads to
+  std::atomic<bool> drops_get_on_{false};  // None waits for somebody, as far as it is known.
   bool started_ = false;
   bool found_endings_ = false;         // mutex_: those that a crash cut short are in endings_.
   std::chrono::milliseconds poll_{0};  // Of Run.

@@ -156,6 +156,8 @@ bool Store::MakeRoom(const Engine& besides) {
     if (pass.refused() || engine.get() == &besides) continue;
     made_room |= engine->space().MakeRoom().ok();
   }
+  // One that waits for us does not get on, and is not waited for.
+  if (keyspaces_->WaitForRoom()) made_room = true;
   return made_room;
 }
 

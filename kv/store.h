@@ -61,7 +61,8 @@ class Store final : private CompactionTargets {
   Writeback* writeback() const { return writeback_.get(); }
   // Has a keyspace that was just opened, or made, take part in process durability, if there is that.
   void JoinWriteback(Engine& engine, bool is_new) const;
-  // Frees what open keyspaces besides this one have retired. Whether that can have made room.
+  // Frees what open keyspaces besides this one have retired, and waits for those that were dropped.
+  // Whether that can have made room.
   bool MakeRoom(const Engine& besides);
 
   absl::Status Write(const WriteBatch& batch);
