@@ -149,10 +149,13 @@ bool Engine::IsUnusedSinceDrop() {
   return !snapshots_.AnyBelow(nothing_owned_since_);
 }
 
+void Engine::AwaitCalls() {
+  gate_.Close();
+  while (!gate_.IsEmpty()) sched_yield();
+}
+
 void Engine::Shut() {
   gate_.Close();
-  // Of calls only the writeback's hooks may be inside.
-  while (!gate_.IsEmpty()) sched_yield();
   shut_.store(true, std::memory_order_relaxed);
   if (space_ == nullptr) return;
   space_->SetLivenessOracle(nullptr);  // The worker may be asking the index.

@@ -105,7 +105,9 @@ class Engine {
   void BeginDrop();
   // K5, but for pins.
   bool IsUnusedSinceDrop();
-  // Everything but this object itself goes. Nothing is in use.
+  // Closes the gate, and waits until nobody is inside.
+  void AwaitCalls();
+  // Everything but this object itself goes. Nothing is in use: who died inside counts for nobody.
   void Shut();
   bool is_shut() const { return shut_.load(std::memory_order_relaxed); }
 

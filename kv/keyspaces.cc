@@ -24,6 +24,12 @@ absl::Status InKeyspace(const absl::Status& status, std::string_view name) {
       absl::StrCat("keyspace \"", absl::CHexEscape(std::string(name)), "\": ", status.message()));
 }
 
+// While the writeback runs, whose hooks may be inside.
+void ShutInUse(Engine& engine) {
+  engine.AwaitCalls();
+  engine.Shut();
+}
+
 }  // namespace
 
 Keyspaces::Keyspaces(Store* store) : store_(*store), table_(&store->pool()) {
@@ -257,7 +263,7 @@ absl::StatusOr<bool> Keyspaces::Step(Ending& ending, bool* waits) {
     *waits = dropped->extents_left > 0 && dropped->extents_left == dropped->extents_pinned;
     if (dropped->extents_left > 0) return false;
     // The mapping dies. Whoever comes to it by a frame (dax::Mapping::LockFrame) finds nothing.
-    if (ending.engine != nullptr) ending.engine->Shut();
+    if (ending.engine != nullptr) ShutInUse(*ending.engine);
     ending.space.reset();
   }
   std::lock_guard<std::mutex> lock(mutex_);
@@ -344,7 +350,7 @@ absl::Status Keyspaces::Close() {
     }
   }
   for (const auto& ending : endings_) {
-    if (ending->engine != nullptr) ending->engine->Shut();
+    if (ending->engine != nullptr) ShutInUse(*ending->engine);
   }
   endings_.clear();
   absl::Status closed;

@@ -51,8 +51,9 @@
 namespace daxkv::crash {
 
 struct Plan {
-  uint64_t images = 1000;    // About so many, at first level.
-  bool every_point = false;  // Also if that makes more images.
+  uint64_t images = 1000;      // About so many, at first level.
+  bool every_point = false;    // Also if that makes more images.
+  bool near_mutation = false;  // Only points soon after what the mutation has changed.
   uint64_t seed = 1;
   unsigned workers = 6;
   unsigned recoveries_every = 100;  // One recovery is recorded for so many images; 0: none.

@@ -143,6 +143,7 @@ void CrashImage::Apply(const Event& event) {
     case EventKind::kBegin:
     case EventKind::kEnd:
     case EventKind::kPoint:
+    case EventKind::kMutated:
       return;
   }
 }

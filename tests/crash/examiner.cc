@@ -15,13 +15,14 @@ namespace daxkv::crash {
 namespace {
 
 constexpr unsigned kPatienceSeconds = 60;  // With one image.
-constexpr uint64_t kLeastImages = 20;
 // Points get at least so many; with few images, some points are passed over.
 constexpr uint64_t kLeastVariants = 6;
 // Points differ in how many images they have. One is done when so many builds brought nothing new...
 constexpr uint64_t kMostMisses = 20;
 // ...and those that have many may have so many times their share.
 constexpr uint64_t kMostShare = 4;
+// After a mutation.
+constexpr uint64_t kNearPoints = 6;
 
 uint64_t CountPoints(const Trace& trace) {
   return static_cast<uint64_t>(std::count_if(
@@ -53,16 +54,31 @@ Examiner::Examiner(const Script& script, const Plan& plan, std::string directory
       stop_(*stop),
       operations_(script.Recorded()) {}
 
-void Examiner::Examine(const Trace& trace) {
+std::vector<uint64_t> Examiner::ChoosePoints(const Trace& trace) const {
+  if (plan_.only_point != 0) return {plan_.only_point};
   const uint64_t points = CountPoints(trace);
-  if (points == 0) return;
-  const uint64_t images = std::max(kLeastImages, plan_.images);
   const uint64_t stride =
-      plan_.every_point ? 1 : std::max<uint64_t>(1, points * kLeastVariants / images);
-  variants_ = std::max(kLeastVariants, images * stride * kMostShare / points);
+      plan_.every_point ? 1 : std::max<uint64_t>(1, points * kLeastVariants / Images());
+  std::vector<uint64_t> chosen;
+  uint64_t point = 0, near = 0;
+  for (const Event& event : trace) {
+    if (event.kind == EventKind::kMutated) near = kNearPoints;
+    if (event.kind != EventKind::kPoint) continue;
+    ++point;
+    if (plan_.near_mutation ? near > 0 : point % stride == 0) chosen.push_back(point);
+    near -= near > 0 ? 1 : 0;
+  }
+  return chosen;
+}
+
+void Examiner::Examine(const Trace& trace) {
+  const std::vector<uint64_t> chosen = ChoosePoints(trace);
+  if (chosen.empty()) return;
+  variants_ = std::max(kLeastVariants, Images() * kMostShare / chosen.size());
   CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
   Expectation expected(ModelAfter(script_.setup));
   uint64_t point = 0;
+  size_t next = 0;  // Of `chosen`.
   for (const Event& event : trace) {
     if (stop_.load(std::memory_order_relaxed)) break;
     image.Apply(event);
@@ -70,10 +86,8 @@ void Examiner::Examine(const Trace& trace) {
     if (event.kind == EventKind::kEnd) expected.End(operations_[event.a]);
     if (event.kind != EventKind::kPoint) continue;
     ++point;
-    const bool wanted = plan_.only_point != 0
-                            ? point == plan_.only_point
-                            : point % stride == 0 && point / stride % plan_.workers == worker_;
-    if (wanted) ExaminePoint(image, expected, point);
+    if (next == chosen.size() || point != chosen[next]) continue;
+    if (next++ % plan_.workers == worker_) ExaminePoint(image, expected, point);
   }
   OpenCopiesOf(nullptr);
   progress_.real_opens = RealOpens();

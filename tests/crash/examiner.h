@@ -4,6 +4,7 @@
 #ifndef DAXKV_TESTS_CRASH_EXAMINER_H_
 #define DAXKV_TESTS_CRASH_EXAMINER_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -36,6 +37,9 @@ class Examiner {
   std::function<void(const std::string&)> on_fault;
 
  private:
+  uint64_t Images() const { return std::max<uint64_t>(kLeastImages, plan_.images); }
+  // The numbers, from 1, of the points to look at.
+  std::vector<uint64_t> ChoosePoints(const Trace& trace) const;
   void ExaminePoint(CrashImage& image, const Expectation& expected, uint64_t point);
   // `image` is as it was when it was built.
   void JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where);
@@ -46,6 +50,8 @@ class Examiner {
   void JudgeImagesOfRecovery(const Trace& trace, const std::vector<Operation>& operations,
                              Expectation expected, uint64_t seed, const std::string& where);
   std::string Keep(const CrashImage& image);
+
+  static constexpr uint64_t kLeastImages = 20;
 
   const Script& script_;
   const Plan& plan_;

@@ -5,11 +5,13 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <libpmem.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -111,6 +113,19 @@ thread_local unsigned fences_to_live = kNever;
 thread_local bool dead = false;
 thread_local unsigned fence_delay_ms = 0;
 thread_local jmp_buf place_of_death;
+// What the thread that is to die has locked. The next process does not meet these locks, but the
+// objects that they are in are destroyed by this one.
+thread_local std::vector<pthread_mutex_t*> held_mutexes;
+
+using MutexFunction = int (*)(pthread_mutex_t*);
+MutexFunction RealMutexFunction(const char* name) {
+  return reinterpret_cast<MutexFunction>(dlsym(RTLD_NEXT, name));
+}
+
+int Unlock(pthread_mutex_t* mutex) {
+  static const MutexFunction real = RealMutexFunction("pthread_mutex_unlock");
+  return real(mutex);
+}
 
 // What is done to this thread at a fence that `caller` makes, before it takes effect.
 void MeetFate(const void* caller) {
@@ -145,6 +160,7 @@ Passage PassageOf(CallKind kind) {
     site.name = frame.function;
     ++site.calls;
     if (mutated.return_address != frames[i] || mutated.kind != kind) return Passage::kPasses;
+    if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnMutated();
     return mutated_how == Mutation::kLate ? Passage::kLate : Passage::kDropped;
   }
   return Passage::kPasses;
@@ -212,6 +228,8 @@ std::vector<CallSite> CallSites() {
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run) {
   fences_to_live = fences;
   if (setjmp(place_of_death) == 0) run();
+  fences_to_live = kNever;
+  for (; !held_mutexes.empty(); held_mutexes.pop_back()) Unlock(held_mutexes.back());
 }
 void BeginProcess() {
   fences_to_live = kNever;
@@ -317,6 +335,21 @@ void urcu_memb_synchronize_rcu() {
   const uint64_t flushes = seen_by == nullptr ? 0 : seen_by->OnBarrierBegin();
   next();
   if (seen_by != nullptr) seen_by->OnBarrierEnd(flushes);
+}
+
+int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {
+  static const auto real = daxkv::crash::RealMutexFunction("pthread_mutex_lock");
+  const int result = real(mutex);
+  if (result == 0 && daxkv::crash::fences_to_live != daxkv::crash::kNever) {
+    daxkv::crash::held_mutexes.push_back(mutex);
+  }
+  return result;
+}
+
+int pthread_mutex_unlock(pthread_mutex_t* mutex) noexcept {
+  auto& held = daxkv::crash::held_mutexes;
+  held.erase(std::remove(held.begin(), held.end(), mutex), held.end());
+  return daxkv::crash::Unlock(mutex);
 }
 
 int munmap(void* address, size_t size_bytes) noexcept {

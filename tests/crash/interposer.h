@@ -36,6 +36,8 @@ class Observer {
   // A hole was punched.
   virtual void OnPunch(int file, uint64_t offset, uint64_t size_bytes) = 0;
   virtual void OnUnmap() = 0;
+  // The mutation has just come to bear.
+  virtual void OnMutated() = 0;
 };
 
 // Makes every store opened from here on take its medium for `platform`.
@@ -73,9 +75,10 @@ void Mutate(const CallSite& site, Mutation mutation);
 // ---- What may happen to one thread ----
 
 // The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
-// before it takes effect. There `run` ends: no destructor of its frames runs, locks that it held stay
-// locked and memory that it had is lost, as when a process dies. No flush or fence of the thread
-// counts from then on, until BeginProcess.
+// before it takes effect. There `run` ends: no destructor of its frames runs, locks in leaves that it
+// held stay locked and memory that it had is lost, as when a process dies. Mutexes are unlocked, for
+// what is left of the store to be destroyed. No flush or fence of the thread counts from then on, until
+// BeginProcess.
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
 // The thread is a new process's from here on: another one than before to whoever asks.
 void BeginProcess();

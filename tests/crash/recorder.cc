@@ -326,6 +326,11 @@ void Recorder::OnPunch(int file, uint64_t offset, uint64_t size_bytes) {
   }
 }
 
+void Recorder::OnMutated() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!stopped_) Add(EventKind::kMutated, 0);
+}
+
 void Recorder::OnUnmap() { __atomic_store_n(&mappings_stale_, true, __ATOMIC_RELAXED); }
 
 }  // namespace daxkv::crash

@@ -66,6 +66,7 @@ class Recorder : public Observer {
   void OnMsync(const char* address, size_t size_bytes) override;
   void OnPunch(int file, uint64_t offset, uint64_t size_bytes) override;
   void OnUnmap() override;
+  void OnMutated() override;
 
  private:
   struct Part {

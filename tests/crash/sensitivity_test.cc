@@ -115,13 +115,15 @@ struct Caught {
   std::string fault;
 };
 
+// First soon after the mutation, in each script, then everywhere.
 Caught Catch(const Mutant& mutant, const SiteUse& use) {
   const size_t tried = std::min(most_scripts, use.scripts.size());
-  for (size_t i = 0; i < tried; ++i) {
-    const Script* const script = use.scripts[i].second;
+  for (size_t i = 0; i < 2 * tried; ++i) {
+    const Script* const script = use.scripts[i % tried].second;
     Plan plan;
     plan.images =
         std::max<uint64_t>(20, static_cast<uint64_t>(static_cast<double>(images) * script->share));
+    plan.near_mutation = i < tried;
     plan.every_point = true;
     plan.most_faults = 1;
     plan.recoveries_every = 50;

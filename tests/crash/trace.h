@@ -22,6 +22,7 @@ enum class EventKind : uint32_t {
   kBegin,    // Operation number `a` begins.
   kEnd,      // Operation number `a` has returned.
   kPoint,    // The power may fail here.
+  kMutated,  // A flush or fence was left out here, or delayed.
 };
 
 struct Event {
