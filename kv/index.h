@@ -183,7 +183,9 @@ class Index {
   // stay good as long as the snapshot.
   absl::Status FindAt(const SnapshotEntry& snapshot, std::string_view key,
                       absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
-  // What a snapshot, which the caller holds, sees of a leaf. kDataLoss, kResourceExhausted.
+  // What a snapshot, which the caller holds, sees of a leaf. Who walks from leaf to leaf meets what
+  // has been merged meanwhile: the leaf may begin below a target, or end above what it is before.
+  // kDataLoss, kResourceExhausted.
   absl::Status ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& target,
                           LeafContents* contents) const;
 

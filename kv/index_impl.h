@@ -328,6 +328,8 @@ struct Index::Impl {
   absl::StatusOr<bool> RefersToNode(Address node);
   absl::StatusOr<bool> RefersToFence(const RecordView& fence);
   // The slots in use of the leaf that covers `from`, and where the next one begins.
+  absl::Status CoversNothingBelow(const LeafNode& leaf, std::string_view from, bool* nothing,
+                                  Obstacle& obstacle) const;
   absl::Status CountSlots(std::string_view from, uint64_t* count, std::string* next_from, bool* end,
                           Obstacle& obstacle);
   IndexStats Stats();

@@ -104,6 +104,20 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
   }
 }
 
+// *nothing: whether the leaf begins at or above `from`. It does where a walk from leaf to leaf goes,
+// unless leaves were merged meanwhile.
+absl::Status Index::Impl::CoversNothingBelow(const LeafNode& leaf, std::string_view from,
+                                             bool* nothing, Obstacle& obstacle) const {
+  *nothing = from.empty();
+  const Address low_fence = leaf.header.low_fence;
+  if (*nothing || low_fence == kNullAddress) return absl::OkStatus();
+  absl::StatusOr<RecordView> fence = ViewRecord(*memory, low_fence);
+  if (absl::IsUnavailable(fence.status())) return obstacle.Absent(low_fence);
+  if (!fence.ok()) return fence.status();
+  *nothing = fence->key.compare(from) >= 0;
+  return absl::OkStatus();
+}
+
 absl::Status Index::Impl::CountSlots(std::string_view from, uint64_t* count, std::string* next_from,
                                      bool* end, Obstacle& obstacle) {
   LeafPosition at;
@@ -124,9 +138,21 @@ absl::Status Index::Impl::CountSlots(std::string_view from, uint64_t* count, std
     if (!fence.ok()) return fence.status();
     next_from->assign(fence->key);
   }
-  *count = static_cast<uint64_t>(
-      std::count_if(std::begin(at.leaf->slots), std::end(at.leaf->slots),
-                    [](const uint64_t& slot) { return LoadWord(slot) != 0; }));
+  bool all = true;
+  status = CoversNothingBelow(*at.leaf, from, &all, obstacle);
+  if (!status.ok()) return status;
+  *count = 0;
+  for (const uint64_t& word : at.leaf->slots) {
+    const uint64_t slot = LoadWord(word);
+    if (slot == 0) continue;
+    if (!all) {
+      absl::StatusOr<RecordView> record = ViewRecord(*memory, SlotAddress(slot));
+      if (absl::IsUnavailable(record.status())) return obstacle.Absent(SlotAddress(slot));
+      if (!record.ok()) return record.status();
+      if (record->key.compare(from) < 0) continue;
+    }
+    ++*count;
+  }
   if (SplitCount(at.leaf->header) != at.split_count || LoadWord(at.leaf->header.next) != next) {
     return obstacle.SplitUnderWay();
   }

@@ -168,9 +168,11 @@ absl::Status Iterator::Impl::SettleForwards() {
       valid = false;
       return absl::OkStatus();
     }
-    absl::Status read = ReadLeaf(std::string_view(leaf.upper));
+    // Leaves are merged meanwhile: the one that covers this now may begin below it.
+    const std::string from = leaf.upper;
+    absl::Status read = ReadLeaf(std::string_view(from));
     if (!read.ok()) return read;
-    position = 0;
+    position = LowerBound(from);
   }
   return Arrive();
 }
@@ -181,9 +183,11 @@ absl::Status Iterator::Impl::SettleBackwards() {
       valid = false;
       return absl::OkStatus();
     }
-    absl::Status read = ReadLeaf(LeafTarget::Before(leaf.low));
+    // And the one before this may end above it.
+    const std::string below = leaf.low;
+    absl::Status read = ReadLeaf(LeafTarget::Before(below));
     if (!read.ok()) return read;
-    position = leaf.entries.size();
+    position = LowerBound(below);
   }
   --position;
   return Arrive();

@@ -61,6 +61,46 @@ class CompactionTest : public StoreTest {
 };
 INSTANTIATE_ON_BOTH_MEDIA(CompactionTest);
 
+// A walk goes from leaf to leaf. When it comes to one, that may be a larger one, which begins before.
+TEST_P(CompactionTest, IteratorsPassEachKeyOnceThoughLeavesAreMerged) {
+  // Of records that are not moved: leaves with versions of their own for a snapshot stay as they are.
+  Model model = NumberedModel(1'500, 33'000);
+  ASSERT_NO_FATAL_FAILURE(PutAll(db(), model));
+  ASSERT_NO_FATAL_FAILURE(DeleteMost(db(), 20, &model));
+  // Each stands somewhere else when the leaves around it are merged.
+  std::vector<std::unique_ptr<Iterator>> forwards, backwards;
+  std::vector<Model::const_iterator> starts;
+  size_t number = 0;
+  for (auto at = model.cbegin(); at != model.cend(); ++at) {
+    if (++number % 3 != 0) continue;
+    starts.push_back(at);
+    for (auto* iterators : {&forwards, &backwards}) {
+      iterators->push_back(db().NewIterator());
+      iterators->back()->Seek(at->first);
+      ASSERT_TRUE(iterators->back()->Valid());
+    }
+  }
+  const absl::StatusOr<CompactionResult> compacted = db().Compact();
+  ASSERT_THAT(compacted.status(), IsOk());
+  EXPECT_GT(compacted->leaves_merged, 5u);
+  for (size_t i = 0; i < starts.size(); ++i) {
+    auto expected = starts[i];
+    for (; forwards[i]->Valid(); forwards[i]->Next(), ++expected) {
+      ASSERT_TRUE(expected != model.cend());
+      ASSERT_EQ(forwards[i]->key(), expected->first);
+    }
+    ASSERT_THAT(forwards[i]->status(), IsOk());
+    EXPECT_TRUE(expected == model.cend());
+    auto before = Model::const_reverse_iterator(std::next(starts[i]));
+    for (; backwards[i]->Valid(); backwards[i]->Prev(), ++before) {
+      ASSERT_TRUE(before != model.crend());
+      ASSERT_EQ(backwards[i]->key(), before->first);
+    }
+    ASSERT_THAT(backwards[i]->status(), IsOk());
+    EXPECT_TRUE(before == model.crend());
+  }
+}
+
 TEST_P(CompactionTest, SparseExtentsComeBack) {
   for (const size_t size_bytes : {100, 1000}) {
     Model model = NumberedModel(20'000, size_bytes);
