@@ -108,6 +108,12 @@ std::shared_ptr<FrameTable> FrameTable::FindForPool(const Pool* pool) {
   return found == registry.tables.end() ? nullptr : found->second.lock();
 }
 
+void FrameTable::ForgetPool(const Pool* pool) {
+  Registry& registry = GetRegistry();
+  std::lock_guard lock(registry.mutex);
+  registry.tables.erase(pool);
+}
+
 absl::Status FrameTable::Reserve(uint64_t frame) {
   // Zero bytes are valid Folios: no pins, no mapping.
   Folio* fresh = nullptr;

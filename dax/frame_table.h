@@ -122,6 +122,8 @@ class FrameTable {
   static std::shared_ptr<FrameTable> ForPool(const Pool* pool);
   // The same, null if no mapping of the pool is open.
   static std::shared_ptr<FrameTable> FindForPool(const Pool* pool);
+  // The pool goes. Another one may come to lie at its address, while a mapping is still there.
+  static void ForgetPool(const Pool* pool);
 
   FrameTable();
   ~FrameTable();

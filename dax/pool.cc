@@ -12,6 +12,7 @@
 #include "dax/backing_files.h"
 #include "dax/bad_pages.h"
 #include "dax/exceptions.h"
+#include "dax/frame_table.h"
 #include "dax/lock_file.h"
 #include "dax/mapping_impl.h"
 #include "dax/object_heap.h"
@@ -306,7 +307,7 @@ void Pool::Impl::Shut() {
 Pool::Pool(std::unique_ptr<Impl> impl)
     : base_(impl->heap->base()), lost_pages_(&impl->heap->lost_pages()), impl_(std::move(impl)) {}
 
-Pool::~Pool() = default;
+Pool::~Pool() { internal::FrameTable::ForgetPool(this); }
 
 uint64_t Pool::SealEpoch(uint64_t epoch) {
   const auto low = static_cast<uint32_t>(epoch);

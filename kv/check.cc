@@ -54,7 +54,7 @@ class Checker {
   }
 
   // Every run of the pool has to be an extent of some keyspace, or their table.
-  void AddRun(const dax::Run& run, Keyspaces& keyspaces) {
+  void AddRun(const dax::Pool& pool, const dax::Run& run, Keyspaces& keyspaces) {
     const RunUse use = UseOf(run);
     if (use.kind == RunUse::Kind::kKeyspaceTable) {
       const absl::StatusOr<dax::Run> table = keyspaces.TableRun();
@@ -70,6 +70,9 @@ class Checker {
     if (use.keyspace == kDefaultKeyspace) return;
     const absl::StatusOr<KeyspaceState> state = keyspaces.StateOf(use.keyspace);
     if (state.ok() && *state == KeyspaceState::kFree) {
+      // A drop may have ended since: it gives all extents back before the name is free.
+      const absl::StatusOr<dax::Run> now = pool.FindRun(run.first_page);
+      if (!now.ok() || !now->live || now->owner != run.owner) return;
       AddFault(absl::StrCat("offset ", run.offset(), ": an extent of keyspace ", use.keyspace,
                             ", which is not there"));
     }
@@ -125,7 +128,7 @@ absl::StatusOr<CheckReport> Store::Check() const {
   }
 
   absl::Status walked = pool_->ForEachRun([&](const dax::Run& run) {
-    checker.AddRun(run, *keyspaces_);
+    checker.AddRun(*pool_, run, *keyspaces_);
     return absl::OkStatus();
   });
   if (absl::IsDataLoss(walked)) {
