@@ -18,7 +18,7 @@
 namespace daxkv::crash {
 namespace {
 
-uint64_t images_per_script = 500;
+uint64_t images_per_script = 600;
 Plan plan_of_all;
 
 // Where failing images are kept.
