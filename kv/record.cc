@@ -1,5 +1,6 @@
 #include "kv/record.h"
 
+#include <immintrin.h>
 #include <isa-l/crc.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -36,13 +37,44 @@ uint32_t Checksum(uint32_t body_checksum, const RecordHeader& header, Address ad
   return Crc32c(body_checksum, bytes, sizeof(bytes));
 }
 
+// False until they are initialised, which only costs time.
+const bool kHasSse42 = __builtin_cpu_supports("sse4.2");
+const bool kHasAvx = __builtin_cpu_supports("avx");
+
+// Below this ISA-L folds nothing, and the instruction alone is quicker than its call.
+constexpr size_t kFoldedCrcSizeBytes = 256;
+
+// On the register's value, the inverted checksum.
+__attribute__((target("sse4.2"))) uint32_t Crc32cByInstruction(uint32_t state,
+                                                               const unsigned char* bytes,
+                                                               size_t size_bytes) {
+  uint64_t wide = state;
+  for (; size_bytes >= sizeof(uint64_t); size_bytes -= sizeof(uint64_t)) {
+    uint64_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    wide = _mm_crc32_u64(wide, word);
+    bytes += sizeof(word);
+  }
+  state = static_cast<uint32_t>(wide);
+  for (; size_bytes > 0; --size_bytes) state = _mm_crc32_u8(state, *bytes++);
+  return state;
+}
+
+// ISA-L leaves the upper halves of the vector registers in use. Then each SSE instruction, of which
+// this program and its callers are made, waits for the last one that wrote its register: measured,
+// 130 ns of a checksum's 150 for 1 KB, all paid after it.
+__attribute__((target("avx"))) void ZeroUpperHalves() { _mm256_zeroupper(); }
+
 }  // namespace
 
 uint32_t Crc32c(uint32_t seed, const void* bytes, size_t size_bytes) {
+  auto* position = static_cast<unsigned char*>(const_cast<void*>(bytes));
+  if (size_bytes < kFoldedCrcSizeBytes && kHasSse42) {
+    return ~Crc32cByInstruction(~seed, position, size_bytes);
+  }
   // ISA-L chooses the instructions at run time. It takes an int for the size, wants the register's
   // value (the inverted checksum), and declares a pointer to what it only reads as mutable.
   constexpr size_t kStepSizeBytes = size_t{1} << 30;
-  auto* position = static_cast<unsigned char*>(const_cast<void*>(bytes));
   uint32_t state = ~seed;
   while (size_bytes > 0) {
     const size_t step = std::min(size_bytes, kStepSizeBytes);
@@ -50,6 +82,7 @@ uint32_t Crc32c(uint32_t seed, const void* bytes, size_t size_bytes) {
     position += step;
     size_bytes -= step;
   }
+  if (kHasAvx) ZeroUpperHalves();
   return ~state;
 }
 
