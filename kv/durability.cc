@@ -54,9 +54,15 @@ absl::Status Store::SettleLastSession() {
 // default keyspace; the others are closed again when they are recovered.
 absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverKeyspaces() {
   absl::Status status = pool_->SetDurability(dax::Durability::kProcess);
-  // Always durable, so whole (keyspace_table.h).
+  // Always durable, so whole (keyspace_table.h). If not, a keyspace that it hides would keep what the
+  // cut has made of its index, and later nobody would know.
   KeyspaceTable table(pool_.get());
   if (status.ok()) status = table.Load();
+  if (status.ok() && !table.damage().empty()) {
+    status = absl::DataLossError(
+        absl::StrCat("after a power cut every keyspace has to be recovered, but ",
+                     table.damage().front(), "; repair the store"));
+  }
   if (!status.ok()) return status;
   PowerCutRecovery::Roots roots = {{kDefaultKeyspace, &SuperblockOf(*pool_)->root}};
   for (const auto& [name, id] : table.live()) roots[id] = table.RootOf(id);

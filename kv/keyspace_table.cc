@@ -242,17 +242,25 @@ absl::Status KeyspaceTable::SetState(KeyspaceId id, KeyspaceState state) {
   absl::Status status = MakeDurable();
   if (!status.ok()) return status;
   uint64_t& word = EntryOf(id)->state;
+  const uint64_t before = word;
   __atomic_store_n(&word, SealState(id, state), __ATOMIC_RELEASE);
   status = pool_.PersistWord(&word);
-  if (status.ok()) states_[id] = state;
+  if (status.ok()) {
+    states_[id] = state;
+  } else {
+    // What a process that dies leaves in the page cache is as it was.
+    __atomic_store_n(&word, before, __ATOMIC_RELEASE);
+    pool_.Flush(&word, sizeof(word));
+  }
   return status;
 }
 
 absl::Status KeyspaceTable::Commit(KeyspaceId id) {
   const KeyspaceEntry& entry = *EntryOf(id);
-  std::string name(entry.name, entry.name_size_bytes);
+  // First what may throw.
+  const auto live = live_.emplace(std::string(entry.name, entry.name_size_bytes), id).first;
   absl::Status status = SetState(id, KeyspaceState::kLive);
-  if (status.ok()) live_.emplace(std::move(name), id);
+  if (!status.ok()) live_.erase(live);
   return status;
 }
 

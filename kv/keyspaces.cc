@@ -60,11 +60,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Keyspaces::CreateEngine(KeyspaceId id, u
   return Engine::Create(&store_, id, root);
 }
 
-// A crash before the table's Commit: the entry says that it is being dropped, and what was made of the
-// keyspace is given back by the next open.
 absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::Create(std::string_view name) {
   absl::Status valid = CheckKeyspaceName(name);
   if (!valid.ok()) return valid;
+  absl::StatusOr<std::shared_ptr<Engine>> made = TryCreate(name);
+  // Keyspaces that are being given back have room, and entries of the table.
+  if (!absl::IsResourceExhausted(made.status()) || !WaitForRoom()) return made;
+  return TryCreate(name);
+}
+
+// A crash before the table's Commit: the entry says that it is being dropped, and what was made of the
+// keyspace is given back by the next open.
+absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::TryCreate(std::string_view name) {
   std::lock_guard<std::mutex> lock(mutex_);
   absl::Status status = LoadLocked();
   if (!status.ok()) return status;
@@ -73,25 +80,31 @@ absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::Create(std::string_view name)
   const absl::StatusOr<KeyspaceId> id = table_.Reserve(name);
   if (!id.ok()) return id.status();
   ending->id = *id;
-  absl::StatusOr<std::unique_ptr<Engine>> made =
-      WithoutExceptions([&] { return CreateEngine(*id, table_.RootOf(*id)); });
-  if (!made.ok()) {
-    endings_.push_back(std::move(ending));
-    store_.space_worker().Call(this, std::chrono::milliseconds(0));
-    return InKeyspace(made.status(), name);
-  }
-  std::shared_ptr<Engine> engine = *std::move(made);
-  engine->SetName(name);
-  store_.JoinWriteback(*engine, /*is_new=*/true);
-  open_.emplace(*id, engine);
-  status = table_.Commit(*id);
-  if (status.ok()) return engine;
-  // Nobody knows what the medium has: the next open does.
+  status = WithoutExceptions([&] { return CreateReserved(*id, name, &ending->engine); });
+  if (status.ok()) return std::move(ending->engine);
+  // After kInternal nobody knows what the medium has: the next open does.
   open_.erase(*id);
-  engine->BeginDrop();
-  ending->engine = std::move(engine);
-  endings_.push_back(std::move(ending));
+  if (ending->engine != nullptr) ending->engine->BeginDrop();
+  AddEndingLocked(std::move(ending));
   return InKeyspace(status, name);
+}
+
+absl::Status Keyspaces::CreateReserved(KeyspaceId id, std::string_view name,
+                                       std::shared_ptr<Engine>* engine) {
+  absl::StatusOr<std::unique_ptr<Engine>> made = CreateEngine(id, table_.RootOf(id));
+  if (!made.ok()) return made.status();
+  *engine = *std::move(made);
+  (*engine)->SetName(name);
+  store_.JoinWriteback(**engine, /*is_new=*/true);
+  open_.emplace(id, *engine);
+  return table_.Commit(id);
+}
+
+// endings_ has room for it.
+void Keyspaces::AddEndingLocked(std::unique_ptr<Ending> ending) noexcept {
+  endings_.push_back(std::move(ending));
+  drops_get_on_.store(true, std::memory_order_relaxed);
+  store_.space_worker().Call(this, std::chrono::milliseconds(0));
 }
 
 absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::OpenLocked(KeyspaceId id,
@@ -148,9 +161,7 @@ absl::Status Keyspaces::Drop(std::string_view name) {
     open_.erase(opened);
     ending->engine->BeginDrop();
   }
-  endings_.push_back(std::move(ending));
-  drops_get_on_.store(true, std::memory_order_relaxed);
-  store_.space_worker().Call(this, std::chrono::milliseconds(0));
+  AddEndingLocked(std::move(ending));
   return absl::OkStatus();
 }
 
@@ -262,11 +273,14 @@ absl::StatusOr<bool> Keyspaces::Step(Ending& ending, bool* waits) {
     if (!dropped.ok()) return dropped.status();
     *waits = dropped->extents_left > 0 && dropped->extents_left == dropped->extents_pinned;
     if (dropped->extents_left > 0) return false;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!shut) {
     // The mapping dies. Whoever comes to it by a frame (dax::Mapping::LockFrame) finds nothing.
+    // CheckUnused, which looks at it, holds the lock.
     if (ending.engine != nullptr) ShutInUse(*ending.engine);
     ending.space.reset();
   }
-  std::lock_guard<std::mutex> lock(mutex_);
   // Everything is durably gone: the id may be used again.
   absl::Status freed = table_.Free(ending.id);
   if (!freed.ok()) return freed;

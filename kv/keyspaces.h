@@ -7,7 +7,8 @@
 // are gone; extents that are pinned wait for their pins. A crash before that is done: the table says
 // so, and the next open goes on.
 //
-// Thread safety: every method from any thread at the same time, except Start, Close and the destructor.
+// Thread safety: every method from any thread at the same time, except Start, Close, Shut and the
+// destructor.
 //
 // Locks: mutex_ is held while keyspaces are created and opened, so it is taken by nobody who holds
 // anything that this may wait for.
@@ -87,6 +88,11 @@ class Keyspaces final : private SpaceWorker::Task {
   absl::Status LoadLocked();
   // Adds what earlier sessions have left, once.
   absl::Status FindEndingsLocked();
+  absl::StatusOr<std::shared_ptr<Engine>> TryCreate(std::string_view name);
+  // What follows on KeyspaceTable::Reserve. *engine, once it is made, is to be dropped after an error.
+  absl::Status CreateReserved(KeyspaceId id, std::string_view name,
+                              std::shared_ptr<Engine>* engine);
+  void AddEndingLocked(std::unique_ptr<Ending> ending) noexcept;
   // Makes room, if there is none.
   absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(KeyspaceId id, uint64_t* root);
   std::optional<std::chrono::milliseconds> Run() noexcept override;

@@ -23,6 +23,7 @@ class TableRepair {
     if (!status.ok() || tables_.empty()) return status;
     table_ = tables_.front();
     RepairHeader();
+    FindNames();
     for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) RepairEntry(id);
     return pool_.Sync();
   }
@@ -31,9 +32,13 @@ class TableRepair {
   absl::Status FindRuns() {
     absl::Status walked = pool_.ForEachRun([&](const dax::Run& run) {
       const RunUse use = UseOf(run);
-      if (use.kind == RunUse::Kind::kKeyspaceTable) tables_.push_back(run);
       if (use.is_extent()) with_extents_.insert(use.keyspace);
-      return absl::OkStatus();
+      if (use.kind != RunUse::Kind::kKeyspaceTable) return absl::OkStatus();
+      tables_.push_back(run);
+      if (run.size_bytes() == kKeyspaceTableSizeBytes) return absl::OkStatus();
+      return absl::DataLossError(absl::StrCat("the run at pool offset ", run.offset(), " has ",
+                                              run.size_bytes(),
+                                              " bytes, which is no table of keyspaces"));
     });
     if (!walked.ok() || tables_.size() <= 1) return walked;
     return absl::DataLossError(absl::StrCat("there are ", tables_.size(), " tables of keyspaces"));
@@ -63,8 +68,22 @@ class TableRepair {
     pool_.Flush(header, sizeof(wanted));
   }
 
+  KeyspaceEntry& EntryOf(KeyspaceId id) const {
+    return reinterpret_cast<KeyspaceEntry*>(pool_.At(table_.offset()))[id];
+  }
+
+  // Those that a keyspace whose name is lost can't get.
+  void FindNames() {
+    for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) {
+      const KeyspaceEntry& entry = EntryOf(id);
+      if (KeyspaceTable::HasName(id, entry)) {
+        readable_names_.emplace(entry.name, entry.name_size_bytes);
+      }
+    }
+  }
+
   void RepairEntry(KeyspaceId id) {
-    auto& entry = reinterpret_cast<KeyspaceEntry*>(pool_.At(table_.offset()))[id];
+    KeyspaceEntry& entry = EntryOf(id);
     std::optional<KeyspaceState> state = KeyspaceTable::UnsealState(id, entry);
     // Of one that does not live, nobody reads the name.
     if (state.has_value() && *state != KeyspaceState::kLive) return;
@@ -89,7 +108,7 @@ class TableRepair {
       return;
     }
     std::string name = absl::StrCat("name lost ", id);
-    while (!names_.insert(name).second) name += "'";
+    while (readable_names_.count(name) != 0 || !names_.insert(name).second) name += "'";
     findings_.lost(absl::StrCat(where, ": its name is lost; it is \"", name, "\" now"));
     findings_.rebuilt(absl::StrCat(where, ": its name is damaged"));
     KeyspaceTable::SetName(id, name, entry);
@@ -99,7 +118,8 @@ class TableRepair {
   const TableFindings& findings_;
   std::vector<dax::Run> tables_;
   std::set<KeyspaceId> with_extents_;
-  std::set<std::string> names_;
+  std::set<std::string> readable_names_;  // Also of entries that are free.
+  std::set<std::string> names_;           // Of those that are repaired.
   dax::Run table_;
 };
 

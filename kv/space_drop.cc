@@ -46,16 +46,13 @@ absl::Status Space::Impl::DropRuns(absl::Span<const dax::Run> group,
   return status.ok() ? DropRuns(group.subspan(half), pinned) : status;
 }
 
-// With process durability no page may show a record again once others use it (stamps.h, V2).
+// With process durability no page may show a record again once others use it (stamps.h, V2). No run
+// is pinned, nor will be.
 absl::Status Space::Impl::StampRuns(absl::Span<const dax::Run> runs) {
-  if (pool->media().durability != dax::Durability::kProcess) return absl::OkStatus();
   for (const dax::Run& run : runs) {
-    // Those that are pinned come again. Nodes are nothing to a power cut.
+    // Nodes are nothing to a power cut.
     const RunUse use = UseOf(run);
-    if (mapping.PinCount(run.first_page) != 0 ||
-        (use.kind == RunUse::Kind::kSlab && IsNode(SlotKindOf(use.size_class)))) {
-      continue;
-    }
+    if (use.kind == RunUse::Kind::kSlab && IsNode(SlotKindOf(use.size_class))) continue;
     const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, run);
     if (!layout.ok()) continue;
     for (uint32_t slot = 0; slot < layout->slot_count; ++slot) {
@@ -77,7 +74,19 @@ absl::StatusOr<Space::DropResult> Space::Impl::DropSome(size_t most_extents) {
   std::vector<dax::Run>& runs = *runs_to_drop;
   std::vector<dax::Run> pinned;
   size_t end = std::min(most_extents, runs.size());
-  absl::Status status = StampRuns(absl::MakeConstSpan(runs).first(end));
+  size_t held_back = 0;
+  absl::Status status;
+  if (pool->media().durability == dax::Durability::kProcess) {
+    // What is pinned now must not change, nor go without a stamp if it is unpinned meanwhile.
+    const auto tried_end = runs.begin() + static_cast<ptrdiff_t>(end);
+    const auto first_pinned = std::stable_partition(
+        runs.begin(), tried_end,
+        [&](const dax::Run& run) { return mapping.PinCount(run.first_page) == 0; });
+    held_back = static_cast<size_t>(tried_end - first_pinned);
+    end -= held_back;
+    std::rotate(first_pinned, tried_end, runs.end());
+    status = StampRuns(absl::MakeConstSpan(runs).first(end));
+  }
   size_t done = 0;
   while (done < end && status.ok()) {
     size_t next = done + 1;
@@ -91,7 +100,7 @@ absl::StatusOr<Space::DropResult> Space::Impl::DropSome(size_t most_extents) {
   runs.erase(runs.begin(), runs.begin() + static_cast<ptrdiff_t>(done));
   runs.insert(runs.end(), pinned.begin(), pinned.end());
   if (!status.ok()) return status;
-  return DropResult{runs.size(), pinned.size()};
+  return DropResult{runs.size(), pinned.size() + held_back};
 }
 
 absl::StatusOr<Space::DropResult> Space::Drop(size_t most_extents) {

@@ -134,6 +134,11 @@ struct PendingSlots {
   std::vector<Address> slots;
   uint64_t since = 0;
   uint64_t size_bytes = 0;
+  // The highest number of those that are of batches: they wait for that horizon, too (V8).
+  uint64_t last_batch = 0;
+  // Those that no slot of the index ever referred to wait once more, from the moment when what their
+  // batches deleted is stamped (V8).
+  bool of_batches = false, others_stamped = false;
 };
 
 struct alignas(64) RetireQueue {

@@ -86,10 +86,15 @@ absl::Status Space::Impl::QueueUnlinked() {
     ReserveMore(group.slots, 1);
     group.slots.push_back(retired.address);
     group.size_bytes += (*frame)->layout().slot_size_bytes;
+    if (!MayStamp(retired.address)) continue;
+    const auto* header = reinterpret_cast<const RecordHeader*>(pool->At(retired.address));
+    if ((KindAndFlags(*header) & kOfBatchFlag) != 0) {
+      group.last_batch = std::max(group.last_batch, header->sequence);
+    }
   }
+  of_batches.of_batches = true;
   // Read after the unlinking stores (W1).
-  pending.since = writeback.load(std::memory_order_relaxed)->begun();
-  of_batches.since = pending.since + 1;  // V8
+  pending.since = of_batches.since = writeback.load(std::memory_order_relaxed)->begun();
   const uint64_t slots = pending.slots.size() + of_batches.slots.size();
   const uint64_t size_bytes = pending.size_bytes + of_batches.size_bytes;
   for (PendingSlots* group : {&pending, &of_batches}) {
@@ -149,7 +154,8 @@ SlotKind Space::Impl::KindOfSlots(const ExtentFrame& frame) {
 
 // Those that a pin may show come to the next look, with a flag until then.
 absl::Status Space::Impl::StampDurable() {
-  const uint64_t done = writeback.load(std::memory_order_relaxed)->done();
+  const Writeback& running = *writeback.load(std::memory_order_relaxed);
+  const uint64_t done = running.done();
   if (!all_stamped) return absl::OkStatus();
   FlagDurable(done);
   PendingSlots stamped, pinned;
@@ -170,13 +176,23 @@ absl::Status Space::Impl::StampDurable() {
   stamp(pinned_unlinked);
   for (PendingSlots& pending : to_stamp) {
     if (pending.since >= done) continue;
+    if (pending.of_batches && !pending.others_stamped) continue;
+    if (pending.last_batch > running.horizon()) continue;
     stamp(pending.slots);
     stamped.size_bytes += std::exchange(pending.size_bytes, 0);
+  }
+  // Once all that set out with these, or before them, is stamped or flagged. How many writebacks are
+  // done tells nothing of that: we need not have been called after each.
+  for (PendingSlots& pending : to_stamp) {
+    if (!pending.of_batches && !pending.slots.empty()) break;
+    if (!pending.of_batches || pending.others_stamped || pending.since >= done) continue;
+    pending.others_stamped = true;
+    pending.since = running.begun();
   }
   to_stamp.remove_if([](const PendingSlots& pending) { return pending.slots.empty(); });
   pinned_unlinked = std::move(pinned.slots);
   if (stamped.slots.empty()) return absl::OkStatus();
-  stamped.since = writeback.load(std::memory_order_relaxed)->begun();
+  stamped.since = running.begun();
   to_free.push_back(std::move(stamped));
   return absl::OkStatus();
 }

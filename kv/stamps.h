@@ -31,10 +31,11 @@
 //       so a run that the medium calls live never lies under one that was made after it; what is in
 //       a live run that is not older than the last writeback is found by its checksums.
 //   V8  The records of an atomic batch carry kOfBatchFlag. They count if the batch's number is not
-//       above Superblock::horizon, or else if its batch record verifies and all that it names do. A
-//       batch record is stamped only when the horizon that includes its batch is durable (W2), and
-//       a delete of a batch counts as a version without a value until it is stamped, which comes one
-//       writeback after the stamp of what it deleted. So a batch is wholly there or not at all.
+//       above Superblock::horizon, or else if its batch record verifies and all that it names do. So
+//       none of them is stamped before a horizon that includes the batch is durable (W2), however
+//       long another batch holds that up. A delete of a batch counts as a version without a value
+//       until it is stamped, which comes when the stamp of what it deleted is durable. So a batch is
+//       wholly there or not at all.
 //
 // What is not held. A put that ran at the same time as another put and a delete of its key, and that
 // took its number before that other put, may lose to the deleted version until that is stamped. A

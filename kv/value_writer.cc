@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "kv/engine.h"
 #include "kv/exceptions.h"
 
@@ -26,11 +27,12 @@ char* Engine::ReservedBytes(Address address, uint64_t key_size_bytes) const {
 }
 
 absl::Status Engine::CommitValue(Address address, std::string_view key, uint64_t size_bytes) {
+  // The last access, also when an exception leaves: a dropped keyspace may go now.
+  const auto done =
+      absl::MakeCleanup([this] { reserved_values_.fetch_sub(1, std::memory_order_release); });
   const uint32_t body_checksum =
       SealRecord(*space_, address, kValueRecord, NextSequence(), key.size(), size_bytes);
-  absl::Status published = Publish(key, address, body_checksum, /*expected=*/nullptr);
-  reserved_values_.fetch_sub(1, std::memory_order_release);
-  return published;
+  return Publish(key, address, body_checksum, /*expected=*/nullptr);
 }
 
 void Engine::AbandonValue(Address address) {

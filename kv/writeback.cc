@@ -59,11 +59,13 @@ absl::Status Writeback::RunOne() {
 // that the higher one allows has happened yet.
 absl::Status Writeback::StoreHorizon(uint64_t horizon) {
   Superblock& superblock = *SuperblockOf(*pool_);
-  if (superblock.horizon == horizon) return absl::OkStatus();
+  // A batch that began long before it noted so may ask for less than there is.
+  if (horizon_.load(std::memory_order_relaxed) >= horizon) return absl::OkStatus();
   __atomic_store_n(&superblock.horizon, horizon, __ATOMIC_RELAXED);
   __atomic_store_n(&superblock.horizon_complement, ~horizon, __ATOMIC_RELAXED);
   absl::Status status = pool_->PersistWord(&superblock.horizon);
   if (status.ok()) status = pool_->PersistWord(&superblock.horizon_complement);
+  if (status.ok()) horizon_.store(horizon, std::memory_order_release);
   return status;
 }
 

@@ -51,6 +51,9 @@ class Writeback {
 
   uint64_t begun() const { return begun_.load(std::memory_order_seq_cst); }
   uint64_t done() const { return done_.load(std::memory_order_acquire); }
+  // What is durable in the superblock. Never goes back (W2): batches below it may have lost what says
+  // that they are whole.
+  uint64_t horizon() const { return horizon_.load(std::memory_order_acquire); }
   // One that begins after the call; returns when it is done. kInternal: the medium failed.
   // kFailedPrecondition: it was stopped.
   absl::Status Now();
@@ -70,7 +73,7 @@ class Writeback {
   dax::Pool* const pool_;
   const absl::Duration interval_;
   const Hooks hooks_;
-  std::atomic<uint64_t> begun_{0}, done_{0};
+  std::atomic<uint64_t> begun_{0}, done_{0}, horizon_{0};
   std::atomic<int64_t> last_took_ns_{0};
   std::mutex run_mutex_;  // One at a time.
   std::mutex mutex_;

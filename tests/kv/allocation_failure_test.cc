@@ -1,6 +1,7 @@
 // A store whose every allocation of memory fails once, and then all from some moment on: each call
 // says kResourceExhausted or succeeds, nothing acknowledged is lost, nothing refused is there, no
 // lock and no slot is left behind.
+#include <algorithm>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/kv/failing_allocation.h"
 #include "tests/kv/store_fixture.h"
 
@@ -253,6 +255,68 @@ TEST_P(AllocationFailureTest, ReadsScansAndMaintenance) {
   }
   FailEach([&] { return db().Compact().status(); }, nothing);
   ASSERT_NO_FATAL_FAILURE(ExpectModel());
+}
+
+TEST_P(AllocationFailureTest, ValuesFilledInPlace) {
+  for (int i = 0; i < (on_disk() ? 40 : 200); ++i) {
+    const std::string key = NumberedKey(i);
+    const std::string value = ValueFor(key, 1, 300);
+    FailEach(
+        [&] {
+          absl::StatusOr<ValueWriter> writer = db().NewValueWriter(key, value.size());
+          if (!writer.ok()) return writer.status();
+          std::copy(value.begin(), value.end(), writer->bytes().begin());
+          return writer->Commit();
+        },
+        [&](bool done) {
+          if (done) model_[key] = value;
+          ExpectAsInModel(key);
+        });
+  }
+  ASSERT_NO_FATAL_FAILURE(ExpectModel());
+  // No ValueWriter is thought to be there still.
+  EXPECT_THAT(db().Close(), IsOk());
+}
+
+TEST_P(AllocationFailureTest, KeyspacesComeAndGo) {
+  ASSERT_THAT(db().CreateKeyspace("other").status(), IsOk());
+  ASSERT_THAT(db().Compact().status(), IsOk());
+  const auto live_size_bytes = [&]() -> uint64_t {
+    const absl::StatusOr<Info> info = db().GetInfo();
+    EXPECT_THAT(info.status(), IsOk());
+    return info.ok() ? info->slab_size_bytes + info->large_size_bytes : 0;
+  };
+  const uint64_t before = live_size_bytes();
+  const auto there = [&] {
+    const absl::StatusOr<std::vector<std::string>> names = db().ListKeyspaces();
+    EXPECT_THAT(names.status(), IsOk());
+    return names.ok() && names->size() == 2;
+  };
+  FailEach([&] { return db().CreateKeyspace("name").status(); },
+           [&](bool done) {
+             EXPECT_EQ(there(), done);
+             EXPECT_EQ(db().OpenKeyspace("name").ok(), done);
+             if (done) {
+               EXPECT_THAT(db().DropKeyspace("name"), IsOk());
+             }
+           });
+  ASSERT_THAT(db().CreateKeyspace("name").status(), IsOk());
+  FailEach(
+      [&] {
+        absl::Status dropped = db().DropKeyspace("name");
+        return dropped;
+      },
+      [&](bool done) {
+        EXPECT_EQ(there(), !done);
+        if (!done) return;
+        EXPECT_THAT(db().CreateKeyspace("name")->Put("key", "value"), IsOk());
+      });
+  ASSERT_THAT(db().DropKeyspace("name"), IsOk());
+  // What was refused leaves nothing behind.
+  ASSERT_THAT(db().Compact(absl::Now() + absl::Seconds(20)).status(), IsOk());
+  EXPECT_EQ(db().GetInfo()->keyspaces_dropping, 0u);
+  EXPECT_EQ(live_size_bytes(), before);
+  EXPECT_THAT(db().Check()->faults, testing::IsEmpty());
 }
 
 TEST_P(AllocationFailureTest, Open) {

@@ -1,6 +1,7 @@
 // Keyspaces: their contract, batches and snapshots across them, drops under readers and writers,
 // and what a thousand of them cost. Crashes at every fence are //tests/crash's.
 #include <atomic>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -551,6 +552,42 @@ TEST_P(ManyKeyspacesTest, HoldsAThousand) {
   const absl::Status full = db().CreateKeyspace("one more").status();
   EXPECT_THAT(full, HasCode(absl::StatusCode::kResourceExhausted));
   EXPECT_THAT(full.message(), HasSubstr("2047"));
+}
+
+// The worker may be shutting a dropped one down while Close looks what is in use.
+TEST_P(DbKeyspaceTest, CloseMayBeTriedWhileDropsEnd) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 60; ++round) {
+    Keyspace passing = Create("passing");
+    ASSERT_THAT(passing.Put("key", "value"), IsOk());
+    ASSERT_THAT(db().DropKeyspace("passing"), IsOk());
+    absl::SleepFor(absl::Microseconds(random() % 3000));
+    const absl::StatusOr<Snapshot> snapshot = db().GetSnapshot();
+    ASSERT_THAT(snapshot.status(), IsOk());
+    for (int i = 0; i < 20; ++i) {
+      ASSERT_THAT(db().Close(), HasCode(absl::StatusCode::kFailedPrecondition));
+    }
+  }
+}
+
+TEST_P(DbKeyspaceTest, AFullStoreHasRoomForAKeyspaceOnceAnotherIsDropped) {
+  if (GetParam() == Medium::kDisk) GTEST_SKIP() << "nobody waits for a slow disk for long";
+  CloseCleanly();
+  std::filesystem::remove_all(path());
+  options_.shape = dax::PoolShape::kFixed;
+  options_.fixed_size_bytes = 24 << 20;
+  Open();
+  Keyspace first = Create("first");
+  absl::Status put;
+  for (int i = 0; put.ok(); ++i) put = first.Put(NumberedKey(i), std::string(20000, 'v'));
+  ASSERT_THAT(put, HasCode(absl::StatusCode::kResourceExhausted));
+  for (int round = 0; round < 5; ++round) {
+    ASSERT_THAT(db().DropKeyspace(absl::StrCat(round == 0 ? "first" : "next")), IsOk());
+    Keyspace next = Create("next");
+    put = absl::OkStatus();
+    for (int i = 0; put.ok(); ++i) put = next.Put(NumberedKey(i), std::string(20000, 'v'));
+    ASSERT_THAT(put, HasCode(absl::StatusCode::kResourceExhausted));
+  }
 }
 
 }  // namespace

@@ -21,10 +21,12 @@
 #include <iostream>
 #include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/dax/own_tmpfs.h"
 #include "tests/kv/store_fixture.h"
 
@@ -329,6 +331,53 @@ TEST(MsyncTest, EachThatFails) {
     if (!met || HasFailure()) break;
   }
   std::cout << rounds << " msyncs failed, one at a time\n";
+}
+
+// A keyspace whose creation or drop fails is there or it is not.
+TEST(MsyncTest, EachThatFailsWhileAKeyspaceComesOrGoes) {
+  TemporaryDirectory directory(Medium::kDisk);
+  const std::string path = directory.Path("store");
+  const auto open = [&] {
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, TestOptions());
+    EXPECT_THAT(db.status(), IsOk());
+    return *std::move(db);
+  };
+  bool drop = false, done = false;
+  for (int allowed = 0; !done || !std::exchange(drop, true);) {
+    std::unique_ptr<Db> db = open();
+    if (db->GetInfo()->media.media_class != dax::MediaClass::kPageCache) GTEST_SKIP();
+    const auto is_there = [&] { return db->ListKeyspaces()->size() == 1; };
+    if (drop) {
+      absl::StatusOr<Keyspace> keyspace =
+          is_there() ? db->OpenKeyspace("name") : db->CreateKeyspace("name");
+      ASSERT_THAT(keyspace->Put("key", "value"), IsOk());
+    }
+    if (!drop && is_there()) {
+      ASSERT_THAT(db->DropKeyspace("name"), IsOk());
+    }
+    ASSERT_THAT(db->Compact(absl::Now() + absl::Seconds(20)).status(), IsOk());
+    if (done) allowed = 0;
+    g_syncs.Arm(Failing::kOne, allowed++);
+    const absl::Status status =
+        drop ? db->DropKeyspace("name") : db->CreateKeyspace("name").status();
+    done = g_syncs.failed == 0;
+    g_syncs.Disarm();
+    if (status.ok()) {
+      EXPECT_EQ(is_there(), !drop);
+    } else {
+      EXPECT_THAT(status, HasCode(absl::StatusCode::kInternal));
+    }
+    db.reset();
+    db = open();
+    EXPECT_TRUE(!status.ok() || is_there() != drop);
+    if (is_there()) {
+      absl::StatusOr<Keyspace> keyspace = db->OpenKeyspace("name");
+      ASSERT_THAT(keyspace.status(), IsOk());
+      EXPECT_EQ(keyspace->Get("key").ok(), drop);
+    }
+    EXPECT_THAT(db->Check()->faults, testing::IsEmpty());
+    ASSERT_FALSE(HasFailure()) << "msync " << allowed << (drop ? " of a drop" : " of a creation");
+  }
 }
 
 // ---- In a process of its own ---------------------------------------------------------------------
