@@ -53,11 +53,12 @@ namespace daxkv::kv {
 
 using Address = uint64_t;
 inline constexpr Address kNullAddress = 0;
-inline constexpr uint64_t kAddressMask = (uint64_t{1} << 48) - 1;
+inline constexpr unsigned kAddressBits = 48;
+inline constexpr uint64_t kAddressMask = (uint64_t{1} << kAddressBits) - 1;
 
 // 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
-// 3: keyspaces; an extent's run and header tell whose it is. Flags beside a record's kind; durability
-// and horizon in the superblock.
+// 3: keyspaces; an extent's run and header tell whose it is, and a record's checksum. Flags beside a
+// record's kind; durability and horizon in the superblock.
 inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint64_t kMaxKeySizeBytes = 65536;
 inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
@@ -185,9 +186,11 @@ static_assert(kKeyspaceEntries <= 1 << kKeyspaceIdBits);
 // ---- Record -----------------------------------------------------------------------------------
 //
 //   offset size
-//        0    4  CRC32C, seed 0, of: key, value, bytes 4..18, the record's address (8 bytes). With
-//                the address, a record at a wrong place does not verify; with the header last, a
-//                record gets another sequence number or address without its body being read again
+//        0    4  CRC32C, seed 0, of: key, value, bytes 4..18, the record's place (8 bytes: its address
+//                in bits 0..47, its keyspace in bits 48..63). With the place, a record that lies
+//                elsewhere, or where another keyspace had one before, does not verify; with the
+//                header last, a record gets another sequence number or address without its body
+//                being read again
 //        4    4  value size in bytes, at most 2^30
 //        8    8  sequence number: grows with every version of a key
 //       16    2  key size in bytes less one: 0..65535

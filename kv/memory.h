@@ -29,6 +29,8 @@ class Memory {
 
   char* At(Address address) const { return base_ + address; }
   uint64_t open_epoch() const { return open_epoch_; }
+  // Whose records these are.
+  KeyspaceId keyspace() const { return keyspace_; }
 
   // Whether the extent at `address` is present, and where it ends. 0: absent (FaultIn it, outside
   // any ReadGuard, and look again); otherwise the address one past the extent's last byte, and
@@ -95,14 +97,17 @@ class Memory {
 
  protected:
   // `media_events` grows with each page that is lost; null: none ever is.
-  Memory(char* base, uint64_t open_epoch, const std::atomic<uint64_t>* media_events = nullptr)
+  Memory(char* base, uint64_t open_epoch, KeyspaceId keyspace = kDefaultKeyspace,
+         const std::atomic<uint64_t>* media_events = nullptr)
       : base_(base),
         open_epoch_(open_epoch),
+        keyspace_(keyspace),
         media_events_(media_events != nullptr ? media_events : &no_events_) {}
 
  private:
   char* const base_;
   const uint64_t open_epoch_;
+  const KeyspaceId keyspace_;
   const std::atomic<uint64_t>* const media_events_;
   static inline std::atomic<uint64_t> no_events_{0};
 };

@@ -69,16 +69,16 @@ class PowerCutRecovery::Impl {
     }
   };
 
-  // The record in [address, end), if it verifies.
-  std::optional<RecordView> Verified(Address address, Address end) const {
+  // The keyspace's record in [address, end), if it verifies.
+  std::optional<RecordView> Verified(KeyspaceId keyspace, Address address, Address end) const {
     if (pool_.IsLost(address, end - address)) return std::nullopt;
     std::optional<RecordView> record = ParseRecord(pool_, address, end);
-    if (record.has_value() && !IsIntact(*record)) record.reset();
+    if (record.has_value() && !IsIntact(*record, keyspace)) record.reset();
     return record;
   }
   std::optional<RecordView> Verified(const Extent& extent, uint32_t slot) const {
     const Address address = extent.SlotAddress(slot);
-    return Verified(address, address + extent.layout.slot_size_bytes);
+    return Verified(UseOf(extent.run).keyspace, address, address + extent.layout.slot_size_bytes);
   }
   bool IsUnlinked(Address address) const {
     const auto* header = reinterpret_cast<const RecordHeader*>(pool_.At(address));
@@ -113,7 +113,8 @@ class PowerCutRecovery::Impl {
     const RunUse use = UseOf(run);
     if (use.kind == RunUse::Kind::kLarge) {
       const Address address = run.offset() + kLargeRecordOffset;
-      const std::optional<RecordView> record = Verified(address, run.offset() + run.size_bytes());
+      const std::optional<RecordView> record =
+          Verified(use.keyspace, address, run.offset() + run.size_bytes());
       if (!record.has_value()) return std::nullopt;
       WriteLargeHeader(pool_, run, RecordSizeBytes(record->key.size(), record->value.size()));
     } else {

@@ -24,16 +24,18 @@ absl::Status Damaged(Address address, const char* what, uint64_t value) {
 }
 
 // The record's checksum from that of its body. All but the checksum itself and the flag of unlinked
-// records is covered; the address ties the record to its place.
-uint32_t Checksum(uint32_t body_checksum, const RecordHeader& header, Address address) {
+// records is covered; address and keyspace tie the record to its place.
+uint32_t Checksum(uint32_t body_checksum, const RecordHeader& header, Address address,
+                  KeyspaceId keyspace) {
   constexpr size_t kCoveredSizeBytes = kHeaderSizeBytes - sizeof(header.checksum);
-  char bytes[kCoveredSizeBytes + sizeof(address)];
+  const uint64_t place = address | uint64_t{keyspace} << kAddressBits;
+  char bytes[kCoveredSizeBytes + sizeof(place)];
   std::memcpy(bytes, reinterpret_cast<const char*>(&header) + sizeof(header.checksum),
               kCoveredSizeBytes - 1);
   static_assert(offsetof(RecordHeader, kind_and_flags) == kHeaderSizeBytes - 1);
   bytes[kCoveredSizeBytes - 1] =
       static_cast<char>(KindAndFlags(header) & static_cast<uint8_t>(~kUnlinkedFlag));
-  std::memcpy(bytes + kCoveredSizeBytes, &address, sizeof(address));
+  std::memcpy(bytes + kCoveredSizeBytes, &place, sizeof(place));
   return Crc32c(body_checksum, bytes, sizeof(bytes));
 }
 
@@ -99,7 +101,7 @@ uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t 
   header.kind_and_flags = static_cast<uint8_t>(kind | (of_batch ? kOfBatchFlag : 0));
   const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
   const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
-  header.checksum = Checksum(body_checksum, header, address);
+  header.checksum = Checksum(body_checksum, header, address, memory.keyspace());
 
   char* to = memory.At(address);
   std::memcpy(to, &header, kHeaderSizeBytes);
@@ -133,7 +135,7 @@ uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t s
   header.sequence = sequence;
   header.key_size_less_one = static_cast<uint16_t>(key_size_bytes - 1);
   header.kind_and_flags = kind;
-  header.checksum = Checksum(body_checksum, header, address);
+  header.checksum = Checksum(body_checksum, header, address, memory.keyspace());
   std::memcpy(memory.At(address), &header, kHeaderSizeBytes);
   memory.Flush(memory.At(address), kHeaderSizeBytes);
   return body_checksum;
@@ -142,7 +144,7 @@ uint32_t SealRecord(Memory& memory, Address address, RecordKind kind, uint64_t s
 void ResealRecord(Memory& memory, Address address, uint64_t sequence, uint32_t body_checksum) {
   auto* header = reinterpret_cast<RecordHeader*>(memory.At(address));
   header->sequence = sequence;
-  header->checksum = Checksum(body_checksum, *header, address);
+  header->checksum = Checksum(body_checksum, *header, address, memory.keyspace());
   memory.Flush(header, kHeaderSizeBytes);
 }
 
@@ -213,13 +215,13 @@ absl::Status LostRecordError(Address address) {
       absl::StrCat("the record at pool offset ", address, " is lost to a media error"));
 }
 
-bool IsIntact(const RecordView& record) {
+bool IsIntact(const RecordView& record, KeyspaceId keyspace) {
   const auto* header =
       reinterpret_cast<const RecordHeader*>(record.key.data() - sizeof(RecordHeader));
   // Key and value lie side by side.
   const uint32_t body_checksum =
       Crc32c(0, record.key.data(), record.key.size() + record.value.size());
-  return Checksum(body_checksum, *header, record.address) == header->checksum;
+  return Checksum(body_checksum, *header, record.address, keyspace) == header->checksum;
 }
 
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
@@ -228,7 +230,7 @@ absl::Status VerifyRecord(const Memory& memory, const RecordView& record) {
   // Key and value lie side by side.
   const uint32_t body_checksum =
       Crc32c(0, record.key.data(), record.key.size() + record.value.size());
-  const uint32_t sum = Checksum(body_checksum, *header, record.address);
+  const uint32_t sum = Checksum(body_checksum, *header, record.address, memory.keyspace());
   if (sum == header->checksum) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("record at pool offset ", record.address,
                                           ": its CRC32C is ", sum, ", stored is ",

@@ -97,8 +97,8 @@ inline RecordView RecordAt(const Memory& memory, Address address) {
   return record;
 }
 
-// Whether the checksum of a record holds, all of whose bytes are there.
-bool IsIntact(const RecordView& record);
+// Whether the checksum of a record of that keyspace holds, all of whose bytes are there.
+bool IsIntact(const RecordView& record, KeyspaceId keyspace);
 
 // Checks the checksum of a viewed record. kDataLoss names the pool offset.
 absl::Status VerifyRecord(const Memory& memory, const RecordView& record);

@@ -32,7 +32,8 @@ NodeHeader MakeHeader(Address self, unsigned level, Address low_fence, Address n
 // Of Memory only what WriteRecord needs.
 class TreeBuilder::Slots final : public Memory {
  public:
-  explicit Slots(dax::Pool* pool) : Memory(pool->At(0), pool->open_epoch()), pool_(*pool) {}
+  Slots(dax::Pool* pool, KeyspaceId keyspace)
+      : Memory(pool->At(0), pool->open_epoch(), keyspace), pool_(*pool) {}
   Address PresentUntil(Address) const override { return kAddressMask; }
   absl::Status FaultIn(Address) override { return absl::OkStatus(); }
   absl::StatusOr<Address> Allocate(SlotKind, uint64_t) override {
@@ -114,7 +115,7 @@ absl::Status TreeBuilder::BeginLeaf(std::string_view first_key) {
         Allocate(FenceClass(RecordSizeBytes(separator.size(), sizeof(Address))));
     if (!fence.ok()) return fence.status();
     leaf.low_fence = *fence;
-    Slots slots(&pool_);
+    Slots slots(&pool_, keyspace_);
     WriteRecord(slots, *fence, kFenceRecord, /*sequence=*/0, separator,
                 {reinterpret_cast<const char*>(&leaf.address), sizeof(Address)});
     WriteLeaf(*address);

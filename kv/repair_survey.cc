@@ -69,7 +69,7 @@ bool Survey::Describe(SurveyedExtent* extent) const {
   const Address address = run.offset() + kLargeRecordOffset;
   const std::optional<RecordView> record =
       ParseRecord(pool_, address, run.offset() + run.size_bytes());
-  if (!record.has_value() || !IsIntact(*record)) return false;
+  if (!record.has_value() || !IsIntact(*record, keyspace_)) return false;
   extent->layout.size_class = kLargeClass;
   extent->layout.slot_count = 1;
   extent->layout.first_slot_offset = kLargeRecordOffset;
@@ -97,7 +97,8 @@ SlotState Survey::StateOf(const SurveyedExtent& extent, uint32_t slot) const {
     return SlotState::kEmpty;
   }
   const std::optional<RecordView> record = Record(extent, slot);
-  return record.has_value() && IsIntact(*record) ? SlotState::kIntact : SlotState::kDamaged;
+  return record.has_value() && IsIntact(*record, keyspace_) ? SlotState::kIntact
+                                                            : SlotState::kDamaged;
 }
 
 std::optional<Survey::Place> Survey::Find(Address address) {

@@ -109,7 +109,7 @@ std::vector<ExtentFrame*> Space::Impl::Frames() const {
 
 Space::Space(dax::Pool* pool, KeyspaceId keyspace, const dax::MappingOptions& mapping_options,
              SpaceWorker* worker)
-    : Memory(pool->At(0), pool->open_epoch(), pool->media_event_counter()),
+    : Memory(pool->At(0), pool->open_epoch(), keyspace, pool->media_event_counter()),
       impl_(std::make_unique<Impl>(pool, keyspace, this, mapping_options, worker)) {}
 
 Space::~Space() = default;

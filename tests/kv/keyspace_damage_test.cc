@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,7 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "dax/pool.h"
 #include "kv/format.h"
+#include "kv/record.h"
 #include "kv/repair.h"
+#include "kv/space.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -40,6 +43,51 @@ class KeyspaceDamageTest : public StoreTest {
   }
   // The faults are wanted.
   void TearDown() override { Crash(); }
+
+  void WithPool(const std::function<void(dax::Pool&)>& change) {
+    dax::PoolOptions options;
+    options.max_size_bytes = options_.max_size_bytes;
+    absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path(), options);
+    ASSERT_THAT(pool.status(), IsOk());
+    change(**pool);
+    ASSERT_THAT((*pool)->Close(), IsOk());
+  }
+  // Where the only record of a keyspace lies: its index is one leaf.
+  static Address OnlyRecord(dax::Pool& pool, KeyspaceId id) {
+    const auto* superblock = reinterpret_cast<Superblock*>(pool.root_area());
+    const auto* entries =
+        reinterpret_cast<KeyspaceEntry*>(pool.At(superblock->keyspaces & kAddressMask));
+    const auto* slots =
+        reinterpret_cast<uint64_t*>(pool.At(entries[id].root & kAddressMask) + sizeof(NodeHeader));
+    Address found = kNullAddress;
+    for (unsigned slot = 0; slot < kLeafSlots; ++slot) found |= slots[slot] & kAddressMask;
+    return found;
+  }
+  // "b" has no value, rather than that of "a" under the same key.
+  void ExpectLostInB() {
+    Open();
+    absl::StatusOr<Keyspace> b = db().OpenKeyspace("b");
+    ASSERT_THAT(b.status(), IsOk());
+    EXPECT_THAT(b->Get("key").status(), HasCode(kDataLoss));
+    EXPECT_THAT(b->Pin("key").status(), HasCode(kDataLoss));
+    std::unique_ptr<Iterator> it = b->NewIterator();
+    it->SeekToFirst();
+    EXPECT_FALSE(it->Valid());
+    EXPECT_THAT(it->status(), HasCode(kDataLoss));
+    it.reset();
+    EXPECT_EQ(*db().OpenKeyspace("a")->Get("key"), "a");
+    EXPECT_FALSE(db().Scrub()->faults.empty());
+    EXPECT_FALSE(db().Check()->faults.empty());
+    CloseCleanly();
+    const absl::StatusOr<RepairReport> report = Repair(path(), options_);
+    ASSERT_THAT(report.status(), IsOk());
+    EXPECT_FALSE(report->lossless());
+    Open();
+    EXPECT_THAT(db().OpenKeyspace("b")->Get("key").status(), HasCode(kNotFound));
+    EXPECT_EQ(*db().OpenKeyspace("a")->Get("key"), "a");
+    EXPECT_EQ(GetOrDie("key"), "default");
+    EXPECT_THAT(db().Check()->faults, IsEmpty());
+  }
 
   // Changes the table as nobody but damage does. `entry`: 0 is the header.
   void Patch(const std::function<void(Superblock&, char* entry)>& change, KeyspaceId entry) {
@@ -183,6 +231,40 @@ TEST_P(KeyspaceDamageTest, WithoutTheTableTheDefaultKeyspaceGoesOn) {
   expect_none(absl::StrCat("pool offset ", table_));
 }
 
+// ---- Records of one keyspace where another's belong ----
+
+TEST_P(KeyspaceDamageTest, NoRecordOfAnotherKeyspaceIsRead) {
+  WithPool([](dax::Pool& pool) {
+    char* const to = pool.At(OnlyRecord(pool, 2));
+    std::memcpy(to, pool.At(OnlyRecord(pool, 1)), RecordSizeBytes(3, 1));
+    ASSERT_THAT(pool.Persist(to, RecordSizeBytes(3, 1)), IsOk());
+  });
+  ExpectLostInB();
+}
+
+TEST_P(KeyspaceDamageTest, NoExtentOfAnotherKeyspaceIsRead) {
+  WithPool([](dax::Pool& pool) {
+    const absl::StatusOr<dax::Run> from = pool.FindRun(OnlyRecord(pool, 1) >> dax::kPageShift);
+    const absl::StatusOr<dax::Run> to = pool.FindRun(OnlyRecord(pool, 2) >> dax::kPageShift);
+    ASSERT_EQ(from->pages, to->pages);
+    std::memcpy(pool.At(to->offset()), pool.At(from->offset()), to->size_bytes());
+    ASSERT_THAT(pool.Persist(pool.At(to->offset()), to->size_bytes()), IsOk());
+  });
+  ExpectLostInB();
+}
+
+// What "a" left where "b" has its extent now: everything but the keyspace is right.
+TEST_P(KeyspaceDamageTest, NoRecordThatAnotherKeyspaceHadAtThisPlaceIsRead) {
+  WithPool([](dax::Pool& pool) {
+    const Address address = OnlyRecord(pool, 2);
+    absl::StatusOr<std::unique_ptr<Space>> a = Space::Open(&pool, 1);
+    ASSERT_THAT(a.status(), IsOk());
+    WriteRecord(**a, address, kValueRecord, /*sequence=*/7, "key", "a");
+    ASSERT_THAT((*a)->Drain(), IsOk());
+  });
+  ExpectLostInB();
+}
+
 // ---- Repair ----
 
 TEST_P(KeyspaceDamageTest, RepairLeavesWhatIsWell) {
@@ -208,6 +290,52 @@ TEST_P(KeyspaceDamageTest, RepairMakesTheTableWhole) {
   RepairAndExpect({{"a", "a"}, {"name lost 2", "b"}, {"c", "c"}}, /*lossless=*/false);
   Patch(zeros, 3);
   RepairAndExpect({{"a", "a"}, {"name lost 2", "b"}, {"name lost 3", "c"}}, /*lossless=*/false);
+}
+
+TEST_P(KeyspaceDamageTest, RepairGivesNoKeyspaceTheNameOfAnother) {
+  Open();
+  ASSERT_THAT(db().CreateKeyspace("name lost 2")->Put("key", "d"), IsOk());
+  CloseCleanly();
+  Patch([](Superblock&, char* entry) { entry[offsetof(KeyspaceEntry, name)] ^= 4; }, 2);
+  RepairAndExpect({{"a", "a"}, {"name lost 2'", "b"}, {"c", "c"}, {"name lost 2", "d"}},
+                  /*lossless=*/false);
+}
+
+// A run that says it is the table, and is too short for one: what follows it is left alone.
+TEST_P(KeyspaceDamageTest, RepairBelievesNoTableOfAnotherSize) {
+  TemporaryDirectory other(GetParam());
+  const std::string path = other.Path("store");
+  const auto open_pool = [&] {
+    dax::PoolOptions options;
+    options.max_size_bytes = options_.max_size_bytes;
+    return dax::Pool::Open(path, options);
+  };
+  {
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, options_);
+    ASSERT_THAT(db.status(), IsOk());
+    ASSERT_THAT((*db)->Put("key", "value"), IsOk());
+    ASSERT_THAT((*db)->Close(), IsOk());
+  }
+  uint64_t beyond = 0;
+  std::string bytes_beyond;
+  const auto read_beyond = [&](const dax::Pool& pool) {
+    return std::string(pool.At(beyond), kKeyspaceTableSizeBytes - 4096);
+  };
+  {
+    absl::StatusOr<std::unique_ptr<dax::Pool>> pool = open_pool();
+    ASSERT_THAT(pool.status(), IsOk());
+    const absl::StatusOr<dax::Run> run = (*pool)->AllocateRun(1, kKeyspaceTableRun, 0, 4096);
+    ASSERT_THAT(run.status(), IsOk());
+    ASSERT_THAT((*pool)->CommitRun(*run), IsOk());
+    beyond = run->offset() + run->size_bytes();
+    bytes_beyond = read_beyond(**pool);
+    ASSERT_THAT((*pool)->Close(), IsOk());
+  }
+  EXPECT_THAT(Repair(path, options_).status(), HasCode(kDataLoss));
+  absl::StatusOr<std::unique_ptr<dax::Pool>> pool = open_pool();
+  ASSERT_THAT(pool.status(), IsOk());
+  EXPECT_TRUE(read_beyond(**pool) == bytes_beyond);
+  ASSERT_THAT((*pool)->Close(), IsOk());
 }
 
 TEST_P(KeyspaceDamageTest, RepairBuildsTheIndexOfOneKeyspaceAnew) {
@@ -307,6 +435,46 @@ TEST_P(KeyspaceDamageTest, SurvivesAnyBytes) {
   Open();
   EXPECT_THAT(*db().ListKeyspaces(), ElementsAre("a", "b", "c"));
   EXPECT_THAT(db().Check()->faults, IsEmpty());
+}
+
+// With a damaged table nobody could tell which indexes the cut has made worthless.
+TEST(KeyspacePowerCutTest, AfterAPowerCutTheTableHasToBeWhole) {
+  TemporaryDirectory directory(Medium::kDisk);
+  std::ofstream(directory.Path("boot")) << "one\n";
+  std::ofstream(directory.Path("other_boot")) << "two\n";
+  const std::string path = directory.Path("store");
+  Options options = TestOptions();
+  options.durability = dax::Durability::kProcess;
+  options.boot_id_file = directory.Path("boot");
+  {
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, options);
+    ASSERT_THAT(db.status(), IsOk());
+    if ((*db)->GetInfo()->media.media_class != dax::MediaClass::kPageCache) GTEST_SKIP();
+    ASSERT_THAT((*db)->CreateKeyspace("a")->Put("key", "a"), IsOk());
+    ASSERT_THAT((*db)->Put("key", "default"), IsOk());
+    ASSERT_THAT((*db)->Sync(), IsOk());
+    ASSERT_THAT((*db)->Sync(), IsOk());
+  }
+  {
+    dax::PoolOptions pool_options;
+    pool_options.max_size_bytes = options.max_size_bytes;
+    absl::StatusOr<std::unique_ptr<dax::Pool>> pool = dax::Pool::Open(path, pool_options);
+    ASSERT_THAT(pool.status(), IsOk());
+    const auto* superblock = reinterpret_cast<Superblock*>((*pool)->root_area());
+    char* const entry = (*pool)->At((superblock->keyspaces & kAddressMask) + sizeof(KeyspaceEntry));
+    entry[0] ^= 1;
+    ASSERT_THAT((*pool)->Persist(entry, 1), IsOk());
+  }
+  options.boot_id_file = directory.Path("other_boot");
+  const absl::Status opened = Db::Open(path, options).status();
+  EXPECT_THAT(opened, HasCode(kDataLoss));
+  EXPECT_THAT(opened.message(), HasSubstr("entry 1"));
+  ASSERT_THAT(Repair(path, options).status(), IsOk());
+  absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, options);
+  ASSERT_THAT(db.status(), IsOk());
+  EXPECT_EQ((*db)->Get("key").value_or("lost"), "default");
+  EXPECT_EQ((*db)->OpenKeyspace("a")->Get("key").value_or("lost"), "a");
+  EXPECT_THAT((*db)->Check()->faults, IsEmpty());
 }
 
 }  // namespace
