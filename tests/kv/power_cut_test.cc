@@ -546,25 +546,6 @@ TEST_F(PowerCutTest, AnyMixOfPagesSinceTheLastWritebackIsAHistoryOfEachKey) {
             << " batches that were dropped\n";
 }
 
-// Making room in one keyspace has writebacks done of which the others are not told.
-TEST_F(PowerCutTest, BatchesStayWholeWhileOnlyOneOfTheirKeyspacesIsCompacted) {
-  ASSERT_NO_FATAL_FAILURE(Open());
-  if (IsSkipped()) return;
-  for (int round = 0; round < 16; ++round) {
-    for (int i = 0; i < 12 && !HasFatalFailure(); ++i) {
-      WriteGroup(static_cast<int>(random_() % kGroups), ++versions_);
-      if (random_() % 3 == 0) {
-        ASSERT_THAT(db_->Compact().status(), IsOk());
-      } else if (random_() % 2 == 0) {
-        ASSERT_NO_FATAL_FAILURE(Writeback());
-      }
-      observed.Capture();
-    }
-    CutAndJudge(/*process_durability=*/true);
-    ASSERT_FALSE(HasFailure()) << "round " << round;
-  }
-}
-
 // The same kernel still has what the process left.
 TEST_F(PowerCutTest, WithoutAPowerCutNothingIsLookedThrough) {
   ASSERT_NO_FATAL_FAILURE(Open());

@@ -1,0 +1,114 @@
+// In which order process durability stamps slots (kv/stamps.h, V8), whatever writebacks are done by
+// whomever: a batch's delete after what it deleted, and none of a batch's records below the horizon.
+#include <memory>
+#include <string>
+
+#include "dax/pool.h"
+#include "kv/record.h"
+#include "kv/space.h"
+#include "kv/stamps.h"
+#include "kv/writeback.h"
+#include "tests/kv/space_testing.h"
+#include "xarray/rcu.h"
+
+namespace daxkv::kv {
+namespace {
+
+class SpaceStampTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    dax::PoolOptions options;
+    options.max_size_bytes = uint64_t{1} << 30;
+    absl::StatusOr<std::unique_ptr<dax::Pool>> pool =
+        dax::Pool::Open(directory_.path() + "/store", options);
+    ASSERT_TRUE(pool.ok()) << pool.status();
+    pool_ = *std::move(pool);
+    if (pool_->media().media_class != dax::MediaClass::kPageCache) GTEST_SKIP() << "no disk here";
+    ASSERT_TRUE(pool_->SetDurability(dax::Durability::kProcess).ok());
+    writeback_ = std::make_unique<Writeback>(
+        pool_.get(), absl::Hours(1), Writeback::Hooks{[this] { return horizon_; }, [] {}, [] {}});
+    absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get());
+    ASSERT_TRUE(space.ok()) << space.status();
+    space_ = *std::move(space);
+    space_->BeginProcessDurability(writeback_.get(), /*all_stamped=*/true);
+  }
+  void TearDown() override {
+    if (writeback_ != nullptr) writeback_->Stop();
+    space_.reset();
+  }
+
+  Address Put(RecordKind kind, uint64_t sequence) {
+    const absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, 100);
+    EXPECT_TRUE(address.ok()) << address.status();
+    WriteRecord(*space_, *address, kind, sequence, "key", "", /*of_batch=*/true);
+    EXPECT_TRUE(space_->Drain().ok());
+    return *address;
+  }
+  void Retire(Address address, bool was_linked) {
+    rcu::ReadGuard guard;
+    space_->Retire(address,
+                   was_linked ? reinterpret_cast<uint64_t*>(pool_->root_area() + 512) : nullptr);
+  }
+  // A writeback of which the space is not told.
+  void WriteBack() { ASSERT_TRUE(writeback_->Now().ok()); }
+  bool IsStamped(Address address) const { return IsStampedDead(*pool_, address); }
+
+  ScratchDirectory directory_{DiskDirectory()};
+  uint64_t horizon_ = 1000;
+  std::unique_ptr<dax::Pool> pool_;
+  std::unique_ptr<Writeback> writeback_;
+  std::unique_ptr<Space> space_;
+};
+
+TEST_F(SpaceStampTest, ADeleteGoesOnceTheStampOfWhatItDeletedIsDurable) {
+  const Address value = Put(kValueRecord, 1);
+  const Address deleted = Put(kDeleteRecord, 2);
+  Retire(value, /*was_linked=*/true);
+  Retire(deleted, /*was_linked=*/false);
+  space_->BeforeWriteback();
+  for (int i = 0; i < 4; ++i) WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(value));
+  EXPECT_FALSE(IsStamped(deleted));
+  space_->BeforeWriteback();
+  EXPECT_FALSE(IsStamped(deleted));
+  WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(deleted));
+}
+
+TEST_F(SpaceStampTest, NothingOfABatchGoesBelowTheHorizon) {
+  horizon_ = 4;
+  const Address value = Put(kValueRecord, 5);
+  const Address batch = Put(kBatchRecord, 5);
+  Retire(value, /*was_linked=*/true);
+  Retire(batch, /*was_linked=*/false);
+  const auto go_on = [&] {
+    for (int i = 0; i < 4; ++i) {
+      space_->BeforeWriteback();
+      WriteBack();
+    }
+    space_->BeforeWriteback();
+  };
+  go_on();
+  EXPECT_FALSE(IsStamped(value));
+  EXPECT_FALSE(IsStamped(batch));
+  horizon_ = 5;
+  go_on();
+  EXPECT_TRUE(IsStamped(value));
+  EXPECT_TRUE(IsStamped(batch));
+}
+
+TEST_F(SpaceStampTest, TheHorizonNeverGoesBack) {
+  WriteBack();
+  EXPECT_EQ(writeback_->horizon(), 1000u);
+  horizon_ = 10;
+  WriteBack();
+  EXPECT_EQ(writeback_->horizon(), 1000u);
+  uint64_t stored;
+  std::memcpy(&stored, pool_->root_area() + offsetof(Superblock, horizon), sizeof(stored));
+  EXPECT_EQ(stored, 1000u);
+}
+
+}  // namespace
+}  // namespace daxkv::kv
