@@ -61,7 +61,7 @@ void StressWorker::Get() {
   const uint32_t i = SomeKey();
   const KeyExpectation& key = state_.keys[i];
   const uint64_t before = key.word();
-  const absl::StatusOr<std::string> got = db_.Get(StressKey(i));
+  const absl::StatusOr<std::string> got = Of(i).Get(StressKey(i));
   const uint64_t after = key.word();
   if (!absl::IsNotFound(got.status())) Require(got.status(), "get");
   Require(MayBeRead(i, before, after, ValueIn(got)),
@@ -69,7 +69,8 @@ void StressWorker::Get() {
 }
 
 void StressWorker::MultiGet() {
-  const std::vector<uint32_t> numbers = SomeKeys(kMaxStressBatch);
+  const uint32_t number = Below(kStressKeyspaces);
+  const std::vector<uint32_t> numbers = In(number, SomeKeys(kMaxStressBatch));
   std::vector<std::string> keys, values(numbers.size());
   std::vector<uint64_t> before;
   for (uint32_t i : numbers) {
@@ -78,7 +79,8 @@ void StressWorker::MultiGet() {
   }
   const std::vector<std::string_view> views(keys.begin(), keys.end());
   std::vector<absl::Status> statuses(numbers.size());
-  Require(db_.MultiGet(views, absl::MakeSpan(values), absl::MakeSpan(statuses)), "multi-get");
+  Require(keyspaces_[number].MultiGet(views, absl::MakeSpan(values), absl::MakeSpan(statuses)),
+          "multi-get");
   for (size_t n = 0; n < numbers.size(); ++n) {
     const uint32_t i = numbers[n];
     const uint64_t after = state_.keys[i].word();
@@ -117,8 +119,11 @@ void StressWorker::VerifySnapshot() {
     case 1:
       VerifyByWalk(held);
       break;
-    default:
-      VerifyRange(db_, &*held.snapshot, held.first, held.states, /*backwards=*/Below(2) == 0);
+    default: {
+      const uint32_t number = Below(kStressKeyspaces);
+      VerifyRange(keyspaces_[number], number, &*held.snapshot, held.first, held.states,
+                  /*backwards=*/Below(2) == 0);
+    }
   }
   if (state_.stop.load() || Below(3) == 0) {
     snapshots_.erase(snapshots_.begin() + static_cast<std::ptrdiff_t>(which));
@@ -133,14 +138,14 @@ void StressWorker::VerifyByKey(const HeldSnapshot& held) {
     std::optional<std::string> value;
     absl::Status status;
     if (n % 3 == 0) {
-      status = db_.Contains(key, *held.snapshot);
+      status = Of(i).Contains(key, *held.snapshot);
       if (status.ok()) value = StressValue(i, state);
     } else if (n % 3 == 1) {
-      absl::StatusOr<PinnedValue> pinned = db_.Pin(key, *held.snapshot);
+      absl::StatusOr<PinnedValue> pinned = Of(i).Pin(key, *held.snapshot);
       status = pinned.status();
       if (status.ok()) value.emplace(pinned->value());
     } else {
-      absl::StatusOr<std::string> got = db_.Get(key, *held.snapshot);
+      absl::StatusOr<std::string> got = Of(i).Get(key, *held.snapshot);
       status = got.status();
       if (status.ok()) value = *std::move(got);
     }
@@ -153,15 +158,16 @@ void StressWorker::VerifyByKey(const HeldSnapshot& held) {
 // Steps in both directions from random places.
 void StressWorker::VerifyByWalk(const HeldSnapshot& held) {
   const auto size = static_cast<uint32_t>(held.states.size());
+  const uint32_t number = Below(kStressKeyspaces);
   std::vector<uint32_t> present;  // What the iterator must see.
   for (uint32_t n = 0; n < size; ++n) {
-    if (IsPresent(held.states[n])) present.push_back(n);
+    if (KeyspaceOf(held.first + n) == number && IsPresent(held.states[n])) present.push_back(n);
   }
   IteratorOptions options;
   options.lower_bound = StressKey(held.first);
   options.upper_bound = StressKey(held.first + size);
   options.snapshot = &*held.snapshot;
-  const std::unique_ptr<Iterator> it = db_.NewIterator(options);
+  const std::unique_ptr<Iterator> it = keyspaces_[number].NewIterator(options);
   Require(it != nullptr, "no iterator");
   for (int seeks = 0; seeks < 5; ++seeks) {
     const uint32_t target = Below(size);
@@ -195,19 +201,20 @@ void StressWorker::VerifyByWalk(const HeldSnapshot& held) {
   }
 }
 
-void StressWorker::VerifyRange(const Db& db, const Snapshot* snapshot, uint32_t first,
-                               const std::vector<KeyState>& states, bool backwards) {
+void StressWorker::VerifyRange(const Keyspace& keyspace, uint32_t number, const Snapshot* snapshot,
+                               uint32_t first, const std::vector<KeyState>& states,
+                               bool backwards) {
   IteratorOptions options;
   options.lower_bound = StressKey(first);
   options.upper_bound = StressKey(first + static_cast<uint32_t>(states.size()));
   options.snapshot = snapshot;
-  const std::unique_ptr<Iterator> it = db.NewIterator(options);
+  const std::unique_ptr<Iterator> it = keyspace.NewIterator(options);
   Require(it != nullptr, "no iterator");
   backwards ? it->SeekToLast() : it->SeekToFirst();
   for (size_t step = 0; step < states.size(); ++step) {
     const size_t n = backwards ? states.size() - 1 - step : step;
     const uint32_t i = first + static_cast<uint32_t>(n);
-    if (!IsPresent(states[n])) continue;
+    if (KeyspaceOf(i) != number || !IsPresent(states[n])) continue;
     Require(it->status(), "range");
     Require(it->Valid() && it->key() == StressKey(i) && Matches(i, states[n], it->value()),
             absl::StrCat("range: ", Describe(i, states[n],
@@ -225,7 +232,7 @@ void StressWorker::Pin() {
   if (pins_.size() == kMaxHeldPins) pins_.pop_front();
   const uint32_t i = SomeKey();
   const uint64_t before = state_.keys[i].word();
-  absl::StatusOr<PinnedValue> pinned = db_.Pin(StressKey(i));
+  absl::StatusOr<PinnedValue> pinned = Of(i).Pin(StressKey(i));
   const uint64_t after = state_.keys[i].word();
   if (!absl::IsNotFound(pinned.status())) Require(pinned.status(), "pin");
   std::optional<std::string_view> value;
@@ -246,7 +253,8 @@ void StressWorker::VerifyPins() {
 
 // Without a snapshot known before: keys in order, values whole.
 void StressWorker::Iterate() {
-  const std::unique_ptr<Iterator> it = db_.NewIterator();
+  const uint32_t number = Below(kStressKeyspaces);
+  const std::unique_ptr<Iterator> it = keyspaces_[number].NewIterator();
   Require(it != nullptr, "no iterator");
   const bool backwards = Below(2) == 0;
   const std::string from = StressKey(SomeKey());
@@ -258,7 +266,8 @@ void StressWorker::Iterate() {
     uint32_t i = 0;
     if (key.compare(0, 3, "key") == 0) {
       i = static_cast<uint32_t>(std::stoul(key.substr(3, 12)));
-      Require(i < kStressKeys && key == StressKey(i), "a key that was never put");
+      Require(i < kStressKeys && KeyspaceOf(i) == number && key == StressKey(i),
+              "a key that was never put");
       Require(Matches(i, NumberIn(it->value()) << 1 | 1, it->value()),
               absl::StrCat("iterate: ", Describe(i, state_.keys[i].word(), it->value())));
     }
@@ -270,8 +279,8 @@ void StressWorker::Iterate() {
 
 void StressWorker::Estimate() {
   const uint32_t first = SomeKey();
-  absl::StatusOr<RangeEstimate> estimate =
-      db_.ApproximateRange(StressKey(first), StressKey(first + Below(kStressKeys - first) + 1));
+  absl::StatusOr<RangeEstimate> estimate = Of(first).ApproximateRange(
+      StressKey(first), StressKey(first + Below(kStressKeys - first) + 1));
   Require(estimate.status(), "estimate");
   Require(estimate->records <= kStressKeys, "an estimate above all that there can be");
 }
@@ -293,7 +302,13 @@ void StressWorker::Backup() {
   Require(Db::Restore(&source, scratch_, options, RestoreExtent::kWholeSource).status(), "restore");
   absl::StatusOr<std::unique_ptr<Db>> restored = Db::Open(scratch_, options);
   Require(restored.status(), "open what was restored");
-  VerifyRange(**restored, nullptr, first, states, /*backwards=*/false);
+  {
+    const absl::StatusOr<std::vector<Keyspace>> keyspaces = OpenStressKeyspaces(**restored);
+    Require(keyspaces.status(), "open keyspaces that were restored");
+    for (uint32_t number = 0; number < kStressKeyspaces; ++number) {
+      VerifyRange((*keyspaces)[number], number, nullptr, first, states, /*backwards=*/false);
+    }
+  }
   Require((*restored)->Close(), "close what was restored");
   std::filesystem::remove_all(scratch_, ignored);
 }

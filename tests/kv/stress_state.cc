@@ -24,7 +24,7 @@ const char* const kStressCallNames[kStressCalls] = {
     "put",       "delete",       "insert",          "update",       "cas",     "batch",
     "put-group", "delete-group", "range",           "value-writer", "counter", "get",
     "multi-get", "snapshot",     "verify-snapshot", "pin",          "iterate", "estimate",
-    "sync",      "compact",      "backup",
+    "sync",      "compact",      "backup",          "passing",
 };
 
 StressState* MapStressState(const std::string& path) {
@@ -37,6 +37,9 @@ StressState* MapStressState(const std::string& path) {
   close(fd);
   return map == MAP_FAILED ? nullptr : static_cast<StressState*>(map);
 }
+
+std::string StressKeyspaceName(uint32_t keyspace) { return absl::StrCat("keyspace", keyspace); }
+std::string PassingName(uint32_t thread) { return absl::StrCat("passing", thread); }
 
 std::string StressKey(uint32_t i) {
   std::string key = NumberedKey(i);

@@ -4,6 +4,9 @@
 // writer holds the key's lock (in its process's memory), marks the state that it is about to make as
 // pending, calls the store, and then makes it the committed one. After a SIGKILL the key must be in
 // one of the two, and those of an atomic batch all in the same of the two.
+//
+// Keys and counters are dealt out to three keyspaces, the default one among them: neighbours lie in
+// different ones, and batches go across.
 #ifndef DAXKV_TESTS_KV_STRESS_STATE_H_
 #define DAXKV_TESTS_KV_STRESS_STATE_H_
 
@@ -19,6 +22,9 @@ inline constexpr uint32_t kStressKeys = 1024;
 inline constexpr uint32_t kStressCounters = 4;
 inline constexpr uint32_t kMaxStressThreads = 8;
 inline constexpr uint32_t kMaxStressBatch = 64;
+inline constexpr uint32_t kStressKeyspaces = 3;
+// Of a key or a counter; 0 is the default one.
+inline uint32_t KeyspaceOf(uint32_t i) { return i % kStressKeyspaces; }
 
 // Bit 0: has a value. Above: the number of the write, 0 for none yet.
 using KeyState = uint32_t;
@@ -48,6 +54,7 @@ enum StressCall {
   kSync,
   kCompact,
   kBackup,
+  kPassingKeyspace,
   kStressCalls,
 };
 extern const char* const kStressCallNames[kStressCalls];
@@ -99,6 +106,12 @@ struct StressState {
   char failure[2000];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+// Of keyspaces 1 and above.
+std::string StressKeyspaceName(uint32_t keyspace);
+// What comes and goes; one of each thread. It has stress keys, but none of their values.
+std::string PassingName(uint32_t thread);
+inline constexpr char kPassingValue[] = "passing";
 
 // Maps the file, making it if need be; null when that fails.
 StressState* MapStressState(const std::string& path);

@@ -18,6 +18,7 @@
 #include <iostream>
 #include <numeric>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -50,12 +51,15 @@ int RunChild(const std::string& store, const std::string& state_path) {
   };
   absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store, TestOptions());
   if (!db.ok()) return fail(db.status());
+  const absl::StatusOr<std::vector<Keyspace>> keyspaces = OpenStressKeyspaces(**db);
+  if (!keyspaces.ok()) return fail(keyspaces.status());
   state->opened.store(true);
   StressLocks locks;
   std::vector<std::thread> threads;
   for (uint32_t i = 0; i < state->threads; ++i) {
     threads.emplace_back([&, i] {
-      StressWorker(db->get(), state, &locks, i, absl::StrCat(store, ".restored", i)).Run();
+      StressWorker(db->get(), *keyspaces, state, &locks, i, absl::StrCat(store, ".restored", i))
+          .Run();
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -126,15 +130,21 @@ class StressTest : public testing::TestWithParam<Medium> {
   void VerifyStore() {
     absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(store(), TestOptions());
     ASSERT_THAT(db.status(), IsOk());
+    absl::StatusOr<std::vector<Keyspace>> keyspaces = OpenStressKeyspaces(**db);
+    ASSERT_THAT(keyspaces.status(), IsOk());
+    keyspaces_ = *std::move(keyspaces);
     // Sometimes the lazy recovery of a reader comes first, sometimes the full one of Check.
     const bool check_first = random_() % 2 == 0;
     if (check_first) {
       ASSERT_NO_FATAL_FAILURE(ExpectClean(**db));
     }
-    ASSERT_NO_FATAL_FAILURE(VerifyGroups(**db));
-    ASSERT_NO_FATAL_FAILURE(VerifyKeys(**db));
-    ASSERT_NO_FATAL_FAILURE(VerifyCounters(**db));
-    ASSERT_NO_FATAL_FAILURE(VerifyWalk(**db));
+    ASSERT_NO_FATAL_FAILURE(VerifyGroups());
+    ASSERT_NO_FATAL_FAILURE(VerifyKeys());
+    ASSERT_NO_FATAL_FAILURE(VerifyCounters());
+    for (uint32_t number = 0; number < kStressKeyspaces; ++number) {
+      ASSERT_NO_FATAL_FAILURE(VerifyWalk(number));
+    }
+    ASSERT_NO_FATAL_FAILURE(VerifyPassing(**db));
     if (!check_first) {
       ASSERT_NO_FATAL_FAILURE(ExpectClean(**db));
     }
@@ -152,20 +162,22 @@ class StressTest : public testing::TestWithParam<Medium> {
       std::cout << " " << kStressCallNames[call] << " " << count;
     }
     std::cout << "; together " << sum << "; " << pending_ << " keys were pending, " << done_
-              << " of them done; " << groups_ << " batches cut, " << whole_groups_ << " done\n";
+              << " of them done; " << groups_ << " batches cut, " << whole_groups_ << " done; "
+              << passing_found_ << " passing keyspaces found\n";
   }
 
  private:
   static constexpr unsigned kCloseLimitSeconds = 120;
 
-  std::optional<std::string> Read(const Db& db, const std::string& key) {
-    absl::StatusOr<std::string> got = db.Get(key);
+  // A key or counter of that number.
+  std::optional<std::string> Read(uint32_t i, const std::string& key) {
+    absl::StatusOr<std::string> got = keyspaces_[KeyspaceOf(i)].Get(key);
     if (got.ok()) return *std::move(got);
     EXPECT_THAT(got.status(), HasCode(absl::StatusCode::kNotFound));
     return std::nullopt;
   }
 
-  void VerifyGroups(const Db& db) {
+  void VerifyGroups() {
     for (AtomicGroup& group : state_->groups) {
       uint32_t done = 0, undone = 0;
       for (uint32_t n = 0; n < group.count.load(); ++n) {
@@ -174,7 +186,7 @@ class StressTest : public testing::TestWithParam<Medium> {
         // Where it made no difference, or had not been marked yet.
         if (key.pending() == key.committed()) continue;
         if (!IsPresent(key.pending()) && !IsPresent(key.committed())) continue;
-        const std::optional<std::string> value = Read(db, StressKey(i));
+        const std::optional<std::string> value = Read(i, StressKey(i));
         (Matches(i, key.pending(), value) ? done : undone) += 1;
       }
       EXPECT_TRUE(done == 0 || undone == 0)
@@ -185,10 +197,10 @@ class StressTest : public testing::TestWithParam<Medium> {
     }
   }
 
-  void VerifyKeys(const Db& db) {
+  void VerifyKeys() {
     for (uint32_t i = 0; i < kStressKeys; ++i) {
       KeyExpectation& key = state_->keys[i];
-      const std::optional<std::string> value = Read(db, StressKey(i));
+      const std::optional<std::string> value = Read(i, StressKey(i));
       const bool done = Matches(i, key.pending(), value);
       ASSERT_TRUE(done || Matches(i, key.committed(), value)) << Describe(i, key.word(), value);
       if (key.pending() == key.committed()) continue;
@@ -198,10 +210,10 @@ class StressTest : public testing::TestWithParam<Medium> {
     }
   }
 
-  void VerifyCounters(const Db& db) {
+  void VerifyCounters() {
     for (uint32_t i = 0; i < kStressCounters; ++i) {
       CounterExpectation& counter = state_->counters[i];
-      const std::string text = Read(db, CounterKey(i)).value_or("0");
+      const std::string text = Read(i, CounterKey(i)).value_or("0");
       uint64_t number = 0;
       ASSERT_TRUE(absl::SimpleAtoi(text, &number)) << text;
       EXPECT_GE(number, counter.acknowledged.load());
@@ -212,15 +224,17 @@ class StressTest : public testing::TestWithParam<Medium> {
   }
 
   // Both ways through everything: what the look-ups have found and nothing else.
-  void VerifyWalk(const Db& db) {
+  void VerifyWalk(uint32_t number) {
     std::vector<std::string> expected;
     for (uint32_t i = 0; i < kStressCounters; ++i) {
-      if (state_->counters[i].begun.load() != 0) expected.push_back(CounterKey(i));
+      if (KeyspaceOf(i) == number && state_->counters[i].begun.load() != 0)
+        expected.push_back(CounterKey(i));
     }
     for (uint32_t i = 0; i < kStressKeys; ++i) {
-      if (IsPresent(state_->keys[i].committed())) expected.push_back(StressKey(i));
+      if (KeyspaceOf(i) == number && IsPresent(state_->keys[i].committed()))
+        expected.push_back(StressKey(i));
     }
-    const std::unique_ptr<Iterator> it = db.NewIterator();
+    const std::unique_ptr<Iterator> it = keyspaces_[number].NewIterator();
     ASSERT_NE(it, nullptr);
     std::vector<std::string> found;
     for (it->SeekToFirst(); it->Valid(); it->Next()) found.emplace_back(it->key());
@@ -231,6 +245,30 @@ class StressTest : public testing::TestWithParam<Medium> {
     ASSERT_THAT(it->status(), IsOk());
     std::reverse(found.begin(), found.end());
     ASSERT_TRUE(found == expected) << found.size() << " keys backwards, not " << expected.size();
+  }
+
+  // Those are there, or they are not; nothing else is.
+  void VerifyPassing(const Db& db) {
+    const absl::StatusOr<std::vector<std::string>> names = db.ListKeyspaces();
+    ASSERT_THAT(names.status(), IsOk());
+    std::set<std::string> known;
+    for (uint32_t number = 1; number < kStressKeyspaces; ++number) {
+      known.insert(StressKeyspaceName(number));
+    }
+    for (uint32_t thread = 0; thread < kMaxStressThreads; ++thread) {
+      known.insert(PassingName(thread));
+    }
+    for (const std::string& name : *names) {
+      ASSERT_EQ(known.count(name), 1u) << name;
+      if (name.compare(0, 7, "passing") != 0) continue;
+      const absl::StatusOr<Keyspace> passing = db.OpenKeyspace(name);
+      ASSERT_THAT(passing.status(), IsOk());
+      const std::unique_ptr<Iterator> it = passing->NewIterator();
+      ASSERT_NE(it, nullptr);
+      for (it->SeekToFirst(); it->Valid(); it->Next()) ASSERT_EQ(it->value(), kPassingValue);
+      ASSERT_THAT(it->status(), IsOk());
+      ++passing_found_;
+    }
   }
 
   void ExpectClean(const Db& db) {
@@ -244,6 +282,8 @@ class StressTest : public testing::TestWithParam<Medium> {
   StressState* state_ = nullptr;
   std::mt19937_64 random_;
   uint64_t kills_ = 0, closes_ = 0, pending_ = 0, done_ = 0, groups_ = 0, whole_groups_ = 0;
+  uint64_t passing_found_ = 0;
+  std::vector<Keyspace> keyspaces_;  // Of the store that is being verified.
 };
 INSTANTIATE_ON_BOTH_MEDIA(StressTest);
 

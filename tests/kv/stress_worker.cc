@@ -14,10 +14,11 @@ namespace {
 
 // How often each call is made, of the sum of all.
 constexpr int kWeights[kStressCalls] = {
-    30, 10, 8, 8, 8,      // Put, delete, insert, update, compare-and-swap.
-    10, 4,  3, 2, 4,      // Batch, groups, range, value writer.
-    6,  30, 4, 4, 4,      // Counter, get, multi-get, snapshots.
-    6,  4,  2, 1, 1, 1};  // Pin, iterate, estimate, sync, compact, backup.
+    30, 10, 8, 8, 8,     // Put, delete, insert, update, compare-and-swap.
+    10, 4,  3, 2, 4,     // Batch, groups, range, value writer.
+    6,  30, 4, 4, 4,     // Counter, get, multi-get, snapshots.
+    6,  4,  2, 1, 1, 1,  // Pin, iterate, estimate, sync, compact, backup.
+    4};                  // Keyspaces that come and go.
 
 }  // namespace
 
@@ -64,9 +65,22 @@ class StressWorker::Intent {
   std::vector<std::pair<uint32_t, KeyState>> begun_;
 };
 
-StressWorker::StressWorker(Db* db, StressState* state, StressLocks* locks, uint32_t thread,
-                           std::string scratch)
+absl::StatusOr<std::vector<Keyspace>> OpenStressKeyspaces(Db& db) {
+  std::vector<Keyspace> keyspaces = {db};
+  for (uint32_t number = 1; number < kStressKeyspaces; ++number) {
+    const std::string name = StressKeyspaceName(number);
+    absl::StatusOr<Keyspace> keyspace = db.OpenKeyspace(name);
+    if (absl::IsNotFound(keyspace.status())) keyspace = db.CreateKeyspace(name);
+    if (!keyspace.ok()) return keyspace.status();
+    keyspaces.push_back(*std::move(keyspace));
+  }
+  return keyspaces;
+}
+
+StressWorker::StressWorker(Db* db, std::vector<Keyspace> keyspaces, StressState* state,
+                           StressLocks* locks, uint32_t thread, std::string scratch)
     : db_(*db),
+      keyspaces_(std::move(keyspaces)),
       state_(*state),
       locks_(*locks),
       thread_(thread),
@@ -96,9 +110,15 @@ std::vector<uint32_t> StressWorker::SomeKeys(uint32_t most) {
   return keys;
 }
 
+std::vector<uint32_t> StressWorker::In(uint32_t keyspace, std::vector<uint32_t> keys) {
+  const auto elsewhere = [&](uint32_t i) { return KeyspaceOf(i) != keyspace; };
+  keys.erase(std::remove_if(keys.begin(), keys.end(), elsewhere), keys.end());
+  return keys;
+}
+
 void StressWorker::Run() {
   std::vector<int> weights(std::begin(kWeights), std::end(kWeights));
-  if (state_.writes_only) std::fill(weights.begin() + kGet, weights.end(), 0);
+  if (state_.writes_only) std::fill(weights.begin() + kGet, weights.begin() + kPassingKeyspace, 0);
   std::discrete_distribution<int> dice(weights.begin(), weights.end());
   while (!state_.stop.load()) {
     const auto call = static_cast<StressCall>(dice(random_));
@@ -154,6 +174,8 @@ void StressWorker::Call(StressCall call) {
       return Require(db_.Compact().status(), "compact");
     case kBackup:
       return Backup();
+    case kPassingKeyspace:
+      return UsePassing();
     case kStressCalls:
       break;
   }
@@ -163,7 +185,7 @@ void StressWorker::Put(StressCall) {
   const uint32_t i = SomeKey();
   Intent intent(this, {i});
   const KeyState state = intent.Begin(i, true);
-  Require(db_.Put(StressKey(i), StressValue(i, state)), "put");
+  Require(Of(i).Put(StressKey(i), StressValue(i, state)), "put");
   intent.Commit();
 }
 
@@ -172,7 +194,7 @@ void StressWorker::Delete() {
   Intent intent(this, {i});
   const bool present = IsPresent(intent.committed(i));
   intent.Begin(i, false);
-  const absl::Status status = db_.Delete(StressKey(i));
+  const absl::Status status = Of(i).Delete(StressKey(i));
   if (!absl::IsNotFound(status)) Require(status, "delete");
   Require(status.ok() == present, absl::StrCat("delete of key ", i, " found the wrong thing"));
   intent.Commit();
@@ -182,11 +204,11 @@ void StressWorker::Insert() {
   const uint32_t i = SomeKey();
   Intent intent(this, {i});
   if (IsPresent(intent.committed(i))) {
-    const absl::Status status = db_.Insert(StressKey(i), "unwanted");
+    const absl::Status status = Of(i).Insert(StressKey(i), "unwanted");
     return Require(absl::IsAlreadyExists(status), absl::StrCat("insert: ", status.ToString()));
   }
   const KeyState state = intent.Begin(i, true);
-  Require(db_.Insert(StressKey(i), StressValue(i, state)), "insert");
+  Require(Of(i).Insert(StressKey(i), StressValue(i, state)), "insert");
   intent.Commit();
 }
 
@@ -198,15 +220,15 @@ void StressWorker::Update() {
   const bool deletes = !keeps && Below(4) == 0;
   const KeyState state = keeps ? before : intent.Begin(i, !deletes);
   bool right = true;
-  Require(db_.Update(StressKey(i),
-                     [&](std::optional<std::string_view> current,
-                         std::string* value) -> absl::StatusOr<UpdateAction> {
-                       right = right && Matches(i, before, current);
-                       if (keeps) return UpdateAction::kKeep;
-                       if (deletes) return UpdateAction::kDelete;
-                       *value = StressValue(i, state);
-                       return UpdateAction::kPut;
-                     }),
+  Require(Of(i).Update(StressKey(i),
+                       [&](std::optional<std::string_view> current,
+                           std::string* value) -> absl::StatusOr<UpdateAction> {
+                         right = right && Matches(i, before, current);
+                         if (keeps) return UpdateAction::kKeep;
+                         if (deletes) return UpdateAction::kDelete;
+                         *value = StressValue(i, state);
+                         return UpdateAction::kPut;
+                       }),
           "update");
   Require(right, absl::StrCat("update saw a wrong value of key ", i));
   intent.Commit();
@@ -219,14 +241,14 @@ void StressWorker::CompareAndSwap() {
   std::optional<std::string> expected;
   if (IsPresent(before)) expected = StressValue(i, before);
   if (Below(4) == 0) {
-    const absl::Status status = db_.CompareAndSwap(StressKey(i), "never", "unwanted");
+    const absl::Status status = Of(i).CompareAndSwap(StressKey(i), "never", "unwanted");
     return Require(absl::IsAborted(status), absl::StrCat("compare: ", status.ToString()));
   }
   const bool deletes = Below(4) == 0;
   const KeyState state = intent.Begin(i, !deletes);
   std::optional<std::string> desired;
   if (!deletes) desired = StressValue(i, state);
-  Require(db_.CompareAndSwap(StressKey(i), expected, desired), "compare-and-swap");
+  Require(Of(i).CompareAndSwap(StressKey(i), expected, desired), "compare-and-swap");
   intent.Commit();
 }
 
@@ -239,16 +261,21 @@ void StressWorker::Batch() {
     const bool present = Below(4) != 0;
     const KeyState state = intent.Begin(i, present);
     // A superseded operation of the same key.
-    if (Below(16) == 0) Require(batch.Put(StressKey(i), "superseded"), "batch");
-    Require(present ? batch.Put(StressKey(i), StressValue(i, state)) : batch.Delete(StressKey(i)),
+    if (Below(16) == 0) Require(batch.Put(Of(i), StressKey(i), "superseded"), "batch");
+    Require(present ? batch.Put(Of(i), StressKey(i), StressValue(i, state))
+                    : batch.Delete(Of(i), StressKey(i)),
             "batch");
+    if (passing_.has_value() && Below(8) == 0) {
+      Require(batch.Put(*passing_, StressKey(i), kPassingValue), "batch");
+    }
   }
   Require(db_.Write(batch), "write");
   intent.Commit();
 }
 
 void StressWorker::Group(bool deletes) {
-  const std::vector<uint32_t> numbers = SomeKeys(kMaxStressBatch);
+  const uint32_t number = Below(kStressKeyspaces);
+  const std::vector<uint32_t> numbers = In(number, SomeKeys(kMaxStressBatch));
   Intent intent(this, numbers);
   std::vector<std::string> keys, values;
   uint64_t present = 0;
@@ -261,11 +288,11 @@ void StressWorker::Group(bool deletes) {
   absl::StatusOr<GroupResult> result;
   if (deletes) {
     const std::vector<std::string_view> views(keys.begin(), keys.end());
-    result = db_.DeleteGroup(views);
+    result = keyspaces_[number].DeleteGroup(views);
   } else {
     std::vector<KeyValue> records;
     for (size_t n = 0; n < keys.size(); ++n) records.push_back({keys[n], values[n]});
-    result = db_.PutGroup(records);
+    result = keyspaces_[number].PutGroup(records);
   }
   Require(result.status(), "group");
   Require(result->replaced == present, absl::StrCat("a group replaced ", result->replaced,
@@ -278,13 +305,16 @@ void StressWorker::DeleteRange() {
   const uint32_t first = Below(kStressKeys - count);
   std::vector<uint32_t> keys(count);
   for (uint32_t n = 0; n < count; ++n) keys[n] = first + n;
+  const uint32_t number = Below(kStressKeyspaces);
+  keys = In(number, std::move(keys));
   Intent intent(this, keys);
   uint64_t present = 0;
   for (uint32_t i : keys) {
     present += IsPresent(intent.committed(i)) ? 1 : 0;
     intent.Begin(i, false);
   }
-  absl::StatusOr<uint64_t> deleted = db_.DeleteRange(StressKey(first), StressKey(first + count));
+  absl::StatusOr<uint64_t> deleted =
+      keyspaces_[number].DeleteRange(StressKey(first), StressKey(first + count));
   Require(deleted.status(), "delete range");
   Require(*deleted == present,
           absl::StrCat("a range deleted ", *deleted, " keys, and ", present, " were there"));
@@ -295,7 +325,7 @@ void StressWorker::FillValue() {
   const uint32_t i = SomeKey();
   if (Below(4) == 0) {
     // Abandoned: nothing of it is ever seen.
-    absl::StatusOr<ValueWriter> writer = db_.NewValueWriter(StressKey(i), Below(200'000));
+    absl::StatusOr<ValueWriter> writer = Of(i).NewValueWriter(StressKey(i), Below(200'000));
     Require(writer.status(), "value writer");
     std::fill(writer->bytes().begin(), writer->bytes().end(), 'u');
     return;
@@ -303,7 +333,7 @@ void StressWorker::FillValue() {
   Intent intent(this, {i});
   const KeyState state = intent.Begin(i, true);
   const std::string value = StressValue(i, state);
-  absl::StatusOr<ValueWriter> writer = db_.NewValueWriter(StressKey(i), value.size());
+  absl::StatusOr<ValueWriter> writer = Of(i).NewValueWriter(StressKey(i), value.size());
   Require(writer.status(), "value writer");
   std::copy(value.begin(), value.end(), writer->bytes().begin());
   Require(writer->Commit(), "commit");
@@ -316,18 +346,38 @@ void StressWorker::RaiseCounter() {
   CounterExpectation& counter = state_.counters[i];
   counter.begun.fetch_add(1);
   Require(
-      db_.Update(CounterKey(i),
-                 [](std::optional<std::string_view> current,
-                    std::string* value) -> absl::StatusOr<UpdateAction> {
-                   uint64_t number = 0;
-                   if (current.has_value() && !absl::SimpleAtoi(std::string(*current), &number)) {
-                     return absl::DataLossError("a counter that is no number");
-                   }
-                   *value = absl::StrCat(number + 1);
-                   return UpdateAction::kPut;
-                 }),
+      Of(i).Update(CounterKey(i),
+                   [](std::optional<std::string_view> current,
+                      std::string* value) -> absl::StatusOr<UpdateAction> {
+                     uint64_t number = 0;
+                     if (current.has_value() && !absl::SimpleAtoi(std::string(*current), &number)) {
+                       return absl::DataLossError("a counter that is no number");
+                     }
+                     *value = absl::StrCat(number + 1);
+                     return UpdateAction::kPut;
+                   }),
       "counter");
   counter.acknowledged.fetch_add(1);
+}
+
+void StressWorker::UsePassing() {
+  const std::string name = PassingName(thread_);
+  if (!passing_.has_value()) {
+    absl::StatusOr<Keyspace> made = db_.CreateKeyspace(name);
+    if (absl::IsAlreadyExists(made.status())) made = db_.OpenKeyspace(name);
+    Require(made.status(), "create a keyspace");
+    passing_ = *std::move(made);
+  } else if (Below(8) == 0) {
+    const Keyspace dropped = *std::exchange(passing_, std::nullopt);
+    Require(db_.DropKeyspace(name), "drop a keyspace");
+    Require(absl::IsNotFound(dropped.Get("key").status()), "read in a keyspace that was dropped");
+  } else {
+    const std::string key = StressKey(SomeKey());
+    Require(passing_->Put(key, kPassingValue), "put in a passing keyspace");
+    const absl::StatusOr<std::string> got = passing_->Get(key);
+    Require(got.status(), "get in a passing keyspace");
+    Require(*got == kPassingValue, "a value of another keyspace");
+  }
 }
 
 }  // namespace daxkv::kv

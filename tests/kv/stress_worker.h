@@ -40,11 +40,14 @@ class StressLocks {
   std::array<std::mutex, kStressKeys / kKeysPerLock> mutexes_;
 };
 
+// Those that hold the stress's keys: made if need be.
+absl::StatusOr<std::vector<Keyspace>> OpenStressKeyspaces(Db& db);
+
 class StressWorker {
  public:
   // `scratch`: a path for restored backups, this thread's own.
-  StressWorker(Db* db, StressState* state, StressLocks* locks, uint32_t thread,
-               std::string scratch);
+  StressWorker(Db* db, std::vector<Keyspace> keyspaces, StressState* state, StressLocks* locks,
+               uint32_t thread, std::string scratch);
 
   // Until StressState::stop. Everything it holds is released then.
   void Run();
@@ -82,24 +85,31 @@ class StressWorker {
   void VerifySnapshot();
   void VerifyByKey(const HeldSnapshot& held);
   void VerifyByWalk(const HeldSnapshot& held);
-  // Walks [held.first, + size) of `db` forwards or backwards, wholly.
-  void VerifyRange(const Db& db, const Snapshot* snapshot, uint32_t first,
-                   const std::vector<KeyState>& states, bool backwards);
+  // Walks [held.first, + size) of `keyspace`, of that number, forwards or backwards, wholly.
+  void VerifyRange(const Keyspace& keyspace, uint32_t number, const Snapshot* snapshot,
+                   uint32_t first, const std::vector<KeyState>& states, bool backwards);
   void Pin();
   void VerifyPins();
   void Iterate();
   void Estimate();
   void Backup();
+  // Makes this thread's passing keyspace, or reads and writes there, or drops it.
+  void UsePassing();
 
   uint32_t Below(uint32_t limit) { return static_cast<uint32_t>(random_() % limit); }
   uint32_t SomeKey() { return Below(kStressKeys); }
   // Up to `most` different keys, ascending.
   std::vector<uint32_t> SomeKeys(uint32_t most);
+  // Those of them that lie in the keyspace.
+  static std::vector<uint32_t> In(uint32_t keyspace, std::vector<uint32_t> keys);
+  Keyspace& Of(uint32_t i) { return keyspaces_[KeyspaceOf(i)]; }
   // Ends the process unless the condition holds.
   void Require(bool holds, const std::string& what);
   void Require(const absl::Status& status, const std::string& what);
 
   Db& db_;
+  std::vector<Keyspace> keyspaces_;
+  std::optional<Keyspace> passing_;  // Not looked for: a child that was killed may have left it.
   StressState& state_;
   StressLocks& locks_;
   const uint32_t thread_;
