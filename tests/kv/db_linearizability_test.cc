@@ -132,21 +132,23 @@ class LinearizabilityTest : public StoreTest {
     return number;
   }
 
-  Value Read(const std::string& key, bool many) {
+  Value Read(const Keyspace& keyspace, const std::string& key, bool many) {
     std::string value;
     absl::Status status = absl::UnknownError("not read");
     if (many) {
-      EXPECT_THAT(db().MultiGet({key}, absl::MakeSpan(&value, 1), absl::MakeSpan(&status, 1)),
+      EXPECT_THAT(keyspace.MultiGet({key}, absl::MakeSpan(&value, 1), absl::MakeSpan(&status, 1)),
                   IsOk());
     } else {
-      status = db().Get(key, &value);
+      status = keyspace.Get(key, &value);
     }
     EXPECT_TRUE(status.ok() || absl::IsNotFound(status)) << status;
     return status.ok() ? Parse(value) : Value();
   }
 
-  // Some operation on the key; `number` is the thread's own.
-  Event Run(const std::string& key, std::mt19937& random, int number) {
+  // Some operation on the key; `number` is the thread's own, `other` a keyspace for what a batch has
+  // besides.
+  Event Run(Keyspace keyspace, const Keyspace& other, const std::string& key, std::mt19937& random,
+            int number) {
     Event event;
     event.kind = static_cast<Event::Kind>(random() % 8);
     if (random() % 4 != 0) event.argument = number;
@@ -156,42 +158,42 @@ class LinearizabilityTest : public StoreTest {
     switch (event.kind) {
       case Event::Kind::kGet:
       case Event::Kind::kMultiGet:
-        event.got = Read(key, event.kind == Event::Kind::kMultiGet);
+        event.got = Read(keyspace, key, event.kind == Event::Kind::kMultiGet);
         break;
       case Event::Kind::kPut:
         event.argument = number;
-        EXPECT_THAT(db().Put(key, text), IsOk());
+        EXPECT_THAT(keyspace.Put(key, text), IsOk());
         break;
       case Event::Kind::kBatchPut: {
         WriteBatch batch;
-        EXPECT_THAT(batch.Put(absl::StrCat(key, "/beside"), text), IsOk());
+        EXPECT_THAT(batch.Put(other, absl::StrCat(key, "/beside"), text), IsOk());
         if (event.argument.has_value()) {
-          EXPECT_THAT(batch.Put(key, text), IsOk());
+          EXPECT_THAT(batch.Put(keyspace, key, text), IsOk());
         } else {
-          EXPECT_THAT(batch.Delete(key), IsOk());
+          EXPECT_THAT(batch.Delete(keyspace, key), IsOk());
         }
         EXPECT_THAT(db().Write(batch), IsOk());
         break;
       }
       case Event::Kind::kDelete: {
-        const absl::Status deleted = db().Delete(key);
+        const absl::Status deleted = keyspace.Delete(key);
         EXPECT_TRUE(deleted.ok() || absl::IsNotFound(deleted)) << deleted;
         event.done = deleted.ok();
         break;
       }
       case Event::Kind::kInsert: {
         event.argument = number;
-        const absl::Status inserted = db().Insert(key, text);
+        const absl::Status inserted = keyspace.Insert(key, text);
         EXPECT_TRUE(inserted.ok() || absl::IsAlreadyExists(inserted)) << inserted;
         event.done = inserted.ok();
         break;
       }
       case Event::Kind::kSwap: {
         // What was there a moment ago, to succeed now and then.
-        event.expected = Read(key, false);
+        event.expected = Read(keyspace, key, false);
         const std::string expected = event.expected ? absl::StrCat(*event.expected) : "";
         event.begin = clock_.fetch_add(1);
-        const absl::Status swapped = db().CompareAndSwap(
+        const absl::Status swapped = keyspace.CompareAndSwap(
             key, event.expected ? std::optional<std::string_view>(expected) : std::nullopt,
             event.argument ? std::optional<std::string_view>(text) : std::nullopt);
         EXPECT_TRUE(swapped.ok() || absl::IsAborted(swapped)) << swapped;
@@ -199,13 +201,13 @@ class LinearizabilityTest : public StoreTest {
         break;
       }
       case Event::Kind::kIncrement:
-        EXPECT_THAT(db().Update(key,
-                                [&](std::optional<std::string_view> current,
-                                    std::string* next) -> absl::StatusOr<UpdateAction> {
-                                  event.got = current ? Parse(std::string(*current)) : Value();
-                                  *next = absl::StrCat(event.got.value_or(0) + 1);
-                                  return UpdateAction::kPut;
-                                }),
+        EXPECT_THAT(keyspace.Update(key,
+                                    [&](std::optional<std::string_view> current,
+                                        std::string* next) -> absl::StatusOr<UpdateAction> {
+                                      event.got = current ? Parse(std::string(*current)) : Value();
+                                      *next = absl::StrCat(event.got.value_or(0) + 1);
+                                      return UpdateAction::kPut;
+                                    }),
                     IsOk());
         break;
     }
@@ -221,6 +223,10 @@ TEST_P(LinearizabilityTest, OfEverySingleKeyCall) {
   const int rounds = GetParam() == Medium::kTmpfs ? 800 : 10;
   const unsigned seed = std::random_device()();
   std::cout << "seed " << seed << "\n";
+  // Each key in one of its own.
+  const absl::StatusOr<Keyspace> named = db().CreateKeyspace("named");
+  ASSERT_THAT(named.status(), IsOk());
+  const Keyspace keyspaces[kKeys] = {db(), *named};
   for (int round = 0; round < rounds && !HasFailure(); ++round) {
     std::vector<std::vector<Event>> histories(kKeys);
     std::vector<std::vector<std::pair<int, Event>>> recorded(kThreads);
@@ -235,7 +241,8 @@ TEST_P(LinearizabilityTest, OfEverySingleKeyCall) {
           const int key = static_cast<int>(random() % kKeys);
           const int number = 1000 * (t * kEvents + i + 1);
           recorded[t].emplace_back(
-              key, Run(absl::StrCat("round ", round, " key ", key), random, number));
+              key, Run(keyspaces[key], keyspaces[1 - key],
+                       absl::StrCat("round ", round, " key ", key), random, number));
         }
       });
     }

@@ -1,5 +1,5 @@
-// Any sequence of calls, on one thread, does what it would do to a std::map; RapidCheck finds the
-// shortest that does not.
+// Any sequence of calls in any keyspaces, on one thread, does what it would do to maps; RapidCheck
+// finds the shortest that does not.
 #include <rapidcheck.h>
 
 #include <algorithm>
@@ -26,7 +26,8 @@ struct Step {
   int key, other;
   int size;
 };
-constexpr int kCalls = 18;
+constexpr int kCalls = 21;
+constexpr int kKeyspaces = 3;
 
 void showValue(const Step& step, std::ostream& out) {
   out << "{" << step.call << ", " << step.key << ", " << step.other << ", " << step.size << "}";
@@ -58,21 +59,21 @@ class Machine {
     const std::string key = KeyOf(step.key), other = KeyOf(step.other);
     static constexpr int kSizes[] = {0, 1, 7, 8, 100, 231, 232, 1000, 4096, 32768, 70000, 300000};
     const std::string value = ValueFor(key, version_, kSizes[step.size]);
-    const bool there = model_.count(key) != 0;
+    const bool there = model().count(key) != 0;
     switch (step.call) {
       case 0:
       case 1:
-        Expect(db_->Put(key, value), absl::StatusCode::kOk);
-        model_[key] = value;
+        Expect(keyspace().Put(key, value), absl::StatusCode::kOk);
+        model()[key] = value;
         break;
       case 2:
-        Expect(db_->Delete(key), there ? absl::StatusCode::kOk : absl::StatusCode::kNotFound);
-        model_.erase(key);
+        Expect(keyspace().Delete(key), there ? absl::StatusCode::kOk : absl::StatusCode::kNotFound);
+        model().erase(key);
         break;
       case 3:
-        Expect(db_->Insert(key, value),
+        Expect(keyspace().Insert(key, value),
                there ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk);
-        model_.emplace(key, value);
+        model().emplace(key, value);
         break;
       case 4:
         Update(key, step);
@@ -116,33 +117,71 @@ class Machine {
         Open();
         break;
       case 17:
-        db_->NewValueWriter(key, value.size()).IgnoreError();  // Abandoned.
+        keyspace().NewValueWriter(key, value.size()).IgnoreError();  // Abandoned.
+        break;
+      case 18:
+      case 19:
+        current_ = step.other % kKeyspaces;
+        break;
+      case 20:
+        Drop();
         break;
     }
   }
 
+  void ExpectModels() {
+    uint64_t records = 0;
+    for (current_ = 0; current_ < kKeyspaces; ++current_) {
+      ExpectModel();
+      records += model().size();
+    }
+    const absl::StatusOr<CheckReport> report = db_->Check();
+    RC_ASSERT(report.ok());
+    RC_ASSERT(report->faults.empty());
+    RC_ASSERT(report->records == records);
+  }
+
+ private:
+  Keyspace& keyspace() { return handles_[static_cast<size_t>(current_)]; }
+  Model& model() { return models_[current_]; }
+  const Model& model() const { return models_[current_]; }
+
   void ExpectModel() {
-    std::unique_ptr<Iterator> it = db_->NewIterator();
+    std::unique_ptr<Iterator> it = keyspace().NewIterator();
     it->SeekToFirst();
-    for (const auto& [key, value] : model_) {
+    for (const auto& [key, value] : model()) {
       RC_ASSERT(it->Valid());
       RC_ASSERT(it->key() == key);
       RC_ASSERT(it->value() == value);
       it->Next();
     }
     RC_ASSERT(!it->Valid());
-    it.reset();
-    const absl::StatusOr<CheckReport> report = db_->Check();
-    RC_ASSERT(report.ok());
-    RC_ASSERT(report->faults.empty());
-    RC_ASSERT(report->records == model_.size());
   }
 
- private:
   void Open() {
     absl::StatusOr<std::unique_ptr<Db>> opened = Db::Open(path_, TestOptions());
     RC_ASSERT(opened.ok());
     db_ = *std::move(opened);
+    handles_ = {*db_};
+    for (int number = 1; number < kKeyspaces; ++number) {
+      absl::StatusOr<Keyspace> keyspace = db_->OpenKeyspace(NameOf(number));
+      if (absl::IsNotFound(keyspace.status())) keyspace = db_->CreateKeyspace(NameOf(number));
+      RC_ASSERT(keyspace.ok());
+      handles_.push_back(*std::move(keyspace));
+    }
+  }
+  static std::string NameOf(int keyspace) { return absl::StrCat("keyspace ", keyspace); }
+
+  // Another one comes in its place.
+  void Drop() {
+    if (current_ == 0) return Expect(db_->DropKeyspace("none"), absl::StatusCode::kNotFound);
+    const Keyspace dropped = keyspace();
+    Expect(db_->DropKeyspace(NameOf(current_)), absl::StatusCode::kOk);
+    Expect(dropped.Get("a").status(), absl::StatusCode::kNotFound);
+    const absl::StatusOr<Keyspace> made = db_->CreateKeyspace(NameOf(current_));
+    Expect(made.status(), absl::StatusCode::kOk);
+    keyspace() = *made;
+    model().clear();
   }
 
   static void Expect(const absl::Status& status, absl::StatusCode code) {
@@ -151,25 +190,25 @@ class Machine {
   }
 
   std::optional<std::string> ModelValue(const std::string& key) const {
-    const auto it = model_.find(key);
-    return it == model_.end() ? std::nullopt : std::optional<std::string>(it->second);
+    const auto it = model().find(key);
+    return it == model().end() ? std::nullopt : std::optional<std::string>(it->second);
   }
 
   void Update(const std::string& key, const Step& step) {
     const std::optional<std::string> before = ModelValue(key);
-    Expect(db_->Update(key,
-                       [&](std::optional<std::string_view> current,
-                           std::string* next) -> absl::StatusOr<UpdateAction> {
-                         RC_ASSERT(current == before);
-                         if (step.other % 4 == 0) return UpdateAction::kKeep;
-                         if (step.other % 4 == 1) return UpdateAction::kDelete;
-                         *next = absl::StrCat(before.value_or("").size(), "/", version_);
-                         return UpdateAction::kPut;
-                       }),
+    Expect(keyspace().Update(key,
+                             [&](std::optional<std::string_view> current,
+                                 std::string* next) -> absl::StatusOr<UpdateAction> {
+                               RC_ASSERT(current == before);
+                               if (step.other % 4 == 0) return UpdateAction::kKeep;
+                               if (step.other % 4 == 1) return UpdateAction::kDelete;
+                               *next = absl::StrCat(before.value_or("").size(), "/", version_);
+                               return UpdateAction::kPut;
+                             }),
            absl::StatusCode::kOk);
-    if (step.other % 4 == 1) model_.erase(key);
+    if (step.other % 4 == 1) model().erase(key);
     if (step.other % 4 > 1) {
-      model_[key] = absl::StrCat(before.value_or("").size(), "/", version_);
+      model()[key] = absl::StrCat(before.value_or("").size(), "/", version_);
     }
   }
 
@@ -180,47 +219,48 @@ class Machine {
     if (step.other % 5 == 0) expected.reset();
     std::optional<std::string> desired = value;
     if (step.other % 2 == 0) desired.reset();
-    Expect(db_->CompareAndSwap(key, expected, desired),
+    Expect(keyspace().CompareAndSwap(key, expected, desired),
            expected == before ? absl::StatusCode::kOk : absl::StatusCode::kAborted);
     if (expected != before) return;
     if (desired) {
-      model_[key] = *desired;
+      model()[key] = *desired;
     } else {
-      model_.erase(key);
+      model().erase(key);
     }
   }
 
+  // In all keyspaces.
   void Batch(const Step& step) {
     WriteBatch batch;
-    for (int i = 0; i <= step.other; ++i) {
+    for (int i = 0; i <= step.other; ++i, current_ = (current_ + 1) % kKeyspaces) {
       const std::string key = KeyOf((step.key + i * 7) % 40);
       if ((step.size + i) % 3 == 0) {
-        Expect(batch.Delete(key), absl::StatusCode::kOk);
-        model_.erase(key);
+        Expect(batch.Delete(keyspace(), key), absl::StatusCode::kOk);
+        model().erase(key);
       } else {
         const std::string value = ValueFor(key, version_ * 100 + i, i * step.size);
-        Expect(batch.Put(key, value), absl::StatusCode::kOk);
-        model_[key] = value;
+        Expect(batch.Put(keyspace(), key, value), absl::StatusCode::kOk);
+        model()[key] = value;
       }
     }
     Expect(db_->Write(batch), absl::StatusCode::kOk);
   }
 
   void WriteInPlace(const std::string& key, const std::string& value) {
-    absl::StatusOr<ValueWriter> writer = db_->NewValueWriter(key, value.size());
+    absl::StatusOr<ValueWriter> writer = keyspace().NewValueWriter(key, value.size());
     Expect(writer.status(), absl::StatusCode::kOk);
     std::copy(value.begin(), value.end(), writer->bytes().begin());
     Expect(writer->Commit(), absl::StatusCode::kOk);
-    model_[key] = value;
+    model()[key] = value;
   }
 
   void DeleteRange(const std::string& from, const std::string& to) {
-    const absl::StatusOr<uint64_t> deleted = db_->DeleteRange(from, to);
+    const absl::StatusOr<uint64_t> deleted = keyspace().DeleteRange(from, to);
     if (to < from) return Expect(deleted.status(), absl::StatusCode::kInvalidArgument);
     Expect(deleted.status(), absl::StatusCode::kOk);
-    const auto begin = model_.lower_bound(from), end = model_.lower_bound(to);
+    const auto begin = model().lower_bound(from), end = model().lower_bound(to);
     RC_ASSERT(*deleted == static_cast<uint64_t>(std::distance(begin, end)));
-    model_.erase(begin, end);
+    model().erase(begin, end);
   }
 
   void Group(const Step& step) {
@@ -231,14 +271,14 @@ class Machine {
     }
     if (step.size % 2 == 0) {
       const std::vector<std::string_view> views(keys.begin(), keys.end());
-      Expect(db_->DeleteGroup(views).status(), absl::StatusCode::kOk);
-      for (const std::string& key : keys) model_.erase(key);
+      Expect(keyspace().DeleteGroup(views).status(), absl::StatusCode::kOk);
+      for (const std::string& key : keys) model().erase(key);
       return;
     }
     std::vector<KeyValue> records;
     for (size_t i = 0; i < keys.size(); ++i) records.push_back({keys[i], values[i]});
-    Expect(db_->PutGroup(records).status(), absl::StatusCode::kOk);
-    for (size_t i = 0; i < keys.size(); ++i) model_[keys[i]] = values[i];
+    Expect(keyspace().PutGroup(records).status(), absl::StatusCode::kOk);
+    for (size_t i = 0; i < keys.size(); ++i) model()[keys[i]] = values[i];
   }
 
   void ReadMany(const Step& step) {
@@ -247,7 +287,7 @@ class Machine {
     const std::vector<std::string_view> keys(names.begin(), names.end());
     std::vector<std::string> values(keys.size());
     std::vector<absl::Status> statuses(keys.size());
-    Expect(db_->MultiGet(keys, absl::MakeSpan(values), absl::MakeSpan(statuses)),
+    Expect(keyspace().MultiGet(keys, absl::MakeSpan(values), absl::MakeSpan(statuses)),
            absl::StatusCode::kOk);
     for (size_t i = 0; i < keys.size(); ++i) {
       const std::optional<std::string> value = ModelValue(names[i]);
@@ -259,50 +299,52 @@ class Machine {
   void ReadOne(const std::string& key) {
     const std::optional<std::string> value = ModelValue(key);
     const absl::StatusCode code = value ? absl::StatusCode::kOk : absl::StatusCode::kNotFound;
-    Expect(db_->Contains(key), code);
-    const absl::StatusOr<PinnedValue> pinned = db_->Pin(key);
+    Expect(keyspace().Contains(key), code);
+    const absl::StatusOr<PinnedValue> pinned = keyspace().Pin(key);
     Expect(pinned.status(), code);
     if (value) RC_ASSERT(pinned->value() == *value);
-    if (value) RC_ASSERT(*db_->Get(key) == *value);
+    if (value) RC_ASSERT(*keyspace().Get(key) == *value);
   }
 
   void Scan(const std::string& from, const std::string& to) {
     IteratorOptions options;
     options.upper_bound = to;
-    std::unique_ptr<Iterator> it = db_->NewIterator(options);
-    auto at = model_.lower_bound(from);
+    std::unique_ptr<Iterator> it = keyspace().NewIterator(options);
+    auto at = model().lower_bound(from);
     for (it->Seek(from); it->Valid(); it->Next(), ++at) {
-      RC_ASSERT(at != model_.end());
+      RC_ASSERT(at != model().end());
       RC_ASSERT(it->key() == at->first);
       RC_ASSERT(it->value() == at->second);
     }
     RC_ASSERT(it->status().ok());
-    const bool stopped_rightly = at == model_.end() || at->first >= to;
+    const bool stopped_rightly = at == model().end() || at->first >= to;
     RC_ASSERT(stopped_rightly);
   }
 
   void Approximate(const std::string& from, const std::string& to) {
-    const absl::StatusOr<RangeEstimate> estimate = db_->ApproximateRange(from, to);
+    const absl::StatusOr<RangeEstimate> estimate = keyspace().ApproximateRange(from, to);
     if (to < from) return Expect(estimate.status(), absl::StatusCode::kInvalidArgument);
     Expect(estimate.status(), absl::StatusCode::kOk);
     RC_ASSERT(estimate->records_error == 0u);  // So few are counted.
-    RC_ASSERT(estimate->records == static_cast<uint64_t>(std::distance(model_.lower_bound(from),
-                                                                       model_.lower_bound(to))));
+    RC_ASSERT(estimate->records == static_cast<uint64_t>(std::distance(model().lower_bound(from),
+                                                                       model().lower_bound(to))));
   }
 
   TemporaryDirectory directory_;
   const std::string path_;
   std::unique_ptr<Db> db_;
-  Model model_;
+  int current_ = 0;                // The keyspace that calls go to; 0 is the default one.
+  std::vector<Keyspace> handles_;  // Of all.
+  Model models_[kKeyspaces];
   uint64_t version_ = 0;
 };
 
 TEST(DbPropertiesTest, AnyCallsDoWhatTheyDoToAMap) {
-  const bool holds = rc::check("a store is a map", [] {
+  const bool holds = rc::check("keyspaces are maps", [] {
     const auto steps = *rc::gen::scale(2.0, rc::gen::container<std::vector<Step>>(AnyStep()));
     Machine machine;
     for (const Step& step : steps) machine.Run(step);
-    machine.ExpectModel();
+    machine.ExpectModels();
   });
   EXPECT_TRUE(holds);
 }
