@@ -3,12 +3,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kv/format.h"
 #include "tests/crash/script.h"
+#include "tests/crash/scripts/keyspace_operations.h"
 
 namespace daxkv::crash {
 namespace {
@@ -53,6 +56,44 @@ Operation Damage(uint32_t magic) {
           }};
 }
 
+// Of a closed store: the first record of that key, which is an atomic batch's, gets another value.
+Operation DamageOfBatch(const std::string& key) {
+  return {"damage", {}, [key](Store& store, const Changes&) {
+            for (size_t part = 0;; ++part) {
+              const int file = open(store.files().PartPath(part).c_str(), O_RDWR | O_CLOEXEC);
+              if (file < 0) return absl::NotFoundError("nothing to damage");
+              const std::vector<char> bytes = ReadFile(file);
+              const auto found = std::search(bytes.begin(), bytes.end(), key.begin(), key.end());
+              const auto at = static_cast<size_t>(found - bytes.begin());
+              const bool done = found != bytes.end() && at >= sizeof(kv::RecordHeader) &&
+                                (bytes[at - 1] & kv::kOfBatchFlag) != 0 &&
+                                pwrite(file, "#", 1, static_cast<off_t>(at + key.size())) == 1;
+              close(file);
+              if (done) return absl::OkStatus();
+            }
+          }};
+}
+
+// A batch that a crash cuts short at that fence, and what a repair is to make of it.
+Operation CutBatch(const std::vector<std::string>& put, unsigned fence,
+                   const std::vector<std::string>& kept) {
+  Operation cut = Killed(BatchAcross(put, 40), fence);
+  cut.run = [run = cut.run, changes = cut.changes](Store& store, const Changes&) {
+    return run(store, changes);
+  };
+  cut.changes.erase(std::remove_if(cut.changes.begin(), cut.changes.end(),
+                                   [&](const Operation::Change& change) {
+                                     return std::count(kept.begin(), kept.end(), change.key) == 0;
+                                   }),
+                    cut.changes.end());
+  return cut;
+}
+
+std::vector<std::string> operator+(std::vector<std::string> a, const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 Operation Repair() {
   return {"repair", {}, [](Store& store, const Changes&) { return store.Repair(); }};
 }
@@ -70,6 +111,27 @@ std::vector<Script> Scripts() {
        closed + Damage<kv::NodeHeader>(kv::kLeafMagic) + Damage<kv::ExtentHeader>(kv::kSlabMagic),
        again},
       {"RepairExtents", closed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again}};
+  const std::vector<Operation> keyspaces =
+      std::vector{PutGroup(Keys(0, 150), 30),
+                  Create("a"),
+                  Create("b"),
+                  BatchAcross(In("a", Keys(0, 150)), 30),
+                  BatchAcross(In("b", Keys(0, 150)), 40),
+                  BatchAcross(Keys(40, 5) + In("a", Keys(40, 5)), 50, In("b", Keys(40, 5)))};
+  const std::vector<Operation> across =
+      std::vector{Repair(), Open(), BatchAcross({"new", In("a", "new"), In("b", "new")}, 50),
+                  Drop("b", Keys(0, 40) + Keys(45, 105) + std::vector<std::string>{"new"})};
+  scripts.push_back(
+      {"RepairKeyspaces", keyspaces + Close() + Damage<kv::NodeHeader>(kv::kLeafMagic), across});
+  // Cut once its word is stored, it is dropped; once a leaf refers to its records, it is finished but
+  // for the one that is damaged.
+  const std::vector<std::string> members = {"cut", In("a", "cut a"), In("b", "cut b")};
+  scripts.push_back(
+      {"RepairCutBatch", keyspaces + CutBatch(members, 5, {}) + DamageOfBatch("cut a"), across});
+  scripts.push_back(
+      {"RepairAppliedBatch",
+       keyspaces + CutBatch(members, 6, {"cut", In("b", "cut b")}) + DamageOfBatch("cut a"),
+       std::vector{Repair(), Open(), BatchAcross({"new", In("a", "new"), In("b", "new")}, 50)}});
   scripts.push_back(OnPages(scripts[0]));
   for (Script& script : scripts) {
     script.repairs = true;
