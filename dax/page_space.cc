@@ -39,18 +39,13 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
   }
   const uint64_t used_pages = (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes;
   runs_allocated_.fetch_add(1, std::memory_order_relaxed);
-  std::optional<Taken> taken;
+  absl::StatusOr<Taken> taken;
   bool has_blocks;
   bool rest_has_blocks;
   {
     const Lock lock(mutex_);
-    taken = Take(pages);
-    if (!taken) {
-      const absl::Status grown = Grow(pages);
-      if (!grown.ok()) return grown;
-      taken = Take(pages);
-      if (!taken) return absl::InternalError(absl::StrCat("no run of ", pages, " pages in growth"));
-    }
+    taken = TakeOrGrow(pages);
+    if (!taken.ok()) return taken.status();
     PageBitmap& spare = taken->segment->spare();
     has_blocks = spare.AllSet(taken->first, used_pages);
     rest_has_blocks = !spare.NoneSet(taken->first + used_pages, pages - used_pages);
@@ -75,7 +70,19 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
   return run;
 }
 
-std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages) {
+// Growth comes before a look at all the rest: it costs the same in every pool.
+absl::StatusOr<PageSpace::Taken> PageSpace::TakeOrGrow(uint64_t pages) {
+  std::optional<Taken> taken = Take(pages, can_grow_ ? Pool::kMostWindowsPerRun : UINT64_MAX);
+  if (taken) return *taken;
+  const absl::Status grown = Grow(pages);
+  can_grow_ = grown.ok();
+  taken = Take(pages, grown.ok() ? 0 : UINT64_MAX);
+  if (taken) return *taken;
+  if (!grown.ok()) return grown;
+  return absl::InternalError(absl::StrCat("no run of ", pages, " pages in growth"));
+}
+
+std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages, uint64_t most_windows) {
   Segment* best = nullptr;
   unsigned best_fit = kHugeOrder + 1;
   for (const std::unique_ptr<Segment>& segment : segments_) {
@@ -86,11 +93,17 @@ std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages) {
       best_fit = *fit;
     }
   }
-  // The newest segments are the likeliest to have room. A damaged one is passed over here; whoever
-  // walks the runs is told of it.
-  for (size_t i = segments_.size(); best == nullptr && i-- > 0;) {
-    if (!Build(*segments_[i]).ok()) continue;
-    if (segments_[i]->allocator()->Fit(pages)) best = segments_[i].get();
+  // The ends of the newest segments are the likeliest to have room. A damaged one is passed over
+  // here; whoever walks the runs is told of it.
+  for (size_t i = segments_.size(); best == nullptr && i > 0 && most_windows > 0;) {
+    Segment& segment = *segments_[i - 1];
+    const std::optional<uint64_t> window = segment.NextToBuild();
+    if (!window) {
+      --i;
+      continue;
+    }
+    --most_windows;
+    if (Build(segment, *window).ok() && segment.allocator()->Fit(pages)) best = &segment;
   }
   if (best == nullptr) return std::nullopt;
   return Taken{best, *best->allocator()->Allocate(pages)};
@@ -150,8 +163,12 @@ absl::Status PageSpace::ForgetRun(const Run& run) {
     const bool there = index_.Find(run.first_page) == segment;
     // Before the word goes: a later walk would take the pages for free, and GiveBack free them
     // again.
-    absl::Status built = there ? Build(*segment) : absl::OkStatus();
-    if (!built.ok()) return built;
+    for (uint64_t page = run.first_page; there && page < run.first_page + run.pages;) {
+      const uint64_t window = segment->WindowOf(page);
+      absl::Status built = Build(*segment, window);
+      if (!built.ok()) return built;
+      page = segment->EndPageOf(window);
+    }
     // The commit point. A crash before it: the run is as it was; after it: free, perhaps with spare
     // blocks that Trim finds. Durable even for a reserved run, whose word may have reached the
     // medium by itself: it must not come back inside a later run.
@@ -244,14 +261,37 @@ void PageSpace::Restore(uint64_t first_page, uint64_t pages) noexcept {
   });
 }
 
-absl::Status PageSpace::Build(Segment& segment) {
-  const bool first_use = segment.allocator() == nullptr;
-  absl::Status status = segment.Build(open_epoch_, persister_);
-  if (!status.ok() || !first_use) return status;
-  for (const uint64_t page : bad_pages_.In(segment.first_page(), segment.end_page())) {
+absl::Status PageSpace::Build(Segment& segment, uint64_t window) {
+  if (segment.IsBuilt(window)) return absl::OkStatus();
+  const uint64_t first = segment.FirstPageOf(window), end = segment.EndPageOf(window);
+  const std::vector<uint64_t> lost = bad_pages_.In(first, end);
+  descriptors_read_.fetch_add(end - first, std::memory_order_relaxed);
+  absl::Status status = segment.Build(window, open_epoch_, persister_);
+  if (!status.ok()) return status;
+  for (const uint64_t page : lost) {
     QuarantineFree(segment, page);
   }
   return status;
+}
+
+absl::Status PageSpace::BuildAll(Segment& segment) {
+  absl::Status status;
+  for (uint64_t window = segment.windows(); window-- > 0 && status.ok();) {
+    status = Build(segment, window);
+  }
+  return status;
+}
+
+bool PageSpace::FindMoreFreePages() {
+  const Lock lock(mutex_);
+  for (size_t i = segments_.size(); i-- > 0;) {
+    const std::optional<uint64_t> window = segments_[i]->NextToBuild();
+    if (!window) continue;
+    // Whoever walks the runs is told of damage.
+    Build(*segments_[i], *window).IgnoreError();
+    return true;
+  }
+  return false;
 }
 
 void PageSpace::QuarantineFree(Segment& segment, uint64_t page) {
@@ -266,8 +306,10 @@ void PageSpace::QuarantineFree(Segment& segment, uint64_t page) {
 void PageSpace::Quarantine(uint64_t page) {
   const Lock lock(mutex_);
   Segment* segment = index_.Find(page);
-  // Before a segment's first use nothing of it is handed out, and then Build sees to it.
-  if (segment != nullptr && segment->allocator() != nullptr) QuarantineFree(*segment, page);
+  // Before a window is built nothing of it is handed out, and then Build sees to it.
+  if (segment != nullptr && segment->IsBuilt(segment->WindowOf(page))) {
+    QuarantineFree(*segment, page);
+  }
 }
 
 absl::StatusOr<Run> PageSpace::FindRun(uint64_t page) const {
@@ -284,15 +326,58 @@ absl::Status PageSpace::NextRuns(uint64_t from, std::vector<Run>* runs) const {
   absl::Status status;
   for (const Segment* segment : index_.All()) {
     if (!status.ok() || segment->end_page() <= from) continue;
-    status =
-        segment->Walk(open_epoch_, from,
-                      [&](const Run& run) {
-                        if (run.live) runs->push_back(run);
-                        return runs->size() < kMostRuns ? absl::OkStatus() : absl::CancelledError();
-                      },
-                      {});
+    const uint64_t first = std::max(from, segment->first_page());
+    uint64_t end = segment->end_page();
+    status = segment->Walk(open_epoch_, first, end,
+                           [&](const Run& run) {
+                             if (run.live) runs->push_back(run);
+                             if (runs->size() < kMostRuns) return absl::OkStatus();
+                             end = run.first_page + run.pages;
+                             return absl::CancelledError();
+                           },
+                           {});
+    descriptors_read_.fetch_add(end - first, std::memory_order_relaxed);
   }
   return absl::IsCancelled(status) ? absl::OkStatus() : status;
+}
+
+// Segment by segment downwards. Those that come meanwhile hold no run that was there before.
+absl::StatusOr<uint64_t> PageSpace::ForEachRunBelow(
+    uint64_t end_page, const std::function<absl::Status(const Run&)>& visit) const {
+  std::vector<Run> runs;
+  uint64_t pages_left = kWindowPages;
+  uint64_t below = 0;
+  {
+    const rcu::ReadGuard guard;
+    const SegmentIndex::View all = index_.All();
+    for (size_t i = all.count; i-- > 0;) {
+      const Segment& segment = *all.first[i];
+      if (segment.first_page() >= end_page) continue;
+      if (pages_left == 0) {
+        below = end_page;
+        break;
+      }
+      const uint64_t end = std::min(end_page, segment.end_page());
+      const uint64_t pages = std::min(pages_left, end - segment.first_page());
+      const uint64_t first = end - pages;
+      absl::Status status = segment.Walk(open_epoch_, first, end,
+                                         [&](const Run& run) {
+                                           if (run.live) runs.push_back(run);
+                                           return absl::OkStatus();
+                                         },
+                                         {});
+      if (!status.ok()) return status;
+      descriptors_read_.fetch_add(pages, std::memory_order_relaxed);
+      pages_left -= pages;
+      end_page = first;
+      ++i;  // There may be more of this one.
+    }
+  }
+  for (const Run& run : runs) {
+    absl::Status status = visit(run);
+    if (!status.ok()) return status;
+  }
+  return below;
 }
 
 // In batches: while a visitor works, segments may go.
@@ -318,10 +403,11 @@ bool PageSpace::Contains(uint64_t offset, uint64_t size_bytes) const {
 absl::Status PageSpace::AddStats(PoolStats& stats) {
   const Lock lock(mutex_);
   for (const std::unique_ptr<Segment>& segment : segments_) {
-    absl::Status status = Build(*segment);
+    absl::Status status = BuildAll(*segment);
     if (!status.ok()) return status;
     uint64_t live_pages = 0;
-    status = segment->Walk(open_epoch_, segment->first_page(),
+    descriptors_read_.fetch_add(segment->pages(), std::memory_order_relaxed);
+    status = segment->Walk(open_epoch_, segment->first_page(), segment->end_page(),
                            [&](const Run& run) {
                              if (run.live) live_pages += run.pages;
                              return absl::OkStatus();

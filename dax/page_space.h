@@ -53,6 +53,10 @@ class PageSpace {
   absl::Status ReleaseRuns(absl::Span<const Run> runs);
   absl::StatusOr<Run> FindRun(uint64_t page) const;
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
+  absl::StatusOr<uint64_t> ForEachRunBelow(
+      uint64_t end_page, const std::function<absl::Status(const Run&)>& visit) const;
+  bool FindMoreFreePages();
+  uint64_t descriptors_read() const { return descriptors_read_.load(std::memory_order_relaxed); }
   bool Contains(uint64_t offset, uint64_t size_bytes) const;
 
   // Takes a page that was just listed as lost out of the allocator, if it is free there, and gets
@@ -77,7 +81,9 @@ class PageSpace {
   using Lock = std::lock_guard<std::mutex>;
 
   // These need mutex_ held.
-  std::optional<Taken> Take(uint64_t pages);
+  absl::StatusOr<Taken> TakeOrGrow(uint64_t pages);
+  // Looks at no more than so many windows more.
+  std::optional<Taken> Take(uint64_t pages, uint64_t most_windows);
   absl::Status Grow(uint64_t pages);
   absl::Status ExtendHeap(uint64_t least_bytes);
   absl::Status VerifyMapping() const;
@@ -90,7 +96,8 @@ class PageSpace {
   absl::Status PunchSpare();
   absl::Status PunchFree(Segment& segment);
   // Segment::Build, and no lost page stays in the allocator.
-  absl::Status Build(Segment& segment);
+  absl::Status Build(Segment& segment, uint64_t window);
+  absl::Status BuildAll(Segment& segment);
   void QuarantineFree(Segment& segment, uint64_t page);
 
   absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages);
@@ -122,6 +129,8 @@ class PageSpace {
   // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.
   bool heap_may_have_rest_ = true;
   std::atomic<uint64_t> runs_allocated_{0};
+  mutable std::atomic<uint64_t> descriptors_read_{0};
+  bool can_grow_ = true;        // The last growth did not fail. Guarded by mutex_.
   bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.
   SegmentIndex index_;
 };

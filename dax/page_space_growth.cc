@@ -104,7 +104,7 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
     const absl::StatusOr<Segment*> attached = AttachEntry(segments_.size());
     if (!attached.ok()) return attached.status();
     Segment& segment = **attached;
-    absl::Status status = Build(segment);
+    absl::Status status = BuildAll(segment);
     if (!status.ok()) return status;
     // A failure to punch costs blocks, nothing else.
     files_.Punch(segment.gap_offset(), segment.gap_bytes()).IgnoreError();
@@ -236,7 +236,7 @@ absl::Status PageSpace::PunchSpare() {
 }
 
 absl::Status PageSpace::PunchFree(Segment& segment) {
-  absl::Status status = Build(segment);
+  absl::Status status = BuildAll(segment);
   if (!status.ok()) return status;
   segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
     status.Update(PunchRun(segment, first, pages));
@@ -261,6 +261,7 @@ absl::Status PageSpace::ReturnEmptySegments() {
   std::vector<uint64_t> empty;  // Numbers, descending: the table's end moves down.
   for (uint64_t number = segments_.size(); number-- > 1;) {
     Segment& segment = *segments_[number];
+    // Those of windows that are not built are not free.
     const bool has_runs =
         segment.allocator() == nullptr || segment.allocator()->free_pages() != segment.pages();
     // A lost page must stay known as one.
@@ -309,7 +310,7 @@ absl::Status PageSpace::ForgetOldEpochs() {
   const Lock lock(mutex_);
   absl::Status status;
   for (const std::unique_ptr<Segment>& segment : segments_) {
-    status.Update(Build(*segment));
+    status.Update(BuildAll(*segment));
   }
   return status;
 }

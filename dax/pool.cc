@@ -474,6 +474,25 @@ absl::Status Pool::TrimSpare() {
   return WithoutExceptions([&] { return impl_->space->TrimSpare(); });
 }
 
+absl::StatusOr<uint64_t> Pool::ForEachRunBelow(
+    uint64_t end_page, const std::function<absl::Status(const Run&)>& visit) const {
+  const SurviveMediaErrors survive;
+  return WithoutExceptions([&] { return impl_->space->ForEachRunBelow(end_page, visit); });
+}
+
+bool Pool::FindMoreFreePages() {
+  const SurviveMediaErrors survive;
+  bool found = false;
+  // Without memory it is for whoever allocates.
+  WithoutExceptions([&] {
+    found = impl_->space->FindMoreFreePages();
+    return absl::OkStatus();
+  }).IgnoreError();
+  return found;
+}
+
+uint64_t Pool::descriptors_read() const { return impl_->space->descriptors_read(); }
+
 uint64_t Pool::runs_allocated() const { return impl_->space->runs_allocated(); }
 
 absl::StatusOr<uint64_t> Pool::Trim() {

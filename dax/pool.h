@@ -14,6 +14,7 @@
 //   segment  one large, long-lived libpmemobj object, carved into runs. Segments are never moved.
 //   hole     pages without blocks in the backing file. Pages of no run are holes or spare blocks.
 //   open epoch  a number raised and persisted at each open; stamps of an older epoch are stale.
+//   window   kWindowPages pages of a segment, counted from its first; the last one may be shorter.
 //
 // Shapes (PoolOptions::shape)
 //   kDirectory  `path` is a directory: daxkv.set (a poolset with OPTION SINGLEHDR) beside parts/,
@@ -32,6 +33,15 @@
 //       reserved run of an older open epoch counts as free: a crash leaks nothing.
 //   P4  A page is punched only while it belongs to no run.
 //   P5  A page that a media error took is never handed out before it has fresh blocks.
+//
+// Lazy work
+//   Open reads no descriptor word, whatever the pool's size. Which pages are free is found out later,
+//   window by window: AllocateRun looks at more of them, the newest first, when what is known has no
+//   room, but at no more than kMostWindowsPerRun before it rather grows the pool; only if that can't
+//   grow does it look at all. ReleaseRuns looks at the windows that its runs lie in. So after any
+//   open a call costs the same in a large pool as in a small one, unless the pool is full.
+//   FindMoreFreePages does the rest ahead of time, for whoever has the time. Trim, Stats, and Close
+//   after a crash look at everything.
 //
 // Media errors
 //   A page is *lost* when touching it raised SIGBUS (sigbus.h) or somebody says so
@@ -76,6 +86,8 @@ inline constexpr unsigned kHugeOrder = 9;
 inline constexpr uint64_t kHugePages = uint64_t{1} << kHugeOrder;
 // 8 GiB: libpmemobj's largest objects, and so our segments, are a little below 16 GiB.
 inline constexpr uint64_t kMaxRunPages = uint64_t{1} << 21;
+// 64 MiB: what lazy work after open looks at in one go.
+inline constexpr uint64_t kWindowPages = uint64_t{1} << 14;
 
 enum class PoolShape { kDirectory, kFixed };
 
@@ -184,7 +196,7 @@ class Pool {
   // a multiple of 512), in state reserved, with blocks for its first `used_bytes` (rounded up to
   // pages). Grows the pool when it must and may. The bytes are unspecified, not zero.
   // Cost: about a microsecond, a fallocate for pages without blocks, and now and then a growth
-  // step, which other allocations wait for.
+  // step, which other allocations wait for. After open: see Lazy work above.
   //   kResourceExhausted  the pool or the file system is full; nothing changed
   //   kInvalidArgument    pages 0 or above kMaxRunPages, kind 0, used_bytes above the run
   absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
@@ -201,7 +213,8 @@ class Pool {
   // is no error: the blocks stay as spare ones). Commit point: the descriptor's 8-byte store.
   // The caller has made sure that nobody reads it any more (see Mapping::Truncate).
   //   kNotFound  there is no such run
-  //   kDataLoss  another descriptor of its segment is damaged: nothing there is given out or back
+  //   kDataLoss  another descriptor of its segment is damaged: nothing there is given out or back,
+  //              but in windows that were looked at before that was met
   absl::Status ReleaseRun(const Run& run) { return ReleaseRuns(absl::MakeConstSpan(&run, 1)); }
   // The same for several with one wait for the medium; a crash may leave any of them. After an
   // error some may be released: those whose FindRun no longer finds them.
@@ -214,6 +227,20 @@ class Pool {
   // which is then returned. kDataLoss when descriptors contradict P1. Concurrent allocations and
   // releases may be seen or not.
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
+  // The same a part at a time, for the live runs that begin in the next kWindowPages pages, or a few
+  // less, below `end_page` (UINT64_MAX: the pool's end). Returns the `end_page` for the next call; 0:
+  // there is nothing below. Runs that were live before the first call and stay so are each visited
+  // once; others may be or not.
+  absl::StatusOr<uint64_t> ForEachRunBelow(
+      uint64_t end_page, const std::function<absl::Status(const Run&)>& visit) const;
+
+  // ---- Lazy work ----
+
+  static constexpr uint64_t kMostWindowsPerRun = 8;
+  // Looks at one more window for free pages. False: all that can be is known.
+  bool FindMoreFreePages();
+  // For how many pages descriptor words were read since open, by all calls but FindRun; any thread.
+  uint64_t descriptors_read() const;
 
   // ---- Media errors ----
 

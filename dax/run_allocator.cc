@@ -78,10 +78,10 @@ unsigned OrderOf(uint64_t pages) { return static_cast<unsigned>(__builtin_ctzll(
 
 }  // namespace
 
-RunAllocator::RunAllocator(uint64_t pages)
+RunAllocator::RunAllocator(uint64_t pages, Start start)
     : free_(pages), largest_((pages + kHugePages - 1) / kHugePages, kFull) {
   blocks_with_[kFull] = largest_.size();
-  Free(0, pages);
+  if (start == kAllFree) Free(0, pages);
 }
 
 std::optional<unsigned> RunAllocator::Fit(uint64_t pages) const {

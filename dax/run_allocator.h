@@ -24,8 +24,8 @@ namespace daxkv::dax {
 
 class RunAllocator {
  public:
-  // Everything is free.
-  explicit RunAllocator(uint64_t pages);
+  enum Start { kAllFree, kNoneFree };
+  explicit RunAllocator(uint64_t pages, Start start = kAllFree);
 
   // How large a free buddy Allocate(pages) would have to break: an order, kHugeOrder also for all
   // larger runs. Nothing if they don't fit.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -86,6 +87,8 @@ Segment::Segment(char* base, const SegmentHeader& header)
                           kPageSizeBytes)),
       words_(reinterpret_cast<std::atomic<uint64_t>*>(base + RoundUp(header.object_offset, 64) +
                                                       sizeof(SegmentHeader))),
+      built_((header.pages + kWindowPages - 1) / kWindowPages),
+      not_built_below_(built_.size()),
       spare_(0) {
   static_assert(sizeof(std::atomic<uint64_t>) == sizeof(uint64_t));
   static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -98,10 +101,7 @@ absl::Status Segment::Damaged(uint64_t page, const std::string& what) const {
 
 // A run of order k that covers the page begins at the page number with its low k bits cleared, so
 // at most ten words decide; above 2 MiB the run's head is at the start of an earlier block.
-absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
-  const auto not_found = [page] {
-    return absl::NotFoundError(absl::StrCat("page ", page, " belongs to no run"));
-  };
+absl::StatusOr<std::optional<RunDescriptor>> Segment::FindDescriptor(uint64_t page) const {
   // A word that can't be right does not hide a run that covers the page: runs do not overlap.
   std::optional<uint64_t> damaged;
   uint64_t head = page;
@@ -110,8 +110,7 @@ absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
     if (word != 0) {
       const std::optional<RunDescriptor> descriptor = DecodeRunDescriptor(word, head);
       if (descriptor && descriptor->run.pages <= end_page() - head) {
-        const bool current = descriptor->run.live || descriptor->epoch == (open_epoch & kEpochMask);
-        if (current && page - head < descriptor->run.pages) return descriptor->run;
+        if (page - head < descriptor->run.pages) return descriptor;
         break;
       }
       if (!damaged) damaged = head;
@@ -126,13 +125,26 @@ absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
     head -= kHugePages;
   }
   if (damaged) return Damaged(*damaged, "is damaged");
-  return not_found();
+  return std::nullopt;
 }
 
-absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
+absl::StatusOr<Run> Segment::FindRun(uint64_t page, uint64_t open_epoch) const {
+  const absl::StatusOr<std::optional<RunDescriptor>> found = FindDescriptor(page);
+  if (!found.ok()) return found.status();
+  if (found->has_value()) {
+    const RunDescriptor& descriptor = **found;
+    if (descriptor.run.live || descriptor.epoch == (open_epoch & kEpochMask)) {
+      return descriptor.run;
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("page ", page, " belongs to no run"));
+}
+
+absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from, uint64_t end,
                            const std::function<absl::Status(const Run&)>& visit,
                            const std::function<void(uint64_t)>& stale) const {
-  for (uint64_t page = std::max(from, first_page_); page < end_page();) {
+  end = std::min(end, end_page());
+  for (uint64_t page = std::max(from, first_page_); page < end;) {
     const uint64_t word = Word(page).load(std::memory_order_acquire);
     if (word == 0) {
       ++page;
@@ -164,20 +176,45 @@ absl::Status Segment::Walk(uint64_t open_epoch, uint64_t from,
   return absl::OkStatus();
 }
 
-absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
-  if (built_) return build_status_;
-  auto allocator = std::make_unique<RunAllocator>(pages_);
-  PageBitmap spare(pages_);
+// Pages of a run that begins in an earlier window are not free; of such a stale run, too, the word
+// is cleared here, before anything is put into what it covers.
+absl::Status Segment::Build(uint64_t window, uint64_t open_epoch, Persister& persister) {
+  if (built_[window]) return absl::OkStatus();
+  if (!build_status_.ok()) return build_status_;
+  if (allocator_ == nullptr) {
+    PageBitmap spare(pages_);
+    allocator_ = std::make_unique<RunAllocator>(pages_, RunAllocator::kNoneFree);
+    spare_ = std::move(spare);
+  }
+  const uint64_t first = FirstPageOf(window), end = EndPageOf(window);
   std::vector<uint64_t> stale;
+  std::vector<std::pair<uint64_t, uint64_t>> free;  // First page, pages.
+  const absl::StatusOr<std::optional<RunDescriptor>> across = FindDescriptor(first);
+  build_status_ = across.status();
+  if (!build_status_.ok()) return build_status_;
+  uint64_t from = first;
+  if (across->has_value() && (*across)->run.first_page < first) {
+    const Run& run = (*across)->run;
+    if (run.live || (*across)->epoch == (open_epoch & kEpochMask)) {
+      from = std::min(end, run.first_page + run.pages);
+    } else {
+      stale.push_back(run.first_page);
+    }
+  }
+  uint64_t free_from = from;
+  const auto end_of_free = [&](uint64_t page) {
+    if (page > free_from) free.emplace_back(free_from, page - free_from);
+  };
   build_status_ = Walk(
-      open_epoch, first_page_,
+      open_epoch, from, end,
       [&](const Run& run) {
-        allocator->Take(run.first_page - first_page_, run.pages);
+        end_of_free(run.first_page);
+        free_from = run.first_page + run.pages;
         return absl::OkStatus();
       },
       [&](uint64_t page) { stale.push_back(page); });
-  built_ = true;  // Not if memory ran out.
   if (!build_status_.ok()) return build_status_;
+  end_of_free(end);
   // Each store frees a run that counts as free already: a crash before or after means the same.
   for (const uint64_t page : stale) {
     Word(page).store(0, std::memory_order_release);
@@ -185,9 +222,16 @@ absl::Status Segment::Build(uint64_t open_epoch, Persister& persister) {
   }
   if (!stale.empty()) build_status_ = persister.DrainToMedium();
   if (!build_status_.ok()) return build_status_;
-  spare_ = std::move(spare);
-  allocator_ = std::move(allocator);
+  for (const auto& [page, pages] : free) allocator_->Free(page - first_page_, pages);
+  built_[window] = true;  // Not if memory ran out.
   return absl::OkStatus();
+}
+
+std::optional<uint64_t> Segment::NextToBuild() {
+  if (!build_status_.ok()) return std::nullopt;
+  while (not_built_below_ > 0 && built_[not_built_below_ - 1]) --not_built_below_;
+  if (not_built_below_ == 0) return std::nullopt;
+  return not_built_below_ - 1;
 }
 
 }  // namespace daxkv::dax

@@ -2,14 +2,21 @@
 //
 // The layout is in pool_format.h. Words are read by anyone at any time and stored by whoever owns
 // the run that they describe; the rest is volatile and guarded by the pool's allocation mutex.
+//
+// The allocator is built window by window, in any order. Pages of a window that is not built are
+// not free to it, so no run is made there; nor is a run released there before its windows are built,
+// so that no build meets pages whose release is under way.
 #ifndef DAXKV_DAX_SEGMENT_H_
 #define DAXKV_DAX_SEGMENT_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -53,20 +60,30 @@ class Segment {
 
   // Pool::FindRun for a page of this segment. Lock-free.
   absl::StatusOr<Run> FindRun(uint64_t page, uint64_t open_epoch) const;
-  // Visits every run that begins at `from` or after it, live or reserved in this epoch, in
-  // ascending order, and checks P1. `from` must not lie inside a run.
+  // Visits every run that begins in pages [from, end), live or reserved in this epoch, in ascending
+  // order, and checks P1. A run that `from` lies inside is passed over.
   // `stale` is called, if set, with the page of each word that an older epoch reserved.
-  absl::Status Walk(uint64_t open_epoch, uint64_t from,
+  absl::Status Walk(uint64_t open_epoch, uint64_t from, uint64_t end,
                     const std::function<absl::Status(const Run&)>& visit,
                     const std::function<void(uint64_t)>& stale) const;
 
+  uint64_t WindowOf(uint64_t page) const { return (page - first_page_) / kWindowPages; }
+  uint64_t FirstPageOf(uint64_t window) const { return first_page_ + window * kWindowPages; }
+  uint64_t EndPageOf(uint64_t window) const {
+    return std::min(FirstPageOf(window + 1), end_page());
+  }
+  uint64_t windows() const { return built_.size(); }
+
   // What follows is guarded by the pool's allocation mutex.
 
-  // Derives the allocator from the words, once. Words of older epochs are cleared, durably: without
-  // that a crash could bring one back inside a newer run. On damage the segment has no allocator,
-  // gives no runs, and says why each time.
-  absl::Status Build(uint64_t open_epoch, Persister& persister);
-  // Null before Build, or after one that failed. Counts pages from the segment's first.
+  // Lets the allocator know the free pages of a window, once. Words of older epochs are cleared,
+  // durably: without that a crash could bring one back inside a newer run. After damage was met no
+  // more windows are built, and each call says why.
+  absl::Status Build(uint64_t window, uint64_t open_epoch, Persister& persister);
+  bool IsBuilt(uint64_t window) const { return built_[window]; }
+  // The last window that is not built; nothing also after damage was met.
+  std::optional<uint64_t> NextToBuild();
+  // Null while no window is built. Counts pages from the segment's first.
   RunAllocator* allocator() { return allocator_.get(); }
   // Free pages that are known to have blocks. The other free ones are holes, or unknown.
   PageBitmap& spare() { return spare_; }
@@ -79,6 +96,8 @@ class Segment {
   Segment(char* base, const SegmentHeader& header);
 
   absl::Status Damaged(uint64_t page, const std::string& what) const;
+  // What the words say of the run that covers a page, of whatever epoch.
+  absl::StatusOr<std::optional<RunDescriptor>> FindDescriptor(uint64_t page) const;
 
   const uint64_t first_page_;
   const uint64_t pages_;
@@ -86,7 +105,8 @@ class Segment {
   const uint64_t object_end_;
   const uint64_t gap_offset_;
   std::atomic<uint64_t>* const words_;
-  bool built_ = false;
+  std::vector<bool> built_;   // By window.
+  uint64_t not_built_below_;  // Every window from here on is built.
   absl::Status build_status_;
   std::unique_ptr<RunAllocator> allocator_;
   PageBitmap spare_;
