@@ -3,9 +3,10 @@
 //   open_time FOLDER [--value BYTES] [RECORDS...]
 //
 // For each number of records (10000, 100000, 1000000), with values of BYTES (1000), makes a store in
-// FOLDER, then opens it nine times after a clean close and nine times after its process was killed
-// while it was putting. Prints medians: of the whole open; of what libpmemobj itself takes to open
-// such a pool, in turn with them and in the same state; and of the first put and get.
+// FOLDER, then opens it after a clean close, and after its process was killed while it was putting,
+// nine times for each of three calls that come first: a put of a record like those there are, a delete
+// and a get. Prints medians: of the whole open; of what libpmemobj itself takes to open such a pool,
+// in turn with them and in the same state; and of the first calls.
 //
 // Goal: the same at every size, and at most 20 ms more than libpmemobj.
 #include <libpmemobj.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -84,8 +86,12 @@ void Fill(const std::string& path, uint64_t records, size_t value_size_bytes) {
   if (!db->Close().ok()) std::abort();
 }
 
+// What comes first after an open.
+enum Call { kPut, kDelete, kGet, kCalls };
+
 struct Times {
-  std::vector<double> open_ms, libpmemobj_ms, put_ms, get_ms;
+  std::vector<double> open_ms, libpmemobj_ms;
+  std::array<std::vector<double>, kCalls> call_ms;
 };
 
 double Median(std::vector<double> values) {
@@ -93,21 +99,32 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Opens, puts, gets; closes, or keeps putting until it is killed.
-void OpenOnce(const std::string& path, bool kill_it, Times* times) {
+absl::Status Do(kv::Db& db, Call call, size_t value_size_bytes) {
+  switch (call) {
+    case kPut:
+      return db.Put(Key(17), std::string(value_size_bytes, 'w'));
+    case kDelete:
+      return db.Delete(Key(19));
+    default:
+      return db.Get(Key(4711)).status();
+  }
+}
+
+// Opens and makes one call; closes, or keeps putting until it is killed.
+void OpenOnce(const std::string& path, size_t value_size_bytes, bool kill_it, Call call,
+              Times* times) {
   int results[2];
   if (pipe(results) != 0) std::abort();
   InChild(kill_it, [&](int busy_pipe) {
-    double ms[3];
+    double ms[2];
     const absl::Time start = absl::Now();
     const std::unique_ptr<kv::Db> db = MustOpen(path);
     ms[0] = absl::ToDoubleMilliseconds(absl::Now() - start);
-    const absl::Time put_start = absl::Now();
-    if (!db->Put(Key(17), std::string(1000, 'w')).ok()) std::abort();
-    ms[1] = absl::ToDoubleMilliseconds(absl::Now() - put_start);
-    const absl::Time get_start = absl::Now();
-    if (!db->Get(Key(4711)).ok()) std::abort();
-    ms[2] = absl::ToDoubleMilliseconds(absl::Now() - get_start);
+    const absl::Time call_start = absl::Now();
+    if (!Do(*db, call, value_size_bytes).ok()) std::abort();
+    ms[1] = absl::ToDoubleMilliseconds(absl::Now() - call_start);
+    // For the next deletes.
+    if (!db->Put(Key(19), std::string(value_size_bytes, 'v')).ok()) std::abort();
     if (write(results[1], ms, sizeof(ms)) != sizeof(ms)) std::abort();
     if (!kill_it) {
       if (!db->Close().ok()) std::abort();
@@ -115,14 +132,13 @@ void OpenOnce(const std::string& path, bool kill_it, Times* times) {
     }
     if (write(busy_pipe, "b", 1) != 1) std::abort();
     for (uint64_t i = 0;; ++i) {
-      if (!db->Put(Key(i % 5000), std::string(1000, 'x')).ok()) std::abort();
+      if (!db->Put(Key(i % 5000), std::string(value_size_bytes, 'x')).ok()) std::abort();
     }
   });
-  double ms[3];
+  double ms[2];
   if (read(results[0], ms, sizeof(ms)) != sizeof(ms)) std::abort();
   times->open_ms.push_back(ms[0]);
-  times->put_ms.push_back(ms[1]);
-  times->get_ms.push_back(ms[2]);
+  times->call_ms[call].push_back(ms[1]);
   close(results[0]);
   close(results[1]);
 }
@@ -155,23 +171,28 @@ void Measure(const std::string& folder, uint64_t records, size_t value_size_byte
   InChild(false, [&](int) { Fill(path, records, value_size_bytes); });
   const auto print = [records](const char* after, const Times& times) {
     const double all = Median(times.open_ms), libpmemobj = Median(times.libpmemobj_ms);
-    std::printf("%10d %-10s %10.1f %12.1f %12.1f %12.3f %12.3f\n", static_cast<int>(records), after,
-                all, libpmemobj, all - libpmemobj, Median(times.put_ms), Median(times.get_ms));
+    std::printf("%10d %-10s %10.1f %12.1f %12.1f", static_cast<int>(records), after, all,
+                libpmemobj, all - libpmemobj);
+    for (const std::vector<double>& ms : times.call_ms) std::printf(" %12.3f", Median(ms));
+    std::printf("\n");
     std::fflush(stdout);
+  };
+  const auto open_once = [&](bool kill_it, Call call, Times* times) {
+    OpenOnce(path, value_size_bytes, kill_it, call, times);
   };
   Times clean;
   for (int i = 0; i < kRounds; ++i) {
+    for (int call = 0; call < kCalls; ++call) open_once(false, static_cast<Call>(call), &clean);
     OpenByLibpmemobjAlone(path, &clean);
-    OpenOnce(path, false, &clean);
   }
   print("close", clean);
-  // Ends with a store whose process was killed, each time.
+  // Each begins with a store whose process was killed.
   Times killed, unused;
-  OpenOnce(path, true, &unused);
+  open_once(true, kGet, &unused);
   for (int i = 0; i < kRounds; ++i) {
-    OpenOnce(path, true, &killed);
+    for (int call = 0; call < kCalls; ++call) open_once(true, static_cast<Call>(call), &killed);
     OpenByLibpmemobjAlone(path, &killed);
-    OpenOnce(path, true, &unused);
+    open_once(true, kGet, &unused);
   }
   print("SIGKILL", killed);
   std::filesystem::remove_all(path);
@@ -190,14 +211,14 @@ int main(int argc, char** argv) {
       sizes.push_back(std::strtoull(argv[i], nullptr, 10));
     }
   }
-  // The first put and get are of records 17 and 4711.
+  // The first calls are of records 17 to 4711.
   if (argc < 2 || std::any_of(sizes.begin(), sizes.end(), [](uint64_t n) { return n < 5000; })) {
     std::fprintf(stderr, "usage: open_time FOLDER [--value BYTES] [RECORDS, 5000 at least...]\n");
     return 2;
   }
   if (sizes.empty()) sizes = {10'000, 100'000, 1'000'000};
-  std::printf("%10s %-10s %10s %12s %12s %12s %12s\n", "records", "after", "open ms", "libpmemobj",
-              "ours", "first put", "first get");
+  std::printf("%10s %-10s %10s %12s %12s %12s %12s %12s\n", "records", "after", "open ms",
+              "libpmemobj", "ours", "first put", "first delete", "first get");
   for (const uint64_t records : sizes) daxkv::Measure(argv[1], records, value_size_bytes);
   return 0;
 }

@@ -8,6 +8,12 @@
 // asking the index about every slot (LivenessOracle): the extent is *derived*. Nothing leaks: an
 // unreachable slot is found free again by that. Open reads none of them: it is O(1).
 //
+// Nor is any call after it O(extents), but those that say so. Extents of earlier sessions are
+// *listed* a window of the pool at a time (dax::Pool::ForEachRunBelow), the newest first: one by an
+// allocation that finds no free slot, the others by the worker thread from then on, with pauses.
+// The worker also has the pool find its free pages. Until an extent is listed, its free slots are not
+// used.
+//
 // Thread safety: every method from any thread at the same time, except Open, Close, destructor.
 //
 // Which call may sleep, and what may be held meanwhile
@@ -154,11 +160,11 @@ class Space : public Memory, public dax::ExtentProvider {
   // others retire faster than the worker frees, it does the worker's work, so that what waits to be
   // freed stays a small part of the store. Otherwise it costs one load.
   void LimitRetired(uint64_t size_bytes) noexcept;
-  // Finds free slots and runs for an allocation that failed: frees what was retired, derives every
-  // extent, and truncates the empty ones. Statuses of Reclaim.
+  // Finds free slots and runs for an allocation that failed: frees what was retired, lists and derives
+  // every extent, and truncates the empty ones. O(extents). Statuses of Reclaim.
   absl::Status MakeRoom();
 
-  // Derives every extent (after a crash this finds all that leaked), waits for retired slots, and
+  // Lists and derives every extent (after a crash this finds all that leaked), waits for retired slots, and
   // truncates extents without a used slot. Those that are pinned are tried again until `deadline`,
   // while others may work; damaged ones are skipped. kFailedPrecondition: an extent must be derived
   // and there is no oracle.
@@ -210,7 +216,8 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status Close();
 
   absl::StatusOr<SpaceStats> stats() const;
-  // Classes without extents are left out; the last are large records, slot_size_bytes being 0.
+  // Of extents that have a frame. Classes without one are left out; the last are large records,
+  // slot_size_bytes being 0.
   absl::StatusOr<std::vector<SlotClassUsage>> UsageByClass() const;
 
  private:

@@ -40,8 +40,6 @@ absl::StatusOr<Address> Space::Allocate(SlotKind kind, uint64_t size_bytes) {
 }
 
 absl::StatusOr<Address> Space::Impl::Allocate(SlotKind kind, uint64_t size_bytes) {
-  absl::Status status = EnumerateOnce();
-  if (!status.ok()) return status;
   if (kind == SlotKind::kLeaf) return AllocateSlot(kLeafClass, Purpose::kNew);
   if (kind == SlotKind::kInner) return AllocateSlot(kInnerClass, Purpose::kNew);
   if (size_bytes < sizeof(RecordHeader) || size_bytes > kMaxRecordSizeBytes) {
@@ -280,6 +278,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
 absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
   const uint64_t used_size_bytes = kLargeRecordOffset + size_bytes;
   const uint64_t pages = (used_size_bytes + dax::kPageSizeBytes - 1) >> dax::kPageShift;
+  WantListing();
   const absl::StatusOr<dax::Run> run =
       pool->AllocateRun(pages, kLargeRun, keyspace, used_size_bytes);
   if (absl::IsResourceExhausted(run.status())) WantRoom();

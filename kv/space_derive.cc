@@ -17,6 +17,11 @@ absl::Status LostHeaderError(Address extent) {
       absl::StrCat("the extent header at pool offset ", extent, " is lost to a media error"));
 }
 
+bool HasNoneToFeed(SizeClass& size_class) {
+  std::lock_guard<std::mutex> lock(size_class.mutex);
+  return size_class.unknown.empty() && size_class.underived.empty();
+}
+
 std::vector<uint64_t> LostPagesOf(const dax::Pool& pool, const dax::Run& run) {
   if (!pool.HasLostPages()) return {};
   std::vector<uint64_t> pages = pool.ListLostPages();
@@ -43,35 +48,58 @@ bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t
 
 }  // namespace
 
-absl::Status Space::Impl::EnumerateOnce() {
-  // Acquire pairs with the release below.
-  if (enumerated.load(std::memory_order_acquire)) return absl::OkStatus();
-  std::lock_guard<std::mutex> lock(enumerate_mutex);
-  if (enumerated.load(std::memory_order_relaxed)) return absl::OkStatus();
-  // All or nothing, should memory run out.
-  std::array<std::vector<Address>, kSizeClasses + 1> unknown;
-  std::array<uint64_t, kSizeClasses + 1> size_bytes = {};
-  absl::Status status = pool->ForEachRun([&](const dax::Run& run) {
-    const RunUse use = UseOf(run);
-    if (!use.IsExtentOf(keyspace)) return absl::OkStatus();
-    const uint16_t class_number = use.size_class;
-    size_bytes[class_number] += run.size_bytes();
-    // If a retire has loaded it, it is known.
-    if (FindFrame(run.offset()) == nullptr) unknown[class_number].push_back(run.offset());
+// Extents of this session have frames from their beginning to their end, and so have those of earlier
+// ones that were met by another way: they are counted then.
+absl::Status Space::Impl::ListSome() {
+  if (all_listed()) return absl::OkStatus();
+  return WithoutExceptions([&] {
+    std::vector<dax::Run> found;
+    const absl::StatusOr<uint64_t> below =
+        pool->ForEachRunBelow(listed_from, [&](const dax::Run& run) {
+          if (UseOf(run).IsExtentOf(keyspace) && FindFrame(run.offset()) == nullptr) {
+            found.push_back(run);
+          }
+          return absl::OkStatus();
+        });
+    if (!below.ok()) return below.status();
+    // All or nothing, should memory run out.
+    for (const dax::Run& run : found) {
+      SizeClass& size_class = classes[UseOf(run).size_class];
+      std::lock_guard<std::mutex> lock(size_class.mutex);
+      ReserveMore(size_class.unknown, found.size());
+    }
+    for (const dax::Run& run : found) {
+      SizeClass& size_class = classes[UseOf(run).size_class];
+      size_class.run_size_bytes.fetch_add(run.size_bytes(), std::memory_order_relaxed);
+      std::lock_guard<std::mutex> lock(size_class.mutex);
+      size_class.unknown.push_back(run.offset());
+    }
+    listed_from = *below;
     return absl::OkStatus();
   });
-  if (!status.ok()) return status;
-  for (size_t i = 0; i < classes.size(); ++i) {
-    if (size_bytes[i] != 0) static_cast<void>(classes[i]);  // May throw: before the first change.
+}
+
+absl::Status Space::Impl::ListAll() {
+  absl::Status status;
+  while (status.ok() && !all_listed()) status = ListSome();
+  return status;
+}
+
+void Space::Impl::WantListing() {
+  if (listing_wanted.load(std::memory_order_relaxed)) return;
+  listing_wanted.store(true, std::memory_order_relaxed);
+  worker.Call(this, kListingPause);
+}
+
+bool Space::Impl::ListForWorker() {
+  if (!listing_wanted.load(std::memory_order_relaxed)) return false;
+  bool more = !all_listed();
+  if (more && !ListSome().ok()) {
+    // Until an allocation wants more. Whoever needs all is told of it.
+    listing_wanted.store(false, std::memory_order_relaxed);
+    more = false;
   }
-  for (size_t i = 0; i < classes.size(); ++i) {
-    if (size_bytes[i] == 0) continue;
-    classes[i].run_size_bytes.fetch_add(size_bytes[i], std::memory_order_relaxed);
-    std::lock_guard<std::mutex> class_lock(classes[i].mutex);
-    classes[i].unknown.swap(unknown[i]);
-  }
-  enumerated.store(true, std::memory_order_release);
-  return absl::OkStatus();
+  return pool->FindMoreFreePages() || more;
 }
 
 // O(1): reads the header and the map. The extent is present afterwards.
@@ -96,6 +124,9 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
   }
   status = InsertFrame(frame.get());
   if (!status.ok()) return status;
+  if (run->first_page < listed_from) {
+    ClassOf(*frame).run_size_bytes.fetch_add(run->size_bytes(), std::memory_order_relaxed);
+  }
   if (!frame->is_large()) Attach(frame.get());
   return frame.release();
 }
@@ -126,8 +157,10 @@ void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
     size_class.unknown.pop_back();
     return extent;
   };
+  WantListing();
   std::unique_lock<std::mutex> maintenance_lock(maintenance, std::try_to_lock);
   if (maintenance_lock.owns_lock()) {
+    if (HasNoneToFeed(size_class)) ListSome().IgnoreError();  // An error is for who needs all.
     for (unsigned loaded = 0; loaded < kMapsPerRefill;) {
       const Address extent = take();
       if (extent == kNullAddress) break;
@@ -305,7 +338,7 @@ absl::Status Space::Impl::DeriveSome(uint16_t class_number, size_t most_extents)
 }
 
 absl::Status Space::Impl::DeriveAll() {
-  absl::Status status = EnumerateOnce();
+  absl::Status status = ListAll();
   if (!status.ok()) return status;
   for (size_t number = 0; number < classes.size(); ++number) {
     SizeClass* const made = classes.Find(number);

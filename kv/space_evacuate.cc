@@ -1,5 +1,6 @@
 // Extents that compaction empties: which ones, and what becomes of them.
 #include <algorithm>
+#include <array>
 #include <map>
 #include <tuple>
 
@@ -29,6 +30,17 @@ HugeBlockUse UseOfHugeBlocks(const std::vector<ExtentFrame*>& frames) {
         static_cast<uint64_t>(UsedShare(*frame) * static_cast<double>(frame->run().size_bytes()));
   }
   return use;
+}
+
+void AddUsage(const ExtentFrame& frame, SlotClassUsage* usage) {
+  if (!frame.is_large()) {
+    usage->kind = SlotKindOf(frame.layout().size_class);
+    usage->slot_size_bytes = frame.layout().slot_size_bytes;
+  }
+  ++usage->extents;
+  usage->size_bytes += frame.run().size_bytes();
+  usage->slots += frame.slot_count();
+  usage->used_slots += frame.used_count();
 }
 
 }  // namespace
@@ -144,28 +156,27 @@ absl::StatusOr<ReclaimResult> Space::EndEmptying() {
   return result;
 }
 
+// Not by the pool's runs: the background asks every few seconds.
 absl::StatusOr<std::vector<SlotClassUsage>> Space::UsageByClass() const {
-  std::map<uint16_t, SlotClassUsage> by_class;
-  const absl::Status status = impl_->pool->ForEachRun([&](const dax::Run& run) {
-    rcu::ReadGuard guard;  // Keeps the frame.
-    const ExtentFrame* frame = impl_->FindFrame(run.offset());
-    if (frame == nullptr || frame->address() != run.offset()) return absl::OkStatus();
-    const SlotLayout& layout = frame->layout();
-    SlotClassUsage& usage = by_class[layout.size_class];
-    if (!frame->is_large()) {
-      usage.kind = SlotKindOf(layout.size_class);
-      usage.slot_size_bytes = layout.slot_size_bytes;
+  return WithoutExceptions([&]() -> absl::StatusOr<std::vector<SlotClassUsage>> {
+    std::map<uint16_t, SlotClassUsage> by_class;
+    std::array<xarray::Located, 256> some;
+    size_t count = some.size();
+    for (uint64_t from = 0; count == some.size();) {
+      const rcu::ReadGuard guard;  // Keeps the frames.
+      count = impl_->frames.Extract(from, UINT64_MAX, absl::MakeSpan(some));
+      for (const xarray::Located& located : absl::MakeConstSpan(some.data(), count)) {
+        from = located.last + 1;
+        const auto& frame = *located.entry.pointer<ExtentFrame>();
+        if (located.first == frame.address() >> dax::kPageShift) {
+          AddUsage(frame, &by_class[frame.layout().size_class]);
+        }
+      }
     }
-    ++usage.extents;
-    usage.size_bytes += run.size_bytes();
-    usage.slots += frame->slot_count();
-    usage.used_slots += frame->used_count();
-    return absl::OkStatus();
+    std::vector<SlotClassUsage> all;
+    for (const auto& [number, usage] : by_class) all.push_back(usage);
+    return all;
   });
-  if (!status.ok()) return status;
-  std::vector<SlotClassUsage> all;
-  for (const auto& [number, usage] : by_class) all.push_back(usage);
-  return all;
 }
 
 }  // namespace daxkv::kv

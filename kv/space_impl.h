@@ -55,6 +55,8 @@
 namespace daxkv::kv {
 
 inline constexpr unsigned kShards = 8;
+// Between two windows of the pool that the worker lists.
+inline constexpr std::chrono::milliseconds kListingPause(5);
 // The shard that moved records go to, apart from new ones: they are likelier to stay.
 inline constexpr unsigned kMoveShard = kShards;
 
@@ -264,14 +266,21 @@ struct Space::Impl final : SpaceWorker::Task {
   // ---- space_derive.cc ----
   // Puts an extent that there was no memory for back where it was found.
   void PutBack(std::vector<Address>* list, SizeClass& size_class, Address extent) noexcept;
-  // Lists the extents of earlier sessions, once.
-  absl::Status EnumerateOnce();
+  // Lists the extents of earlier sessions in one more window of the pool; in all. kDataLoss: the
+  // pool's words are damaged there, and it goes no further. Under `maintenance`.
+  absl::Status ListSome();
+  absl::Status ListAll();
+  bool all_listed() const { return listed_from == 0; }
+  // Has the worker list the rest.
+  void WantListing();
+  // For the worker: one more window. False: no more are to come.
+  bool ListForWorker();
   // A frame from the saved map; null if the map does not count. `retired`: a slot of the extent
   // was, which says all about a large one. Under `maintenance`.
   absl::StatusOr<ExtentFrame*> LoadFrame(Address extent, bool retired);
   void NoteDamage(Address extent, const absl::Status& status);
   // Gives some unknown extents of a class their frames, from saved maps only and only if
-  // `maintenance` is free; asks the worker to derive others.
+  // `maintenance` is free; asks the worker to list and to derive others.
   void FeedFromSavedMaps(uint16_t class_number);
   // The rest under `maintenance`.
   absl::Status Derive(const std::vector<Address>& extents);
@@ -374,8 +383,10 @@ struct Space::Impl final : SpaceWorker::Task {
   std::vector<dax::Run> uncommitted;  // commit_mutex: runs of new extents
   std::atomic<size_t> uncommitted_count{0};
 
-  std::mutex enumerate_mutex;
-  std::atomic<bool> enumerated{false};
+  // maintenance: extents of earlier sessions that begin before this page are not listed yet. Those
+  // behind it that have no frame were all put into `unknown`, and counted in their class.
+  uint64_t listed_from = UINT64_MAX;
+  std::atomic<bool> listing_wanted{false};
 
   std::atomic<bool> retired_waiting{false};  // Something was retired since the last round began.
   std::atomic<bool> stopping{false};

@@ -335,7 +335,7 @@ std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
   const bool called =
       make_room || !wanted.empty() || retired_waiting.load(std::memory_order_relaxed);
   if (make_room) space->MakeRoom().IgnoreError();
-  bool looked_through;
+  bool looked_through, listing;
   {
     std::lock_guard<std::mutex> lock(maintenance);
     RetireRound();
@@ -343,8 +343,10 @@ std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
       WithoutExceptions([&] { return DeriveSome(class_number, kDerivesPerRefill); }).IgnoreError();
     }
     looked_through = LookThroughSome();
+    listing = ListForWorker();
   }
   if (!looked_through) return std::chrono::milliseconds(0);
+  if (listing) return kListingPause;
   // What a pin holds, or what there was no memory to free.
   const bool left_over = held_count.load(std::memory_order_relaxed) != 0 ||
                          in_round_count.load(std::memory_order_relaxed) != 0 ||

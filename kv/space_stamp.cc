@@ -277,7 +277,6 @@ bool Space::Impl::LookThroughSome() {
   if (all_stamped || oracle == nullptr || writeback.load(std::memory_order_relaxed) == nullptr) {
     return true;
   }
-  if (!EnumerateOnce().ok()) return true;
   for (uint16_t number = 0; number < classes.size(); ++number) {
     SizeClass* const size_class = classes.Find(number);
     if (size_class == nullptr) continue;
@@ -292,6 +291,7 @@ bool Space::Impl::LookThroughSome() {
     // Without memory, or a medium, it is tried again when there is something to do.
     return !derived.ok();
   }
+  if (!all_listed()) return !ListSome().ok();
   all_stamped = true;
   AdvancePending();
   return true;
