@@ -44,8 +44,8 @@ absl::Status AddKeyspace(std::string_view name, const Keyspace& keyspace, const 
   return begun.ok() ? AddRecords(engine, *it, writer) : begun;
 }
 
-// A snapshot, and the keyspaces that there were when it was taken, by name. They are opened before it,
-// so that a drop leaves them to it; if some came or went meanwhile, it is taken again.
+// A snapshot, and the keyspaces that there were when it was taken, by name. They are opened before
+// it, so that a drop leaves them to it; if some came or went meanwhile, it is taken again.
 absl::StatusOr<Snapshot> SnapshotOfKeyspaces(const Db& db,
                                              std::map<std::string, Keyspace>* keyspaces) {
   for (;;) {

@@ -1,5 +1,5 @@
-// Write: an atomic batch. Its records are written like any others, and one more that names them all;
-// storing that one's address in the batch table commits the batch.
+// Write: an atomic batch. Its records are written like any others, and one more that names them
+// all; storing that one's address in the batch table commits the batch.
 #include <cstring>
 #include <map>
 #include <memory>
@@ -144,7 +144,8 @@ class Store::BatchWriter final : public AtomicCommit {
   }
 
   absl::Status Commit() override {
-    // The extent of the batch record may be new (Space, E1), which only its keyspace's drains commit.
+    // The extent of the batch record may be new (Space, E1), which only its keyspace's drains
+    // commit.
     if (engines_.count(kDefaultKeyspace) == 0) {
       absl::Status drained = store_.default_keyspace().space().Drain();
       if (!drained.ok()) return drained;

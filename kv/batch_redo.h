@@ -23,9 +23,9 @@ class BatchRedo {
   // The store's pool, batch table and default keyspace are open.
   explicit BatchRedo(Store* store) : store_(*store) {}
 
-  // Reads the batches that the table names, opens their keyspaces, and verifies every record of theirs.
-  // Makes the stores that it names (word_stores.h): nothing may have been read of their indexes but
-  // the roots. What was to be done in a keyspace that was dropped since is passed over.
+  // Reads the batches that the table names, opens their keyspaces, and verifies every record of
+  // theirs. Makes the stores that it names (word_stores.h): nothing may have been read of their
+  // indexes but the roots. What was to be done in a keyspace that was dropped since is passed over.
   //   kDataLoss  the table, or one of their records, is damaged: the batch may be half applied and
   //              can't be completed
   absl::Status Read(bool after_crash);
@@ -33,8 +33,8 @@ class BatchRedo {
   // Slots that are live until Apply is done, whatever the index says.
   bool Needs(Address address) const { return slots_.count(address) != 0; }
 
-  // Applies them, clears the table and gives slots back that are no longer needed. A crash meanwhile
-  // leaves the table as it is, and the next open does the same again. Statuses of
+  // Applies them, clears the table and gives slots back that are no longer needed. A crash
+  // meanwhile leaves the table as it is, and the next open does the same again. Statuses of
   // Index::UpsertSorted; kInternal.
   absl::Status Apply();
 

@@ -5,10 +5,10 @@
 // belong to the open.
 //
 // Invariants
-//   T1  A word is claimed before the first leaf is locked, and given back after the last is unlocked,
-//       so that who waits for a word holds nothing that another batch waits for.
-//   T2  A word that was stored is cleared, durably, before the leaves of its batch are unlocked; or,
-//       after a crash, by the redo.
+//   T1  A word is claimed before the first leaf is locked, and given back after the last is
+//       unlocked, so that who waits for a word holds nothing that another batch waits for.
+//   T2  A word that was stored is cleared, durably, before the leaves of its batch are unlocked;
+//       or, after a crash, by the redo.
 #ifndef DAXKV_KV_BATCH_TABLE_H_
 #define DAXKV_KV_BATCH_TABLE_H_
 
@@ -66,8 +66,9 @@ class BatchTable {
   std::mutex mutex_;
   std::condition_variable released_;
   uint32_t claimed_ = 0;  // mutex_: a bit for each word.
-  // Of the claimed words: 0 or what NoteBegin was given. Sequentially consistent with the counter of
-  // numbers: who does not see a batch here has read the counter before the batch took its number.
+  // Of the claimed words: 0 or what NoteBegin was given. Sequentially consistent with the counter
+  // of numbers: who does not see a batch here has read the counter before the batch took its
+  // number.
   std::array<std::atomic<uint64_t>, kBatchTableWords> begun_ = {};
   static_assert(kBatchTableWords == 32, "claimed_ has a bit for each word");
 };

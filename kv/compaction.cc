@@ -166,8 +166,8 @@ absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
       /*open=*/false,
       [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
   if (!status.ok()) return status;
-  // Waits for pins only when nothing else is left to be done, and keeps nobody from making room: he may
-  // hold the pin.
+  // Waits for pins only when nothing else is left to be done, and keeps nobody from making room: he
+  // may hold the pin.
   lock.unlock();
   status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
     absl::StatusOr<uint64_t> pinned = Reclaim(target, deadline, &result);

@@ -1,5 +1,5 @@
-// Compaction: moves live records and leaves out of sparse extents, merges sparse leaves, and gives the
-// extents that are empty then back, in one keyspace after the other.
+// Compaction: moves live records and leaves out of sparse extents, merges sparse leaves, and gives
+// the extents that are empty then back, in one keyspace after the other.
 //
 // One *pass*: Space chooses sparse extents and stops allocating from them; the leaves of the index
 // are walked, in order; each record found in such an extent is copied to another slot (same
@@ -9,16 +9,16 @@
 // extents meets published records only, costs a kilobyte for every 70 records, and leaves records
 // that are neighbours by key as neighbours in the pool.
 //
-// Then the leaves: Index::RewriteLeaves puts runs of leaves that fill no more than one together, and
-// leaves in extents that were chosen, into fresh ones, parent by parent. What a first pass merges a
-// second one moves: merged, the leaves leave their extents sparse.
+// Then the leaves: Index::RewriteLeaves puts runs of leaves that fill no more than one together,
+// and leaves in extents that were chosen, into fresh ones, parent by parent. What a first pass
+// merges a second one moves: merged, the leaves leave their extents sparse.
 //
 // Thread safety: all methods from any thread; passes run one at a time. Readers, writers and pins
 // go on meanwhile: an old place lives until its readers and pins are gone, like that of any record
 // that was replaced.
 //
-// Crashes: a copy that no slot leads to is a free slot at the next open. Leaves are replaced by sets of
-// stores (word_stores.h), with a word of the batch table.
+// Crashes: a copy that no slot leads to is a free slot at the next open. Leaves are replaced by
+// sets of stores (word_stores.h), with a word of the batch table.
 #ifndef DAXKV_KV_COMPACTION_H_
 #define DAXKV_KV_COMPACTION_H_
 
@@ -126,8 +126,8 @@ class Compactor {
   std::mutex passes_;
   uint64_t runs_seen_ = 0, runs_trimmed_ = 0;  // The background's: pool_->runs_allocated().
   std::atomic<uint64_t> room_rounds_{0};       // MakeRooms that gained. Written under passes_.
-  // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at most
-  // to be looked at again.
+  // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at
+  // most to be looked at again.
   std::map<const Space*, double> merge_below_;
 
   std::mutex stop_mutex_;

@@ -15,20 +15,21 @@
 //
 // Keys are 1..65536 arbitrary bytes, ordered as unsigned bytes; values are 0 bytes..1 GiB.
 //
-// A store holds one keyspace without a name and any number (to 2047) with names: ordered maps of their
-// own, in extents of their own. A snapshot shows all of them at one moment, and a batch may change
-// several.
+// A store holds one keyspace without a name and any number (to 2047) with names: ordered maps of
+// their own, in extents of their own. A snapshot shows all of them at one moment, and a batch may
+// change several.
 //
-// Thread safety: every method of Db and Keyspace from any thread at the same time, except Open, Close
-// and the destructor of Db. An Iterator or PinnedValue belongs to one thread at a time, a
+// Thread safety: every method of Db and Keyspace from any thread at the same time, except Open,
+// Close and the destructor of Db. An Iterator or PinnedValue belongs to one thread at a time, a
 // Snapshot to any. Readers take no lock and
 // never block writers; writers of different leaves do not block each other. One process at a time
 // may have a store open.
 //
 // Durability: what a returned Put or Delete survives is the medium's promise (Info::media):
 // power loss on kDax and kPageCache (there every Put pays its msyncs; PutGroup shares them), the
-// end of the process on kVolatile, and on kPageCache with Options::durability kProcess. A crash while a call runs leaves it done or not done,
-// never half. A reader may see a value whose Put has not returned yet.
+// end of the process on kVolatile, and on kPageCache with Options::durability kProcess. A crash
+// while a call runs leaves it done or not done, never half. A reader may see a value whose Put has
+// not returned yet.
 //
 // Media errors: a page that can't be read any more is lost, and whoever needs its bytes gets
 // kDataLoss; the records on other pages stay readable, and no slot on it is used again until its
@@ -38,8 +39,9 @@
 // writes to the others go on.
 //
 // Errors: kNotFound no such key; kInvalidArgument a key, value or option out of its range;
-// kResourceExhausted pool, file system or memory full, nothing changed; kDataLoss damage, naming the pool
-// offset; kInternal the medium failed; kFailedPrecondition the store can't be opened like this.
+// kResourceExhausted pool, file system or memory full, nothing changed; kDataLoss damage, naming
+// the pool offset; kInternal the medium failed; kFailedPrecondition the store can't be opened like
+// this.
 #ifndef DAXKV_KV_DB_H_
 #define DAXKV_KV_DB_H_
 
@@ -103,14 +105,16 @@ struct Options {
   // cut costs writes of about the last interval, and may bring back what was deleted or replaced in
   // the last two; Sync() bounds it now. The open after it reads the whole store.
   absl::Duration writeback_interval = absl::Seconds(1);
-  // kProcess: the file that tells one run of the kernel from another; empty: Linux's (kv/boot_id.h).
+  // kProcess: the file that tells one run of the kernel from another; empty: Linux's
+  // (kv/boot_id.h).
   std::string boot_id_file;
   // What compaction in the background may read and write, when extents that are half empty hold
   // 4 MiB or more of free space. 0: space comes back by Compact alone.
   uint64_t compaction_bytes_per_second = 32 << 20;
-  // What a scrub in the background may read: it verifies the checksums of all records, round after
-  // round, for damage to be known (Info::scrub) before somebody needs the value. 0: there is none, as
-  // every record is verified anyway whenever it is read.
+  // What a scrub in the background may read: it verifies the checksums of all records of all
+  // keyspaces, which it opens, round after round, for damage to be known (Info::scrub) before
+  // somebody needs the value. 0: there is none, as every record is verified anyway whenever it is
+  // read.
   uint64_t scrub_bytes_per_second = 0;
 };
 
@@ -144,8 +148,8 @@ class PinnedValue {
 // The store at a moment: reads with it see every change that was complete before it was taken, and
 // none that began after; one that ran meanwhile it sees or not, but always alike. It keeps values
 // that are overwritten and deleted meanwhile, and their space, until it is released; Info tells how
-// many. Writers are not slowed down. It is gone when the process ends, however that ends. Any number
-// of threads may read with one; move-only; must not outlive the Db.
+// many. Writers are not slowed down. It is gone when the process ends, however that ends. Any
+// number of threads may read with one; move-only; must not outlive the Db.
 class Snapshot {
  public:
   Snapshot(Snapshot&& other) noexcept;
@@ -177,7 +181,8 @@ struct IteratorOptions {
 // from being reused, so it should not live for long without need. Must not outlive the Db.
 //
 // Costs: making one about as much as a Get of a cached key, and it waits for the slot stores under
-// way; a Seek reads and sorts one leaf (up to 120 keys) unless the iterator is in that leaf already.
+// way; a Seek reads and sorts one leaf (up to 120 keys) unless the iterator is in that leaf
+// already.
 class Iterator {
  public:
   ~Iterator();
@@ -298,9 +303,9 @@ class ValueWriter {
   // The value's bytes, unspecified at first, to be filled in any order; not aligned. Empty after
   // Commit.
   absl::Span<char> bytes() const;
-  // Stores what the bytes hold as the key's value; durable on return. Nothing may write to them from
-  // here on. Statuses of Put; kFailedPrecondition the second time. Whatever it returns, the writer
-  // is done. Costs one pass over the bytes, for checksum and flush.
+  // Stores what the bytes hold as the key's value; durable on return. Nothing may write to them
+  // from here on. Statuses of Put; kFailedPrecondition the second time. Whatever it returns, the
+  // writer is done. Costs one pass over the bytes, for checksum and flush.
   absl::Status Commit();
 
  private:
@@ -327,10 +332,11 @@ struct RangeEstimate {
   uint64_t size_bytes_error = 0;
 };
 
-// An ordered map of its own in a store: a cheap handle, to be copied freely. All handles of one keyspace
-// are alike. When it is dropped, every call returns kNotFound naming it; but what was pinned, iterated
-// or shown by a snapshot before that stays good, through its handles, until it is released. A handle
-// may outlive the Db, but not its use: every call then returns kFailedPrecondition, as after Close.
+// An ordered map of its own in a store: a cheap handle, to be copied freely. All handles of one
+// keyspace are alike. When it is dropped, every call returns kNotFound naming it; but what was
+// pinned, iterated or shown by a snapshot before that stays good, through its handles, until it is
+// released. A handle may outlive the Db, but not its use: every call then returns
+// kFailedPrecondition, as after Close.
 class Keyspace {
  public:
   // Stores `value` under `key`, in place of what was there. Durable on return.
@@ -373,8 +379,8 @@ class Keyspace {
   absl::Status Insert(std::string_view key, std::string_view value);
   // Replaces the key's value by what `function` makes of it, atomically: it is called again, with
   // the new value, if another thread changed the key meanwhile, so it should have no effects of its
-  // own. It runs in no lock and may use this Db. With many threads at one key, a slow function may be
-  // called often. Statuses of `function`, and of Get and Put but kNotFound. Durable on return.
+  // own. It runs in no lock and may use this Db. With many threads at one key, a slow function may
+  // be called often. Statuses of `function`, and of Get and Put but kNotFound. Durable on return.
   absl::Status Update(std::string_view key, UpdateFunction function);
   // If the key's value is `expected` (nullopt: it has none), makes it `desired` (nullopt: deletes
   // it). kAborted: it is another one; nothing changed. Otherwise as Update.
@@ -385,8 +391,8 @@ class Keyspace {
   absl::StatusOr<ValueWriter> NewValueWriter(std::string_view key, uint64_t size_bytes);
 
   // Deletes every key of [from, to) that is there throughout the call; an empty `to` means no end.
-  // Each delete is atomic by itself, the range is not. Returns how many. Durable on return. Needs no
-  // space; O(keys in the range).
+  // Each delete is atomic by itself, the range is not. Returns how many. Durable on return. Needs
+  // no space; O(keys in the range).
   //   kInvalidArgument: to < from. kDataLoss, kInternal: any of them may be deleted.
   absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
   // About how many records, and bytes of keys and values, lie in [from, to); an empty `to` means no
@@ -395,7 +401,8 @@ class Keyspace {
   //   kInvalidArgument: to < from. kDataLoss, kResourceExhausted without memory.
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
 
-  // How many keys there are: reads every leaf of the index, no record. kDataLoss, kResourceExhausted.
+  // How many keys there are: reads every leaf of the index, no record. kDataLoss,
+  // kResourceExhausted.
   absl::StatusOr<uint64_t> Count() const;
 
   // Deletes many keys with a few waits for the medium in all; keys that are not there are passed
@@ -428,35 +435,35 @@ class Db : public Keyspace {
   // As a crash would, if Close was not called.
   ~Db();
   // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
-  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call returns
-  // kFailedPrecondition.
+  // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call
+  // returns kFailedPrecondition.
   absl::Status Close();
 
-  // Makes an empty keyspace. Its name: 1..64 arbitrary bytes. Durable on return, whole or not at all.
-  // Costs some waits for the medium, and 128 KiB of the pool once it has its first record.
+  // Makes an empty keyspace. Its name: 1..64 arbitrary bytes. Durable on return, whole or not at
+  // all. Costs some waits for the medium, and 128 KiB of the pool once it has its first record.
   //   kAlreadyExists; kInvalidArgument: the name's size; kResourceExhausted: pool, file system or
   //   memory full, or 2047 keyspaces; kDataLoss: a damaged table of keyspaces, kInternal
   absl::StatusOr<Keyspace> CreateKeyspace(std::string_view name);
   // kNotFound; kInvalidArgument; kDataLoss: the table or the keyspace's root is damaged, and when
   // damage hides whether it is there. Constant time.
   absl::StatusOr<Keyspace> OpenKeyspace(std::string_view name) const;
-  // Drops it with all it holds, at once and durably: it is done or not done, also when a crash comes,
-  // and the name is free. Its space is given back in the background, whole extents at a time, when
-  // the calls under way have ended and what shows it is released: pins (each keeps its extent),
-  // iterators, snapshots taken before, ValueWriters. Compact waits for that until its deadline, and
-  // Close finishes it; so does the next open, if the process ends before. Statuses of OpenKeyspace;
-  // kInternal.
+  // Drops it with all it holds, at once and durably: it is done or not done, also when a crash
+  // comes, and the name is free. Its space is given back in the background, whole extents at a
+  // time, when the calls under way have ended and what shows it is released: pins (each keeps its
+  // extent), iterators, snapshots taken before, ValueWriters. Compact waits for that until its
+  // deadline, and Close finishes it; so does the next open, if the process ends before. Statuses of
+  // OpenKeyspace; kInternal.
   absl::Status DropKeyspace(std::string_view name);
   // The names of all, the default one (which has none) left out, in ascending order. kDataLoss.
   absl::StatusOr<std::vector<std::string>> ListKeyspaces() const;
 
-  // Does all of the batch's operations, in whatever keyspaces, or none, also when a crash comes: what
-  // returned OK is durable as a whole. A snapshot or iterator sees all of them or none; other reads may
-  // see some before others. Up to 2^27 keys, as long as they fit the pool; deletes need space here, too,
-  // until the call is done. A batch keeps the leaves that it changes locked for five waits for the
-  // medium, and writers there wait. Statuses of Put; kNotFound: one of its keyspaces was dropped,
-  // nothing changed; kInvalidArgument, if one is another store's. After kInternal, reads may see a part
-  // of it until the store is opened anew.
+  // Does all of the batch's operations, in whatever keyspaces, or none, also when a crash comes:
+  // what returned OK is durable as a whole. A snapshot or iterator sees all of them or none; other
+  // reads may see some before others. Up to 2^27 keys, as long as they fit the pool; deletes need
+  // space here, too, until the call is done. A batch keeps the leaves that it changes locked for
+  // five waits for the medium, and writers there wait. Statuses of Put; kNotFound: one of its
+  // keyspaces was dropped, nothing changed; kInvalidArgument, if one is another store's. After
+  // kInternal, reads may see a part of it until the store is opened anew.
   absl::Status Write(const WriteBatch& batch);
 
   // Waits for the slot stores under way (microseconds), and if there was no other snapshot for a
@@ -481,9 +488,9 @@ class Db : public Keyspace {
   // With `count_bytes`, reads every record's header.
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
 
-  // Writes a snapshot of the store, taken now, to `sink` as a stream (kv/backup_format.h), with every
-  // record verified. Writers go on meanwhile; what they supersede is kept until it is done. Takes
-  // 1 MiB of memory besides, whatever the store's size. After an error the stream is useless.
+  // Writes a snapshot of the store, taken now, to `sink` as a stream (kv/backup_format.h), with
+  // every record verified. Writers go on meanwhile; what they supersede is kept until it is done.
+  // Takes 1 MiB of memory besides, whatever the store's size. After an error the stream is useless.
   //   kDataLoss naming key and offset, kResourceExhausted without memory; statuses of the sink
   absl::StatusOr<BackupSummary> Backup(ByteSink* sink) const;
   // Makes a new store at `path` of a backup's stream, which may come from anywhere: nothing of it

@@ -33,7 +33,8 @@ absl::Status Store::CompareDurabilities(bool has_store) {
   return absl::OkStatus();
 }
 
-// One 8-byte store, durable. A crash before it leaves the other mode's word, whose rules still hold.
+// One 8-byte store, durable. A crash before it leaves the other mode's word, whose rules still
+// hold.
 absl::Status Store::StoreDurability(uint64_t word) {
   uint64_t& durability = SuperblockOf(*pool_)->durability;
   __atomic_store_n(&durability, word, __ATOMIC_RELEASE);
@@ -41,8 +42,8 @@ absl::Status Store::StoreDurability(uint64_t word) {
 }
 
 // Before anything is changed: a process that died has left its stores in the page cache alone, and
-// whatever this open makes durable must not come before them. From then on the store is as any other
-// that a process left, unless this session goes on with process durability.
+// whatever this open makes durable must not come before them. From then on the store is as any
+// other that a process left, unless this session goes on with process durability.
 absl::Status Store::SettleLastSession() {
   if (!durabilities_.was_process || durabilities_.power_cut) return absl::OkStatus();
   absl::Status status = pool_->was_clean() ? absl::OkStatus() : pool_->Sync();
@@ -54,8 +55,8 @@ absl::Status Store::SettleLastSession() {
 // default keyspace; the others are closed again when they are recovered.
 absl::StatusOr<std::unique_ptr<Engine>> Store::RecoverKeyspaces() {
   absl::Status status = pool_->SetDurability(dax::Durability::kProcess);
-  // Always durable, so whole (keyspace_table.h). If not, a keyspace that it hides would keep what the
-  // cut has made of its index, and later nobody would know.
+  // Always durable, so whole (keyspace_table.h). If not, a keyspace that it hides would keep what
+  // the cut has made of its index, and later nobody would know.
   KeyspaceTable table(pool_.get());
   if (status.ok()) status = table.Load();
   if (status.ok() && !table.damage().empty()) {
@@ -120,8 +121,8 @@ absl::Status Store::StampFreeSlots() {
   });
 }
 
-// A clean close has looked through the extents of the keyspaces that were open, which the default one
-// always is. Those whose maps were saved since are quickly seen to be so.
+// A clean close has looked through the extents of the keyspaces that were open, which the default
+// one always is. Those whose maps were saved since are quickly seen to be so.
 void Store::JoinWriteback(Engine& engine, bool is_new) const {
   if (writeback_ == nullptr) return;
   const bool looked_through = engine.id() == kDefaultKeyspace && pool_->was_clean();

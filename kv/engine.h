@@ -1,12 +1,12 @@
-// One open keyspace of a Store. db.h states what each call promises; this class is the same interface
-// without the handling of exceptions, over the parts it is made of:
+// One open keyspace of a Store. db.h states what each call promises; this class is the same
+// interface without the handling of exceptions, over the parts it is made of:
 //
 //   Engine --> Index --> Memory (= Space) --> dax::Mapping, dax::Pool
 //
-// engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what the
-// key holds; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
-// value_writer.cc values filled in place; group.cc PutGroup; engine_snapshot.cc reads at a snapshot;
-// iterator.cc the cursor.
+// engine.cc opens, closes, and does the single-record calls; update.cc those that depend on what
+// the key holds; multi_get.cc MultiGet; range.cc DeleteRange and ApproximateRange;
+// value_writer.cc values filled in place; group.cc PutGroup; engine_snapshot.cc reads at a
+// snapshot; iterator.cc the cursor.
 //
 // Thread safety: as Db.
 //
@@ -21,8 +21,8 @@
 //   K4  Bytes of a record are read either inside the index's ReadGuard; or under pins of all its
 //       extents that were taken, or confirmed by a second look-up, while the index referred to it;
 //       or while a snapshot is held that sees it.
-//   K5  Of a keyspace that is dropped nothing goes while a call is inside its gate, a ValueWriter is
-//       there, a snapshot from before the drop is held, or (the extent's) a pin.
+//   K5  Of a keyspace that is dropped nothing goes while a call is inside its gate, a ValueWriter
+//       is there, a snapshot from before the drop is held, or (the extent's) a pin.
 #ifndef DAXKV_KV_ENGINE_H_
 #define DAXKV_KV_ENGINE_H_
 
@@ -113,7 +113,8 @@ class Engine {
 
   // kFailedPrecondition, if pins or ValueWriters are still there.
   absl::Status CheckUnused() const;
-  // Nothing is in use. Whatever it returns, only Shut may follow, and the writeback's hooks until then.
+  // Nothing is in use. Whatever it returns, only Shut may follow, and the writeback's hooks until
+  // then.
   absl::Status Close();
   // While a redo is under way, slots that it needs are live. Waits until the one before is no
   // longer asked. Null: none.
@@ -138,9 +139,9 @@ class Engine {
   absl::StatusOr<uint64_t> DeleteRange(std::string_view from, std::string_view to);
   absl::StatusOr<RangeEstimate> ApproximateRange(std::string_view from, std::string_view to) const;
 
-  // After an allocation failed: whether it may succeed now. First gives back what is empty, here and in
-  // other keyspaces, then moves what is sparse, again and again as long as that gains. *attempts begins
-  // with 0. Hold nothing.
+  // After an allocation failed: whether it may succeed now. First gives back what is empty, here
+  // and in other keyspaces, then moves what is sparse, again and again as long as that gains.
+  // *attempts begins with 0. Hold nothing.
   bool MakeRoom(unsigned* attempts);
   // Allocates a record's slot, making room if there seems to be none.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
@@ -201,8 +202,8 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> OpenOrCreate(Store* store, KeyspaceId id,
                                                               uint64_t* root, bool create);
   uint64_t NextSequence() { return snapshots_.NextNumber(); }
-  // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons the
-  // slot where that fails.
+  // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons
+  // the slot where that fails.
   absl::Status Publish(std::string_view key, Address address, uint32_t body_checksum,
                        const ExpectedVersion* expected);
   // Put and Delete on a condition. kAborted: `expected` is not what the key has.

@@ -36,8 +36,8 @@ RunUse UseOf(const dax::Run& run);
 uint8_t SlabRunKind(uint16_t size_class);
 uint16_t SlabRunOwner(KeyspaceId keyspace, uint16_t size_class);
 
-// Writes the header of the fresh extent in `run`, with no valid map. It is flushed by whoever commits
-// the run, perhaps another thread, with FlushHeader.
+// Writes the header of the fresh extent in `run`, with no valid map. It is flushed by whoever
+// commits the run, perhaps another thread, with FlushHeader.
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);
 void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes);
 

@@ -9,8 +9,8 @@
 //   Record       a key and its value, written once and never changed; see RecordHeader
 //   Batch table  32 words behind the superblock: atomic batches, and sets of stores, that are being
 //                applied
-//   Table of     a run of its own, once there is another keyspace than the default one: the names of
-//   keyspaces    keyspaces, and where their indexes begin
+//   Table of     a run of its own, once there is another keyspace than the default one: the names
+//   keyspaces    of keyspaces, and where their indexes begin
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
 //                address of the leaf that it was made for
 //   Node         a leaf or an inner node of the B-link tree; see NodeHeader
@@ -57,8 +57,8 @@ inline constexpr unsigned kAddressBits = 48;
 inline constexpr uint64_t kAddressMask = (uint64_t{1} << kAddressBits) - 1;
 
 // 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
-// 3: keyspaces; an extent's run and header tell whose it is, and a record's checksum. Flags beside a
-// record's kind; durability and horizon in the superblock.
+// 3: keyspaces; an extent's run and header tell whose it is, and a record's checksum. Flags beside
+// a record's kind; durability and horizon in the superblock.
 inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint64_t kMaxKeySizeBytes = 65536;
 inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
@@ -72,8 +72,8 @@ inline constexpr unsigned kKeyspaceIdBits = 15;
 // Kinds of pool runs (dax::Run::kind); their owners (dax::Run::owner).
 //   1       a large extent; the owner is its keyspace
 //   2       the table of keyspaces; the owner is 0
-//   16 + n  a slab extent of size class 2 n or 2 n + 1; the owner is its keyspace in bits 0..14 and the
-//           lowest bit of its size class in bit 15
+//   16 + n  a slab extent of size class 2 n or 2 n + 1; the owner is its keyspace in bits 0..14 and
+//           the lowest bit of its size class in bit 15
 // So what an extent is for can be told without touching it (extent_header.h, RunUse).
 enum RunKind : uint8_t { kLargeRun = 1, kKeyspaceTableRun = 2, kFirstSlabRun = 16 };
 
@@ -89,16 +89,16 @@ enum RunKind : uint8_t { kLargeRun = 1, kKeyspaceTableRun = 2, kFirstSlabRun = 1
 //                file: bits 0..31 the CRC32C of the kernel's boot id at that open, sealed (as
 //                dax::Pool::SealEpoch does). While it is not 0, no slot that was given back holds a
 //                record without a stamp (kv/stamps.h).
-//       32    8  maps valid since: maps that extents saved in an older open epoch do not count. Raised
-//                to the epoch of the first open after a crash. Sealed (dax::Pool::SealEpoch); no
-//                map counts while it is damaged.
+//       32    8  maps valid since: maps that extents saved in an older open epoch do not count.
+//                Raised to the epoch of the first open after a crash. Sealed
+//                (dax::Pool::SealEpoch); no map counts while it is damaged.
 //       40    8  horizon: with process durability, all of each batch with a sequence number up to
 //                this one is on the medium
 //       48    8  the complement of the horizon; if they differ, the lower of the two counts
-//       56    8  keyspaces: pool offset of the table of keyspaces in bits 0..47, and in bits 48..63 the
-//                low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed 0. 0: there is none. Nor is
-//                there one if no live run of kind kKeyspaceTableRun begins there: its creation was
-//                cut short
+//       56    8  keyspaces: pool offset of the table of keyspaces in bits 0..47, and in bits 48..63
+//                the low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed 0. 0: there is none.
+//                Nor is there one if no live run of kind kKeyspaceTableRun begins there: its
+//                creation was cut short
 struct Superblock {
   uint64_t magic;
   uint32_t format_version;
@@ -119,19 +119,21 @@ static_assert(sizeof(Superblock) == 64 && offsetof(Superblock, root) == 16 &&
 // ---- Batch table: 256 bytes at offset 64 of dax::Pool::root_area() ------------------------------
 //
 // 32 words of 8 bytes. 0: free. Otherwise the address of a batch record in bits 0..47, and in bits
-// 48..63 the low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed = the word's number + 1: a word
-// that was damaged is told from one that was stored.
-// Storing a word commits the batch: from then on an open that finds it applies what the batch record
-// names, skipping keys whose record has the batch's sequence number or a higher one, and only then
-// clears the word. Until the word is durably cleared nothing else changes the leaves concerned.
+// 48..63 the low 16 bits of the CRC32C of bits 0..47 (6 bytes), seed = the word's number + 1: a
+// word that was damaged is told from one that was stored.
+// Storing a word commits the batch: from then on an open that finds it applies what the batch
+// record names, skipping keys whose record has the batch's sequence number or a higher one, and
+// only then clears the word. Until the word is durably cleared nothing else changes the leaves
+// concerned.
 inline constexpr uint64_t kBatchTableOffset = 64;
 inline constexpr unsigned kBatchTableWords = 32;
 static_assert(kBatchTableOffset == sizeof(Superblock));
 
 // ---- Table of keyspaces -------------------------------------------------------------------------
 //
-// One run of kKeyspaceTableSizeBytes, made for the first keyspace besides the default one: entries of
-// 128 bytes, by keyspace id. Entry 0, whose keyspace has its root in the superblock, is the header:
+// One run of kKeyspaceTableSizeBytes, made for the first keyspace besides the default one: entries
+// of 128 bytes, by keyspace id. Entry 0, whose keyspace has its root in the superblock, is the
+// header:
 //
 //   offset size
 //        0    8  magic "DAXKVKST"
@@ -151,9 +153,9 @@ inline constexpr uint64_t kKeyspaceTableMagic = 0x5453'4b56'4b58'4144;  // "DAXK
 // The others:
 //
 //   offset size
-//        0    8  state: a KeyspaceState in bits 0..47, and in bits 48..63 the low 16 bits of the CRC32C of
-//                bits 0..47 (6 bytes), seed = the id. Stored as a whole: that commits the creation (live)
-//                and the drop (dropping) of a keyspace. Zero is no state
+//        0    8  state: a KeyspaceState in bits 0..47, and in bits 48..63 the low 16 bits of the
+//                CRC32C of bits 0..47 (6 bytes), seed = the id. Stored as a whole: that commits the
+//                creation (live) and the drop (dropping) of a keyspace. Zero is no state
 //        8    8  root, as Superblock::root. Of a keyspace that is live
 //       16    4  CRC32C of bytes 20..87, seed = the id
 //       20    2  size of the name in bytes, 1..64
@@ -186,10 +188,10 @@ static_assert(kKeyspaceEntries <= 1 << kKeyspaceIdBits);
 // ---- Record -----------------------------------------------------------------------------------
 //
 //   offset size
-//        0    4  CRC32C, seed 0, of: key, value, bytes 4..18, the record's place (8 bytes: its address
-//                in bits 0..47, its keyspace in bits 48..63). With the place, a record that lies
-//                elsewhere, or where another keyspace had one before, does not verify; with the
-//                header last, a record gets another sequence number or address without its body
+//        0    4  CRC32C, seed 0, of: key, value, bytes 4..18, the record's place (8 bytes: its
+//                address in bits 0..47, its keyspace in bits 48..63). With the place, a record that
+//                lies elsewhere, or where another keyspace had one before, does not verify; with
+//                the header last, a record gets another sequence number or address without its body
 //                being read again
 //        4    4  value size in bytes, at most 2^30
 //        8    8  sequence number: grows with every version of a key
@@ -216,8 +218,8 @@ inline constexpr uint8_t kRecordKindMask = 0x3f;
 inline constexpr uint8_t kOfBatchFlag = 0x40;
 inline constexpr uint8_t kUnlinkedFlag = 0x80;
 //
-// A record of which nobody can tell any more is *stamped dead*: its first eight bytes and its kind are
-// zero, and so it never verifies.
+// A record of which nobody can tell any more is *stamped dead*: its first eight bytes and its kind
+// are zero, and so it never verifies.
 //
 // A batch is written as a record of its own (kind 4): its key is the number of its operations (8
 // bytes), its value their records' addresses (8 bytes each) in ascending order of their keys. Those
@@ -226,12 +228,12 @@ inline constexpr uint8_t kUnlinkedFlag = 0x80;
 // are live while a word of the batch table leads to them.
 //
 // A set of stores is a record, too (kind 5; word_stores.h): its key is their number (8 bytes), its
-// value a pair for each: the pool offset of a word, a multiple of 8, and what is stored there (8 bytes
-// each). An open that finds a word of the table lead to one makes all of its stores again, before
-// anything else is read of the index. Compaction so replaces leaves.
+// value a pair for each: the pool offset of a word, a multiple of 8, and what is stored there (8
+// bytes each). An open that finds a word of the table lead to one makes all of its stores again,
+// before anything else is read of the index. Compaction so replaces leaves.
 //
-// Kind 0 is no record: a slot that was never used, or one whose record is stamped dead, which is done
-// when its slot becomes free (Space; not flushed). A node's slot is stamped by a magic
+// Kind 0 is no record: a slot that was never used, or one whose record is stamped dead, which is
+// done when its slot becomes free (Space; not flushed). A node's slot is stamped by a magic
 // of 0. Nobody needs the stamp but a repair: no old version comes back by it.
 enum RecordKind : uint8_t {
   kNoRecord = 0,

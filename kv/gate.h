@@ -1,5 +1,5 @@
-// A gate: lets calls into something that will end, and tells when the last one has left. Internal to
-// kv/. Costs a call two uncontended atomic additions, as write_windows.h does.
+// A gate: lets calls into something that will end, and tells when the last one has left. Internal
+// to kv/. Costs a call two uncontended atomic additions, as write_windows.h does.
 //
 // Thread safety: every method from any thread.
 //

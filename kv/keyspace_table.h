@@ -1,15 +1,15 @@
-// The table of keyspaces in the pool: their names, whether they live, and where their indexes begin.
-// To the byte: format.h. Internal to kv/.
+// The table of keyspaces in the pool: their names, whether they live, and where their indexes
+// begin. To the byte: format.h. Internal to kv/.
 //
 //   free --Reserve--> dropping --Commit--> live --Drop--> dropping --Free--> free
 //
-// Thread safety: none, except for RootOf. Reserve to Free are durable on return, whatever the store's
-// durability; what fails with kInternal may have been done.
+// Thread safety: none, except for RootOf. Reserve to Free are durable on return, whatever the
+// store's durability; what fails with kInternal may have been done.
 //
 // Invariants
-//   S1  Only an entry that is not free has extents. Whoever opens the store truncates what belongs to a
-//       dropping one, and then frees it: a creation that a crash cut short leaves nothing, and an id is
-//       used again only when nothing of the keyspace before is left.
+//   S1  Only an entry that is not free has extents. Whoever opens the store truncates what belongs
+//       to a dropping one, and then frees it: a creation that a crash cut short leaves nothing, and
+//       an id is used again only when nothing of the keyspace before is left.
 //   S2  Of the live entries no two have one name.
 #ifndef DAXKV_KV_KEYSPACE_TABLE_H_
 #define DAXKV_KV_KEYSPACE_TABLE_H_

@@ -69,8 +69,8 @@ absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::Create(std::string_view name)
   return TryCreate(name);
 }
 
-// A crash before the table's Commit: the entry says that it is being dropped, and what was made of the
-// keyspace is given back by the next open.
+// A crash before the table's Commit: the entry says that it is being dropped, and what was made of
+// the keyspace is given back by the next open.
 absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::TryCreate(std::string_view name) {
   std::lock_guard<std::mutex> lock(mutex_);
   absl::Status status = LoadLocked();
@@ -253,7 +253,7 @@ bool Keyspaces::WaitForRoom() {
   return before > 0;
 }
 
-// ---- Drops ----------------------------------------------------------------------------------------
+// ---- Drops --------------------------------------------------------------------------------------
 
 absl::StatusOr<bool> Keyspaces::Step(Ending& ending, bool* waits) {
   const bool shut = ending.engine != nullptr && ending.engine->is_shut();
@@ -340,7 +340,7 @@ std::optional<std::chrono::milliseconds> Keyspaces::Run() noexcept {
   return poll_;
 }
 
-// ---- Close ----------------------------------------------------------------------------------------
+// ---- Close --------------------------------------------------------------------------------------
 
 absl::Status Keyspaces::CheckUnused() {
   std::lock_guard<std::mutex> lock(mutex_);

@@ -1,11 +1,11 @@
 // The keyspaces of an open store besides the default one: created, opened, and dropped. Internal to
 // kv/.
 //
-// A keyspace costs nothing before it is opened; it stays open until the store is closed. Dropping one
-// commits at once. What it held goes in the background, on the store's worker, as soon as nobody can
-// look at it any more: calls under way have ended, ValueWriters and snapshots from before the drop
-// are gone; extents that are pinned wait for their pins. A crash before that is done: the table says
-// so, and the next open goes on.
+// A keyspace costs nothing before it is opened; it stays open until the store is closed. Dropping
+// one commits at once. What it held goes in the background, on the store's worker, as soon as
+// nobody can look at it any more: calls under way have ended, ValueWriters and snapshots from
+// before the drop are gone; extents that are pinned wait for their pins. A crash before that is
+// done: the table says so, and the next open goes on.
 //
 // Thread safety: every method from any thread at the same time, except Start, Close, Shut and the
 // destructor.
@@ -54,8 +54,8 @@ class Keyspaces final : private SpaceWorker::Task {
   absl::StatusOr<std::vector<std::pair<std::string, KeyspaceId>>> Names();
   // The live keyspace of this id, opened; null if it is being dropped. kDataLoss: there is none.
   absl::StatusOr<std::shared_ptr<Engine>> OpenById(KeyspaceId id);
-  // Those that are open now; or all, which are opened. `damage`, if given, gets a line for each that
-  // can't be opened, and for each damaged entry of the table; otherwise the first is returned.
+  // Those that are open now; or all, which are opened. `damage`, if given, gets a line for each
+  // that can't be opened, and for each damaged entry of the table; otherwise the first is returned.
   absl::StatusOr<std::vector<std::shared_ptr<Engine>>> Engines(
       bool open, std::vector<std::string>* damage = nullptr);
   // The state of an id that extents have, for Check.
@@ -89,7 +89,8 @@ class Keyspaces final : private SpaceWorker::Task {
   // Adds what earlier sessions have left, once.
   absl::Status FindEndingsLocked();
   absl::StatusOr<std::shared_ptr<Engine>> TryCreate(std::string_view name);
-  // What follows on KeyspaceTable::Reserve. *engine, once it is made, is to be dropped after an error.
+  // What follows on KeyspaceTable::Reserve. *engine, once it is made, is to be dropped after an
+  // error.
   absl::Status CreateReserved(KeyspaceId id, std::string_view name,
                               std::shared_ptr<Engine>* engine);
   void AddEndingLocked(std::unique_ptr<Ending> ending) noexcept;

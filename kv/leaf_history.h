@@ -17,8 +17,9 @@
 //       that leaf's split count (index.h, X4): a reader that finds the count even and unchanged has
 //       seen all versions of the leaf.
 //   H2  A superseded version is added before its slot is overwritten, and a late one before its
-//       slot is stored: a reader that looks at the slots first misses nothing. It may meet a version
-//       twice, in its slot and superseded; at two addresses, if compaction moved it in between.
+//       slot is stored: a reader that looks at the slots first misses nothing. It may meet a
+//       version twice, in its slot and superseded; at two addresses, if compaction moved it in
+//       between.
 //   H3  A version stays until no active snapshot's number lies in [since, until).
 #ifndef DAXKV_KV_LEAF_HISTORY_H_
 #define DAXKV_KV_LEAF_HISTORY_H_

@@ -55,9 +55,9 @@ class Memory {
   // ReadGuard.
   virtual Address PresentBeyond(Address end, Address /*wanted*/) const { return end; }
 
-  // A slot of at least `size_bytes` for a record (19 bytes .. 19 + 64 KiB + 1 GiB), or a node's slot
-  // (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the caller
-  // until the index refers to it; if it never does, and the process dies, it is free again.
+  // A slot of at least `size_bytes` for a record (19 bytes .. 19 + 64 KiB + 1 GiB), or a node's
+  // slot (size_bytes ignored; aligned to 1024 or 2048). Its extent is present. It belongs to the
+  // caller until the index refers to it; if it never does, and the process dies, it is free again.
   // May call back into Index::RefersToRecord and RefersToNode.
   //   kResourceExhausted  pool or file system full; nothing changed
   virtual absl::StatusOr<Address> Allocate(SlotKind kind, uint64_t size_bytes) = 0;
@@ -67,8 +67,8 @@ class Memory {
   // not made stay promised.
   //   kResourceExhausted  there is none
   virtual absl::Status ReserveRetires(size_t /*count*/) { return absl::OkStatus(); }
-  // Takes back what this thread reserved and will not retire now: the slot is kept for a snapshot, or
-  // was not unlinked.
+  // Takes back what this thread reserved and will not retire now: the slot is kept for a snapshot,
+  // or was not unlinked.
   virtual void CancelRetires(size_t /*count*/) noexcept {}
   // Gives back a slot that was just unlinked by a store to `link`, in the same ReadGuard as that
   // store, whose flush was started before. The slot is reused only when the store is durable (until

@@ -142,8 +142,8 @@ inline unsigned MatchTags(const uint64_t* line, uint16_t tag) {
 // lines: it is damaged, and a key that is not found may still have been stored.
 inline constexpr uint64_t kMissProvesNothing = uint64_t{1} << 63;
 
-// A place for one more slot of `tag` among its lines, and the overflow bits of the full lines that it
-// goes past.
+// A place for one more slot of `tag` among its lines, and the overflow bits of the full lines that
+// it goes past.
 struct FreePlace {
   int place = -1;  // -1: there is none.
   uint64_t passed = 0;

@@ -20,8 +20,8 @@
 
 namespace daxkv::kv {
 
-// Whether the superblock's durability word says that the store has process durability. `boot_id`, if
-// not null, gets the boot that the last such session belonged to.
+// Whether the superblock's durability word says that the store has process durability. `boot_id`,
+// if not null, gets the boot that the last such session belonged to.
 //   kDataLoss  the word is damaged
 absl::StatusOr<bool> HasProcessDurability(const Superblock& superblock, uint32_t* boot_id);
 // The word.
@@ -32,17 +32,18 @@ uint64_t DurabilityWord(uint32_t boot_id);
 //   kUnavailable  the boot id can't be read
 absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_id_file);
 
-// Builds the indexes anew, one keyspace after the other, from all records that count; stamps the other
-// records, and gives the extents of the old indexes back. Begin; Recover for each keyspace; Finish.
-// The pool must have process durability meanwhile. A crash, or a power cut, before
-// Superblock::durability is stored again is followed by another such open. Reads every byte of every
-// record: O(store). Statuses of all:
+// Builds the indexes anew, one keyspace after the other, from all records that count; stamps the
+// other records, and gives the extents of the old indexes back. Begin; Recover for each keyspace;
+// Finish. The pool must have process durability meanwhile. A crash, or a power cut, before
+// Superblock::durability is stored again is followed by another such open. Reads every byte of
+// every record: O(store). Statuses of all:
 //   kDataLoss           the pool's run descriptors are damaged
 //   kResourceExhausted  no room for the new index; nothing is lost
 //   kInternal           the medium failed
 class PowerCutRecovery {
  public:
-  // Where the index of each keyspace begins: of all that are live. Extents of others are left alone.
+  // Where the index of each keyspace begins: of all that are live. Extents of others are left
+  // alone.
   using Roots = std::map<KeyspaceId, uint64_t*>;
 
   PowerCutRecovery(dax::Pool* pool, Snapshots* snapshots, Roots roots);

@@ -44,8 +44,8 @@ struct KeyspaceRepair {
 
 // One store's repair. Steps, in their order on the medium:
 //   1  new indexes are written, in runs of their own, and committed as runs
-//   2  what a dead process left in caches is made durable, as the close will say that it is; headers of
-//      extents, which say nothing that the runs don't, are written anew
+//   2  what a dead process left in caches is made durable, as the close will say that it is;
+//      headers of extents, which say nothing that the runs don't, are written anew
 //   3  Superblock::root, KeyspaceEntry::root: each commits one keyspace
 //   4  the batch table is cleared; an open that comes before finds the batches applied
 //   5  saved maps stop counting; an open that comes before sees an unclean close, and does the same
@@ -114,8 +114,8 @@ class Repairer {
     return status;
   }
 
-  // What an open does before it reads anything of the index: sets of stores that were committed. Their
-  // words stay in the table, and an open makes the stores once more.
+  // What an open does before it reads anything of the index: sets of stores that were committed.
+  // Their words stay in the table, and an open makes the stores once more.
   void FinishStores() {
     for (unsigned word = 0; word < kBatchTableWords; ++word) {
       const Address address = batch_words()[word] & kAddressMask;

@@ -2,20 +2,21 @@
 //
 // Everything is verified. What holds is kept; what does not is rebuilt from what describes itself:
 // records whose checksum, which covers their address, holds; fences; leaves. What an intact leaf
-// says of a key is the truth: where it names a record that is damaged, the key is lost, and no older
-// version is put in its place. Only where a leaf is damaged, or lost, its keys are looked for among
-// all records that nothing refers to; of several for one key the highest sequence number counts.
+// says of a key is the truth: where it names a record that is damaged, the key is lost, and no
+// older version is put in its place. Only where a leaf is damaged, or lost, its keys are looked for
+// among all records that nothing refers to; of several for one key the highest sequence number
+// counts.
 //
-// Nothing is invented. A record that was deleted or replaced does not come back: after a clean close
-// the maps tell which slots were in use, and a slot that becomes free is stamped dead. What remains
-// doubtful, after a crash and only for keys of damaged leaves: records that were deleted a moment
-// before the process died, or while a snapshot held them; after a power cut, those whose stamp was
-// not yet on the medium; and a record that was being written when the crash came, whose call had
-// not returned.
+// Nothing is invented. A record that was deleted or replaced does not come back: after a clean
+// close the maps tell which slots were in use, and a slot that becomes free is stamped dead. What
+// remains doubtful, after a crash and only for keys of damaged leaves: records that were deleted a
+// moment before the process died, or while a snapshot held them; after a power cut, those whose
+// stamp was not yet on the medium; and a record that was being written when the crash came, whose
+// call had not returned.
 //
-// Keyspaces are repaired one by one. What belongs to which is told by the runs of extents. A keyspace
-// whose state in the table is damaged lives if it has extents: one that was being dropped may come
-// back. One whose name is lost gets a new name, which the report tells.
+// Keyspaces are repaired one by one. What belongs to which is told by the runs of extents. A
+// keyspace whose state in the table is damaged lives if it has extents: one that was being dropped
+// may come back. One whose name is lost gets a new name, which the report tells.
 //
 // A new index is built aside, and one 8-byte store (of the root) puts it in the old one's place. A
 // crash before it leaves the store as it was; repair it again.
@@ -63,14 +64,14 @@ struct RepairReport {
 };
 
 // Opens the store at `path`, which nobody else may have open, repairs and closes it. Where all is
-// well it changes nothing. Costs a read of everything, memory of about a byte for each slot, and for
-// a rebuild the space of a new index (an eightieth of 1 KB records; a tenth of 100-byte ones), of
-// which the old one's comes back.
+// well it changes nothing. Costs a read of everything, memory of about a byte for each slot, and
+// for a rebuild the space of a new index (an eightieth of 1 KB records; a tenth of 100-byte ones),
+// of which the old one's comes back.
 //   kNotFound, kFailedPrecondition  as of Db::Open
 //   kDataLoss           damage that can't be repaired: the pool's root, its run descriptors, or the
 //                       superblock's format
-//   kResourceExhausted  no room for the new index: the message says how much it takes; or no memory.
-//                       Nothing changed but the table of keyspaces
+//   kResourceExhausted  no room for the new index: the message says how much it takes; or no
+//                       memory. Nothing changed but the table of keyspaces
 //   kInternal           the medium failed
 absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options);
 

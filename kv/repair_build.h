@@ -1,7 +1,7 @@
 // A new index, written aside in runs of its own, from keys in ascending order. Internal to kv/.
 //
-// Until its root word is stored, nothing refers to it: a crash leaves runs without a reachable slot,
-// which deriving finds empty.
+// Until its root word is stored, nothing refers to it: a crash leaves runs without a reachable
+// slot, which deriving finds empty.
 //
 // Not thread-safe.
 #ifndef DAXKV_KV_REPAIR_BUILD_H_

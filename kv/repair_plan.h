@@ -1,5 +1,5 @@
-// Which record each key has after a repair: what the old leaves say, as far as they can be believed,
-// and what lies about for the rest. Internal to kv/.
+// Which record each key has after a repair: what the old leaves say, as far as they can be
+// believed, and what lies about for the rest. Internal to kv/.
 //
 // Not thread-safe.
 #ifndef DAXKV_KV_REPAIR_PLAN_H_
@@ -59,8 +59,8 @@ class RepairPlan {
   // `faults_elsewhere`: how many of those found are not this index's.
   void JudgeLeaves(size_t faults_elsewhere);
   // What atomic batches and records that nothing refers to say. `batch_words`: kBatchTableWords of
-  // them; `surveys`: of all keyspaces, the default one's first. Afterwards it is known whether a new
-  // index is needed.
+  // them; `surveys`: of all keyspaces, the default one's first. Afterwards it is known whether a
+  // new index is needed.
   void JudgeRest(const uint64_t* batch_words, absl::Span<Survey* const> surveys);
   bool needs_new_index() const { return needs_new_index_; }
   // With the batch table cleared, batches that are not finished in the index would be lost.
@@ -134,7 +134,8 @@ class RepairPlan {
   OldTree& tree_;
   Findings& findings_;
   bool needs_new_index_ = false;
-  // Every record slot is known to be used or free, and no used one is unreadable and unaccounted for.
+  // Every record slot is known to be used or free, and no used one is unreadable and unaccounted
+  // for.
   bool complete_ = true;
   uint64_t most_records_ = 0, key_size_bytes_ = 0;
   std::vector<Candidate> candidates_;  // Ascending by leaf, as claims_.

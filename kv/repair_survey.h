@@ -25,8 +25,8 @@ enum class SlotState : uint8_t {
   kDamaged,  // Anything else: damaged, or never complete.
 };
 
-// The record that bytes [address, end) of the pool begin with, if its sizes fit; its checksum is not
-// looked at.
+// The record that bytes [address, end) of the pool begin with, if its sizes fit; its checksum is
+// not looked at.
 std::optional<RecordView> ParseRecord(const dax::Pool& pool, Address address, Address end);
 
 // Whether a node's header holds, wherever it lies in the tree. `level`: 0 for a leaf.
@@ -64,7 +64,8 @@ class Survey {
   Survey(dax::Pool* pool, KeyspaceId keyspace, bool maps_count)
       : pool_(*pool), keyspace_(keyspace), maps_count_(maps_count) {}
 
-  // Reads every byte of every extent of the keyspace. kDataLoss: the pool's run descriptors are damaged.
+  // Reads every byte of every extent of the keyspace. kDataLoss: the pool's run descriptors are
+  // damaged.
   absl::Status Run();
 
   // The slot that begins at `address`; nullopt: none does.
@@ -83,8 +84,8 @@ class Survey {
   const NodeHeader* IntactNode(Address address, unsigned level);
 
   std::vector<SurveyedExtent>& extents() { return extents_; }
-  // Runs of the keyspace that can't be extents: large ones without a header or a record, mostly. Runs
-  // that can be nobody's count for the default keyspace.
+  // Runs of the keyspace that can't be extents: large ones without a header or a record, mostly.
+  // Runs that can be nobody's count for the default keyspace.
   const std::vector<dax::Run>& hopeless() const { return hopeless_; }
   dax::Pool& pool() { return pool_; }
   KeyspaceId keyspace() const { return keyspace_; }

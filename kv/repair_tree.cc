@@ -126,8 +126,8 @@ bool OldTree::IsLeafSlot(Address address) {
   return place.has_value() && place->extent->kind() == SlotKind::kLeaf;
 }
 
-// A child that had moved right, before the node's slot was freed, and is no leaf any more. (One that is
-// blank by damage is missed by its neighbour.)
+// A child that had moved right, before the node's slot was freed, and is no leaf any more. (One
+// that is blank by damage is missed by its neighbour.)
 bool OldTree::IsDeadLeaf(Address address) {
   const std::optional<Survey::Place> place = survey_.Find(address);
   return place.has_value() && place->extent->kind() == SlotKind::kLeaf &&

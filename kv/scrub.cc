@@ -78,9 +78,7 @@ ScrubStats Scrubber::stats() const {
 }
 
 absl::Status Scrubber::Round(uint64_t bytes_per_second, ScrubReport* report) {
-  // In the background nothing is opened for it.
-  const bool open = bytes_per_second != 0;
-  absl::Status done = targets_->ForEachTarget(open, [&](const CompactionTarget& target) {
+  absl::Status done = targets_->ForEachTarget(/*open=*/false, [&](const CompactionTarget& target) {
     return RoundOf(target, bytes_per_second, report);
   });
   if (absl::IsDataLoss(done)) {

@@ -1,10 +1,10 @@
 // Scrub: reads every record and compares its checksum, while the store is used, so that damage is
 // known before somebody needs the value. In the background at a bounded rate, and on demand.
 //
-// A round walks the leaves of every keyspace in order. A record is verified in a ReadGuard, or, if it
-// is long, under pins, while its leaf still has the slot that led to it: what is replaced meanwhile
-// was verified by who wrote it. A lost page that is met is settled as by any reader. Damage of the
-// index ends a round: Check tells more, Repair mends it.
+// A round walks the leaves of every keyspace in order. A record is verified in a ReadGuard, or, if
+// it is long, under pins, while its leaf still has the slot that led to it: what is replaced
+// meanwhile was verified by who wrote it. A lost page that is met is settled as by any reader.
+// Damage of the index ends a round: Check tells more, Repair mends it.
 //
 // Thread safety: all methods from any thread; rounds run one at a time.
 #ifndef DAXKV_KV_SCRUB_H_
@@ -29,8 +29,8 @@ namespace daxkv::kv {
 
 class Scrubber {
  public:
-  // `targets` must outlive the scrubber. `bytes_per_second`: what the background reads of records and
-  // leaves; 0: there is no background.
+  // `targets` must outlive the scrubber. `bytes_per_second`: what the background reads of records
+  // and leaves; 0: there is no background.
   Scrubber(CompactionTargets* targets, uint64_t bytes_per_second);
   ~Scrubber();
 

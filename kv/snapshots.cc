@@ -164,7 +164,7 @@ void Snapshots::ForEachKept(absl::FunctionRef<void(Address)> visit) const {
   }
 }
 
-// ---- HistoryReserve -------------------------------------------------------------------------------
+// ---- HistoryReserve -----------------------------------------------------------------------------
 
 HistoryReserve::~HistoryReserve() {
   while (spare_ != nullptr) delete Take();
@@ -188,7 +188,7 @@ absl::Status HistoryReserve::Add(Snapshots* snapshots, Address leaf, size_t vers
 
 Version* HistoryReserve::Take() noexcept { return std::exchange(spare_, spare_->next_owned); }
 
-// ---- CommitWindow ---------------------------------------------------------------------------------
+// ---- CommitWindow -------------------------------------------------------------------------------
 
 CommitWindow::CommitWindow(Snapshots* snapshots) noexcept
     : snapshots_(snapshots), token_(snapshots->windows_.Enter()) {

@@ -177,8 +177,8 @@ class CommitWindow {
   // Where a version ends by a delete.
   uint64_t End() const { return fresh_number_; }
   // To be called before the slot of a record is overwritten by a version that begins at `until`, or
-  // cleared. Whether the record is kept, to go back to `memory` later; if not, the caller retires it
-  // once the slot is stored.
+  // cleared. Whether the record is kept, to go back to `memory` later; if not, the caller retires
+  // it once the slot is stored.
   bool Supersede(HistoryReserve* reserve, Memory* memory, Address leaf, const RecordView& old,
                  const uint64_t* link, uint64_t until) noexcept;
   // To be called when versions of the locked leaf `from` must follow their keys to another leaf,

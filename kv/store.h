@@ -10,8 +10,8 @@
 //     |-----> Keyspaces    those besides the default one
 //     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
 //
-// store.cc opens and closes; durability.cc has what process durability needs at an open; batch.cc has
-// Write; check.cc has Check and GetInfo.
+// store.cc opens and closes; durability.cc has what process durability needs at an open; batch.cc
+// has Write; check.cc has Check and GetInfo.
 //
 // Thread safety: as Db.
 #ifndef DAXKV_KV_STORE_H_
@@ -59,7 +59,8 @@ class Store final : private CompactionTargets {
   Keyspaces& keyspaces() const { return *keyspaces_; }
   // Null without process durability.
   Writeback* writeback() const { return writeback_.get(); }
-  // Has a keyspace that was just opened, or made, take part in process durability, if there is that.
+  // Has a keyspace that was just opened, or made, take part in process durability, if there is
+  // that.
   void JoinWriteback(Engine& engine, bool is_new) const;
   // Frees what open keyspaces besides this one have retired, and waits for those that were dropped.
   // Whether that can have made room.

@@ -1,5 +1,5 @@
-// Changes that depend on what the key holds: optimistic. The version is read, its successor written,
-// and published on the condition that the key still has that very version.
+// Changes that depend on what the key holds: optimistic. The version is read, its successor
+// written, and published on the condition that the key still has that very version.
 #include <optional>
 #include <string>
 #include <utility>

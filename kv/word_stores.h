@@ -36,8 +36,8 @@ constexpr uint64_t WordStoresSizeBytes(size_t count) {
 // Step 1, without the wait: writes the record and starts flushing it.
 void WriteWordStores(Memory& memory, Address record, absl::Span<const WordStore> stores);
 
-// Makes the stores of a record of kind kStoresRecord, whose checksum was verified, and starts flushing
-// them. Outside any ReadGuard.
+// Makes the stores of a record of kind kStoresRecord, whose checksum was verified, and starts
+// flushing them. Outside any ReadGuard.
 //   kDataLoss  it can't be such a record, or leads to where no extent is
 absl::Status RedoWordStores(Memory& memory, const RecordView& record);
 

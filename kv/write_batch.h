@@ -1,5 +1,5 @@
-// WriteBatch: puts and deletes, in one keyspace or in several, to be done as one by Db::Write. It lives
-// in DRAM and keeps copies.
+// WriteBatch: puts and deletes, in one keyspace or in several, to be done as one by Db::Write. It
+// lives in DRAM and keeps copies.
 //
 // Thread safety: none.
 #ifndef DAXKV_KV_WRITE_BATCH_H_
@@ -29,8 +29,8 @@ class WriteBatch {
     const std::shared_ptr<Engine>* keyspace = nullptr;
   };
 
-  // Add an operation, to the default keyspace or to the one given. Of several with the same key of a
-  // keyspace the last one counts.
+  // Add an operation, to the default keyspace or to the one given. Of several with the same key of
+  // a keyspace the last one counts.
   //   kInvalidArgument    key or value out of its range (db.h); nothing added
   //   kResourceExhausted  no memory; nothing added
   absl::Status Put(std::string_view key, std::string_view value);

@@ -11,8 +11,8 @@
 // Invariants
 //   W1  Numbers begin one after the other. What was stored before begun() was read as n is on the
 //       medium once done() is above n.
-//   W2  The horizon that was asked for before a writeback began is in the superblock, durably, before
-//       that writeback is done.
+//   W2  The horizon that was asked for before a writeback began is in the superblock, durably,
+//       before that writeback is done.
 //   W3  After a failure of the medium nothing is ever done again; every Drain fails as well.
 #ifndef DAXKV_KV_WRITEBACK_H_
 #define DAXKV_KV_WRITEBACK_H_
@@ -51,8 +51,8 @@ class Writeback {
 
   uint64_t begun() const { return begun_.load(std::memory_order_seq_cst); }
   uint64_t done() const { return done_.load(std::memory_order_acquire); }
-  // What is durable in the superblock. Never goes back (W2): batches below it may have lost what says
-  // that they are whole.
+  // What is durable in the superblock. Never goes back (W2): batches below it may have lost what
+  // says that they are whole.
   uint64_t horizon() const { return horizon_.load(std::memory_order_acquire); }
   // One that begins after the call; returns when it is done. kInternal: the medium failed.
   // kFailedPrecondition: it was stopped.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "dax/pool.h"
 #include "kv/format.h"
 #include "kv/record.h"
@@ -263,6 +264,24 @@ TEST_P(KeyspaceDamageTest, NoRecordThatAnotherKeyspaceHadAtThisPlaceIsRead) {
     ASSERT_THAT((*a)->Drain(), IsOk());
   });
   ExpectLostInB();
+}
+
+TEST_P(KeyspaceDamageTest, TheBackgroundScrubsWhatNobodyHasOpened) {
+  WithPool([](dax::Pool& pool) {
+    char* const value = pool.At(OnlyRecord(pool, 2)) + RecordSizeBytes(3, 0);
+    *value ^= 1;
+    ASSERT_THAT(pool.Persist(value, 1), IsOk());
+  });
+  options_.scrub_bytes_per_second = uint64_t{1} << 30;
+  Open();
+  ScrubStats stats;
+  for (int i = 0; i < 2000 && stats.rounds == 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+    stats = db().GetInfo()->scrub;
+  }
+  EXPECT_EQ(stats.rounds, 1u);
+  ASSERT_EQ(stats.first_faults.size(), 1u);
+  EXPECT_THAT(stats.first_faults[0], HasSubstr("key"));
 }
 
 // ---- Repair ----
