@@ -36,8 +36,8 @@ namespace {
 constexpr uint64_t kGroupRecords = 2000;
 constexpr uint64_t kPins = 20;
 constexpr int kReaders = 2;
-// After which the background has given spare blocks back: twice its pause, and something.
-constexpr absl::Duration kIdle = absl::Seconds(6);
+// After which the background has given spare blocks back, and has looked whether to compact.
+constexpr absl::Duration kShortIdle = absl::Seconds(1), kIdle = absl::Seconds(5);
 
 struct Parameters {
   std::string path;
@@ -201,6 +201,10 @@ absl::Status Run(const Parameters& parameters) {
   const uint64_t payload = parameters.records * (Key(0).size() + parameters.value_size_bytes);
   std::printf("loaded in %.1f s\n", absl::ToDoubleSeconds(absl::Now() - start));
   if (auto bytes = blocks("right after the load", payload); !bytes.ok()) return bytes.status();
+  absl::SleepFor(kShortIdle);
+  if (auto bytes = blocks("after the load, idle for 1 s", payload); !bytes.ok()) {
+    return bytes.status();
+  }
   absl::SleepFor(kIdle);
   if (auto bytes = blocks("after the load, idle for 6 s", payload); !bytes.ok()) {
     return bytes.status();

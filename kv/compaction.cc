@@ -30,6 +30,9 @@ constexpr double kBackgroundUsedShare = 0.5;
 constexpr uint64_t kBackgroundSizeBytes = 64 << 20;
 constexpr uint64_t kLeastBackgroundGainBytes = 4 << 20;
 constexpr absl::Duration kBackgroundPause = absl::Seconds(2);
+// While runs are made, how often it is looked whether more came: growth takes blocks for up to a
+// third of the pool ahead, which would lie idle behind a load.
+constexpr absl::Duration kTrimPause = absl::Milliseconds(250);
 // Half of what a leaf that a split made holds.
 constexpr double kSparseRecordsPerLeaf = 40;
 // After leaves were looked at in vain: how much sparser they must be to be looked at again.
@@ -374,13 +377,15 @@ absl::Status Compactor::BackgroundPass(const CompactionTarget& target, Throttle*
   return passed;
 }
 
-void Compactor::TrimIfIdle() {
+bool Compactor::TrimIfIdle() {
   const uint64_t runs = pool_->runs_allocated();
-  if (runs == runs_seen_ && runs != runs_trimmed_) {
+  const bool idle = runs == runs_seen_;
+  if (idle && runs != runs_trimmed_) {
     pool_->TrimSpare().IgnoreError();
     runs_trimmed_ = runs;
   }
   runs_seen_ = runs;
+  return idle;
 }
 
 void Compactor::BackgroundLoop() {
@@ -390,10 +395,14 @@ void Compactor::BackgroundLoop() {
     WithoutExceptions([&] { return BackgroundPass(target, &throttle); }).IgnoreError();
     return absl::OkStatus();
   };
-  while (Sleep(kBackgroundPause, [] { return false; })) {
+  absl::Duration pause = kBackgroundPause, since_pass;
+  while (Sleep(pause, [] { return false; })) {
+    since_pass += pause;
+    pause = TrimIfIdle() ? kBackgroundPause : kTrimPause;
+    if (since_pass < kBackgroundPause) continue;
+    since_pass = absl::ZeroDuration();
     std::lock_guard<std::mutex> lock(passes_);
     targets_->ForEachTarget(/*open=*/true, pass).IgnoreError();
-    TrimIfIdle();
   }
 }
 

@@ -113,8 +113,8 @@ class Compactor {
   };
   absl::StatusOr<Copied> Copy(Space* space, Address from);
   void BackgroundLoop();
-  // Gives spare blocks back once no run was made for a while.
-  void TrimIfIdle();
+  // Gives spare blocks back if no run was made since the last call. False: some were.
+  bool TrimIfIdle();
   // Waits until the time has come, `wakes` or the compactor stops; false in that last case.
   bool Sleep(absl::Duration duration, absl::FunctionRef<bool()> wakes);
 
