@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "dax/pool.h"
@@ -199,6 +202,44 @@ TEST_F(PoolWindowsTest, AgreesWithTheModel) {
     }
     pool_.reset();
     pool_ = MustOpen(path_, options_);
+  }
+}
+
+// A run's pages may be had by others only when its release has punched them, also if their window is
+// looked at meanwhile.
+TEST_F(PoolWindowsTest, ReleasesAndLooksAtTheSameTimeDisturbNobody) {
+  constexpr uint64_t kRunPages = 16;
+  for (int round = 0; round < 3; ++round) {
+    std::vector<PoolRun> old_runs, fillers;
+    for (uint64_t window = 0; window + 1 < kWindows; ++window) {
+      for (int i = 0; i < 40; ++i) old_runs.push_back(Commit(kRunPages));
+      fillers.push_back(Commit(kWindowPages - kHugePages * 2));
+    }
+    Reopen(/*crash=*/round == 1);
+    std::atomic<bool> done{false};
+    std::thread releaser([&] {
+      for (const PoolRun& run : old_runs) EXPECT_TRUE(pool_->ReleaseRun(run).ok());
+      done = true;
+    });
+    std::thread looker([&] {
+      while (pool_->FindMoreFreePages()) std::this_thread::yield();
+    });
+    std::vector<PoolRun> own_runs;
+    while (!done && own_runs.size() < 2000) {
+      own_runs.push_back(MustAllocate(*pool_, kRunPages));
+      std::memset(pool_->At(own_runs.back().offset()), 'w', own_runs.back().size_bytes());
+    }
+    releaser.join();
+    looker.join();
+    for (const PoolRun& run : own_runs) {
+      const char* bytes = pool_->At(run.offset());
+      ASSERT_EQ(std::count(bytes, bytes + run.size_bytes(), 'w'), run.size_bytes());
+      ASSERT_OK(pool_->ReleaseRun(run));
+    }
+    for (const PoolRun& run : fillers) ASSERT_OK(pool_->ReleaseRun(run));
+    const absl::StatusOr<PoolStats> stats = pool_->Stats();
+    ASSERT_TRUE(stats.ok()) << stats.status();
+    EXPECT_EQ(stats->free_pages, stats->segment_pages);
   }
 }
 
