@@ -272,7 +272,7 @@ static_assert(kMaxKeySizeBytes == uint64_t{UINT16_MAX} + 1);
 //                says that slots which moved to the neighbour may still be here; they count as
 //                absent. Storing this word commits a split.
 //       40    8  volatile: open epoch in which the volatile words below were set up
-//       48    8  volatile: version (lock bit, sleepers bit, dead bit, split count)
+//       48    8  volatile: version (lock bit, sleepers bit, dead bit, change count, split count)
 //       56    8  volatile: overflow bits of a leaf's lines
 //       64       slots, 8 bytes each; 0 = empty
 //

@@ -275,6 +275,8 @@ absl::Status Index::ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& 
                                LeafContents* contents) const {
   return impl_->ReadLeafAt(snapshot.number(), target, contents);
 }
+void Index::PrefetchLeaf(Address leaf) const { impl_->PrefetchLeaf(leaf); }
+size_t Index::CountLeafOrders() const { return impl_->orders.size(); }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
                                    const ExpectedVersion* expected) {
   return WithoutExceptions([&] { return impl_->Upsert(key, address, expected); });

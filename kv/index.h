@@ -91,16 +91,29 @@ struct LeafTarget {
 // what is visible at a snapshot is neither changed nor reused.
 struct LeafContents {
   struct Entry {
-    uint64_t head;   // Bytes of the key behind the prefix, as a big-endian number.
+    uint64_t head;   // Bytes of the key behind the prefix, as a big-endian number: HeadIn(key).
     Address record;  // See RecordAt.
+    uint8_t place;   // Of the slot that leads there; kNoPlace: none does any more.
   };
-  // Every record of the leaf, in no order.
+  static constexpr uint8_t kNoPlace = UINT8_MAX;
+  // Every record of the leaf, in ascending order of the keys.
   std::vector<Entry> entries;
   // The leaf holds keys >= low and, if there is a leaf to its right, < upper.
   std::string low, upper;
   bool has_upper = false;
   // Bytes that all these keys have in common; heads are of what follows.
   size_t prefix_size_bytes = 0;
+  uint64_t head_mask = UINT64_MAX;  // Which bits of heads are known; the others are 0.
+  // The leaf to the right, as it seems: to ask the processor for.
+  Address next = kNullAddress;
+
+  // The head of a key, which tells something if the key has the prefix.
+  uint64_t HeadIn(std::string_view key) const;
+  // The position of the first entry whose head is not below that of `key`: reads no record, and is
+  // where LowerBound begins to look. With the prefix unlike: where LowerBound ends.
+  size_t LowerBoundOfHead(const Memory& memory, std::string_view key) const;
+  // The position of the first entry whose key is not below `key`. Reads records where heads tie.
+  size_t LowerBound(const Memory& memory, std::string_view key) const;
 };
 
 struct IndexStats {
@@ -186,8 +199,14 @@ class Index {
   // What a snapshot, which the caller holds, sees of a leaf. Who walks from leaf to leaf meets what
   // has been merged meanwhile: the leaf may begin below a target, or end above what it is before.
   // kDataLoss, kResourceExhausted.
+  // Leaves that are read again and were not changed are not sorted again, nor are their records
+  // looked at (leaf_orders.h).
   absl::Status ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& target,
                           LeafContents* contents) const;
+  // Asks the processor for a leaf. `leaf` may be anything.
+  void PrefetchLeaf(Address leaf) const;
+  // Of orders that are kept of leaves.
+  size_t CountLeafOrders() const;
 
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
   // retires the one it replaces. Durable on return. Returns whether a record was replaced.

@@ -75,7 +75,7 @@ absl::Status Index::Impl::DescendToLeaf(const LeafTarget& target, LeafPosition* 
 
 absl::Status Index::Impl::GuessLeaf(const LeafTarget& target, LeafGuess* guess,
                                     Obstacle& obstacle) const {
-  *guess = {root_leaf, InnerView::kUnknownSplitCount};
+  *guess = {root_leaf, InnerView::kUnknownSplitCount, nullptr, 0};
   if (root_frame.load(std::memory_order_acquire) == nullptr) return absl::OkStatus();
   InnerFrame* frame;
   const InnerView* view;
@@ -83,7 +83,7 @@ absl::Status Index::Impl::GuessLeaf(const LeafTarget& target, LeafGuess* guess,
   if (!status.ok()) return status;
   const unsigned child = SearchIn(*view, target);
   // Set up when the view was built. If it has gone since, it is not reused before our ReadGuard ends.
-  *guess = {view->leaf(child), view->split_count(child)};
+  *guess = {view->leaf(child), view->split_count(child), view, child};
   return absl::OkStatus();
 }
 
@@ -99,7 +99,7 @@ absl::Status Index::Impl::GoToCoveringLeaf(const LeafTarget& target, const LeafG
   for (;;) {
     LeafNode& leaf = Leaf(address);
     const uint64_t version = LoadWord(leaf.header.volatile_version);
-    *at = {address, &leaf, SplitCountIn(version)};
+    *at = {address, &leaf, SplitCountIn(version), version};
     if (at->split_count == expected) return absl::OkStatus();
     if (version & kDeadBit) return obstacle.SplitUnderWay();
     const Address next = NextOf(LoadWord(leaf.header.next));
@@ -127,6 +127,14 @@ void Index::Impl::PrefetchLeaf(Address leaf, uint16_t tag) const {
   const LeafNode& node = Leaf(leaf);
   __builtin_prefetch(&node.header);
   __builtin_prefetch(node.slots + HomeLine(tag) * kSlotsPerLine);
+}
+
+void Index::Impl::PrefetchLeaf(Address leaf) const {
+  const LeafNode& node = Leaf(leaf);
+  __builtin_prefetch(&node.header);
+  for (unsigned line = 0; line < kLeafLines; ++line) {
+    __builtin_prefetch(node.slots + size_t{line} * kSlotsPerLine);
+  }
 }
 
 absl::Status Index::Impl::CheckLost(const LeafPosition& at) const {

@@ -144,7 +144,8 @@ void Index::Impl::WriteNewLeaves(const LeafPlan& plan) noexcept {
                 std::string_view(reinterpret_cast<const char*>(&right.address), sizeof(Address)));
     const uint64_t next = i + 1 < plan.rights.size() ? plan.rights[i + 1].address
                                                      : NextOf(LoadWord(plan.at.leaf->header.next));
-    WriteHeader(right.address, 0, right.fence.address(), next, kLockBit, right.image.overflow);
+    WriteHeader(right.address, 0, right.fence.address(), next, NewLockedVersion(),
+                right.image.overflow);
     LeafNode& leaf = Leaf(right.address);
     std::memcpy(leaf.slots, right.image.slots, sizeof(leaf.slots));
     memory->Flush(&leaf, sizeof(leaf));

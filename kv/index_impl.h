@@ -42,6 +42,7 @@
 #include "kv/format.h"
 #include "kv/index.h"
 #include "kv/inner_view.h"
+#include "kv/leaf_orders.h"
 #include "kv/memory.h"
 #include "kv/node.h"
 #include "kv/record.h"
@@ -81,12 +82,20 @@ struct LeafPosition {
   Address address = kNullAddress;
   LeafNode* leaf = nullptr;
   uint32_t split_count = 0;
+  uint64_t version = 0;  // The whole word that the split count was in.
 };
 
 // A leaf as its parent's view knows it, and its split count there.
 struct LeafGuess {
   Address address = kNullAddress;
   uint32_t split_count = 0;
+  const InnerView* view = nullptr;  // Null: the root is a leaf.
+  unsigned child = 0;               // Of the view.
+
+  // Whether the leaf is where the look ended, and the view's separators bound it.
+  bool BoundsAreOf(const LeafPosition& at) const {
+    return view != nullptr && at.address == address && at.split_count == split_count;
+  }
 };
 
 // Where a leaf holds a key.
@@ -172,6 +181,9 @@ struct Index::Impl {
   absl::StatusOr<RecordView> StableRecord(Address address) const;
   // Of a record that can't be had: whether a media error may have taken its header or its key.
   bool IsLostRecord(Address address) const;
+  // The version word of a leaf that is written now, and born locked: who knew another leaf at its
+  // address must not take this one for it.
+  uint64_t NewLockedVersion() noexcept;
   // Writes a node's header in DRAM order; the caller flushes.
   void WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next, uint64_t version,
                    uint64_t overflow) const;
@@ -194,6 +206,8 @@ struct Index::Impl {
                                 Obstacle& obstacle) const;
   // Asks the processor for a leaf's header and for the line where a tag's slots begin.
   void PrefetchLeaf(Address leaf, uint16_t tag) const;
+  // And for all of the leaf.
+  void PrefetchLeaf(Address leaf) const;
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
   // `expected_size_bytes` of a record that may be the key's are prefetched; 0: none.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
@@ -338,6 +352,7 @@ struct Index::Impl {
   absl::Status FindAt(uint64_t number, std::string_view key,
                       absl::FunctionRef<absl::Status(const RecordView&)> visit);
   absl::Status ReadLeafAt(uint64_t number, const LeafTarget& target, LeafContents* contents);
+  LeafOrders orders;
   struct LeafReader;
   // For the holder of a leaf's lock, or with the checks of H1: whether a snapshot keeps the record.
   absl::StatusOr<bool> SnapshotHolds(std::string_view key, Address record);
@@ -391,6 +406,8 @@ struct Index::Impl {
 
   std::mutex frames_mutex;
   std::unordered_map<Address, std::unique_ptr<InnerFrame>> frames;
+
+  std::atomic<uint64_t> leaves_born{0};
 
   std::atomic<bool> medium_failed{false};
 };

@@ -297,7 +297,7 @@ void Index::Impl::LeafRewrite::WriteFresh() const noexcept {
     const Address next = r + 1 < runs.size() && FollowsRun(r + 1)
                              ? runs[r + 1].fresh
                              : LoadWord(HeaderOf(run.end - 1).next);
-    index.WriteHeader(run.fresh, 0, HeaderOf(run.begin).low_fence, next, kLockBit,
+    index.WriteHeader(run.fresh, 0, HeaderOf(run.begin).low_fence, next, index.NewLockedVersion(),
                       run.image.overflow);
     LeafNode& leaf = index.Leaf(run.fresh);
     std::copy(std::begin(run.image.slots), std::end(run.image.slots), std::begin(leaf.slots));

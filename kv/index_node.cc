@@ -225,6 +225,14 @@ absl::Status Index::Impl::SetUp(Address node, unsigned level) {
   return absl::OkStatus();
 }
 
+uint64_t Index::Impl::NewLockedVersion() noexcept {
+  // Spread, so that leaves which follow each other at one address, and are changed a little, do not
+  // meet in their counts.
+  constexpr uint64_t kSpread = 0x9e37'79b9'7f4a'7c15;
+  const uint64_t number = leaves_born.fetch_add(1, std::memory_order_relaxed) + 1;
+  return ((number * kSpread >> kSplitCountShift) & kChangeCountMask) | kLockBit;
+}
+
 void Index::Impl::WriteHeader(Address node, unsigned level, Address low_fence, uint64_t next,
                               uint64_t version, uint64_t overflow) const {
   NodeHeader header = {};

@@ -1,6 +1,9 @@
 // Look-ups and leaves at a snapshot: slots first, then the leaf's history, then the split count
 // again (leaf_history.h, H1 and H2).
 #include <algorithm>
+#include <iterator>
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,15 +49,58 @@ absl::Status Index::Impl::FindAt(uint64_t number, std::string_view key,
   });
 }
 
+uint64_t LeafContents::HeadIn(std::string_view key) const {
+  return HeadOf(key.substr(std::min(prefix_size_bytes, key.size()))) & head_mask;
+}
+
+size_t LeafContents::LowerBoundOfHead(const Memory& memory, std::string_view key) const {
+  if (entries.empty()) return 0;
+  if (prefix_size_bytes > 0) {
+    // Of a leaf with one bound only the keys themselves have it.
+    const std::string_view holder = has_upper && !low.empty()
+                                        ? std::string_view(low)
+                                        : RecordAt(memory, entries.front().record).key;
+    const std::string_view prefix = holder.substr(0, prefix_size_bytes);
+    const int order = key.substr(0, prefix_size_bytes).compare(prefix);
+    if (order != 0) return order < 0 ? 0 : entries.size();
+  }
+  const uint64_t head = HeadIn(key);
+  const auto at =
+      std::lower_bound(entries.begin(), entries.end(), head,
+                       [](const Entry& entry, uint64_t wanted) { return entry.head < wanted; });
+  return static_cast<size_t>(at - entries.begin());
+}
+
+size_t LeafContents::LowerBound(const Memory& memory, std::string_view key) const {
+  size_t low_position = LowerBoundOfHead(memory, key);
+  size_t high_position = low_position;
+  const uint64_t head = HeadIn(key);
+  while (high_position < entries.size() && entries[high_position].head == head) ++high_position;
+  while (low_position < high_position) {
+    const size_t middle = (low_position + high_position) / 2;
+    if (RecordAt(memory, entries[middle].record).key < key) {
+      low_position = middle + 1;
+    } else {
+      high_position = middle;
+    }
+  }
+  return low_position;
+}
+
 // Reads one leaf, in attempts.
 struct Index::Impl::LeafReader {
   absl::Status Attempt(Obstacle& obstacle);
+  // Takes the order that was kept of the leaf, if it is still good.
+  bool TakeOrder(const LeafGuess& guess, const LeafOrder& order);
+  // What to keep: null, unless all of the leaf was seen at one moment.
+  std::unique_ptr<LeafOrder> MakeOrder() const;
   absl::Status ReadFences(Obstacle& obstacle);
   absl::Status ReadFence(Address fence, std::string* key, Obstacle& obstacle);
   absl::Status AddSlots(const LeafHistory* history);
   absl::Status AddSuperseded(const LeafHistory& history);
-  void Add(const RecordView& record, uint16_t tag);
+  void Add(const RecordView& record, uint16_t tag, uint8_t place);
   void SetHeads();
+  void Sort();
 
   Impl& index;
   const uint64_t number;
@@ -63,6 +109,9 @@ struct Index::Impl::LeafReader {
   LeafPosition at;
   uint64_t slots[kLeafSlots];
   std::vector<Address> absent;
+  // Whether the slots were read at one moment, are all that the snapshot sees of the leaf, and were
+  // sorted just now.
+  bool may_keep_order = false;
 };
 
 absl::Status Index::Impl::LeafReader::ReadFence(Address fence, std::string* key,
@@ -82,6 +131,7 @@ absl::Status Index::Impl::LeafReader::ReadFences(Obstacle& obstacle) {
     if (!status.ok()) return status;
   }
   const Address next = NextOf(LoadWord(header.next));
+  contents.next = next;
   contents.has_upper = next != kNullAddress;
   if (!contents.has_upper) return absl::OkStatus();
   absl::Status status = index.CheckReady(next, 0, obstacle);
@@ -90,15 +140,16 @@ absl::Status Index::Impl::LeafReader::ReadFences(Obstacle& obstacle) {
 }
 
 // Until SetHeads an entry's head is its key's tag.
-void Index::Impl::LeafReader::Add(const RecordView& record, uint16_t tag) {
+void Index::Impl::LeafReader::Add(const RecordView& record, uint16_t tag, uint8_t place) {
   // Slots at or above `upper` moved right.
   if (record.key.compare(contents.low) < 0) return;
   if (contents.has_upper && record.key.compare(contents.upper) >= 0) return;
-  contents.entries.push_back({tag, record.address});
+  contents.entries.push_back({tag, record.address, place});
 }
 
 absl::Status Index::Impl::LeafReader::AddSlots(const LeafHistory* history) {
-  for (const uint64_t slot : slots) {
+  for (unsigned i = 0; i < kLeafSlots; ++i) {
+    const uint64_t slot = slots[i];
     if (slot == 0) continue;
     const Address address = SlotAddress(slot);
     absl::StatusOr<RecordView> record = ViewRecord(*index.memory, address);
@@ -113,7 +164,7 @@ absl::Status Index::Impl::LeafReader::AddSlots(const LeafHistory* history) {
                                               ", which is no record of its tag; repair the store"));
     }
     const uint64_t begin = history == nullptr ? record->sequence : history->BeginOf(*record);
-    if (begin <= number) Add(*record, SlotTag(slot));
+    if (begin <= number) Add(*record, SlotTag(slot), static_cast<uint8_t>(i));
   }
   return absl::OkStatus();
 }
@@ -136,7 +187,7 @@ absl::Status Index::Impl::LeafReader::AddSuperseded(const LeafHistory& history) 
     } else if (!record.ok()) {
       status = record.status();
     } else if (!known(version.tag, record->key)) {
-      Add(*record, version.tag);
+      Add(*record, version.tag, LeafContents::kNoPlace);
     }
     return status.ok();
   });
@@ -149,6 +200,8 @@ void Index::Impl::LeafReader::SetHeads() {
   const auto key = [&](const LeafContents::Entry& entry) {
     return RecordAt(*index.memory, entry.record).key;
   };
+  prefix = 0;
+  contents.head_mask = UINT64_MAX;
   if (contents.has_upper && !contents.low.empty()) {
     prefix = CommonPrefix(contents.low, contents.upper);
   } else if (!entries.empty()) {
@@ -156,25 +209,96 @@ void Index::Impl::LeafReader::SetHeads() {
     prefix = first.size();
     for (const auto& entry : entries) prefix = CommonPrefix(first.substr(0, prefix), key(entry));
   }
-  for (auto& entry : entries) entry.head = HeadOf(key(entry).substr(prefix));
+  for (auto& entry : entries) entry.head = contents.HeadIn(key(entry));
+}
+
+void Index::Impl::LeafReader::Sort() {
+  const Memory& memory = *index.memory;
+  std::sort(contents.entries.begin(), contents.entries.end(),
+            [&memory](const LeafContents::Entry& a, const LeafContents::Entry& b) {
+              if (a.head != b.head) return a.head < b.head;
+              return RecordAt(memory, a.record).key < RecordAt(memory, b.record).key;
+            });
+}
+
+namespace {
+
+// Of a head, what an order keeps.
+constexpr unsigned kKeptHeadShift = 48;
+
+void PrefetchOrder(const LeafOrder& order) {
+  const char* const bytes = reinterpret_cast<const char*>(&order);
+  for (size_t offset = 0; offset < sizeof(order); offset += 64) __builtin_prefetch(bytes + offset);
+}
+
+}  // namespace
+
+// The leaf is as it was when the order was made (O1), and so every slot's record has a number up to
+// the newest then. If the snapshot's is not below that, and there is no history, it sees them all;
+// what it sees stays in place, so nobody need look at the records now.
+bool Index::Impl::LeafReader::TakeOrder(const LeafGuess& guess, const LeafOrder& order) {
+  if (!guess.BoundsAreOf(at) || index.memory->AnyLost() || order.version != at.version ||
+      order.newest_sequence > number || order.slots_hash != SlotsHash(slots) ||
+      LoadWord(at.leaf->header.volatile_version) != at.version) {
+    return false;
+  }
+  const InnerView& view = *guess.view;
+  const bool is_last = guess.child + 1 == view.size();
+  contents.low.assign(view.separator(guess.child));
+  contents.upper.assign(is_last ? view.right_fence() : view.separator(guess.child + 1));
+  contents.has_upper = true;  // Orders are kept of such leaves only.
+  contents.next = NextOf(LoadWord(at.leaf->header.next));
+  contents.prefix_size_bytes = CommonPrefix(contents.low, contents.upper);
+  contents.head_mask = UINT64_MAX << kKeptHeadShift;
+  contents.entries.resize(order.slots_in_use);
+  for (unsigned i = 0; i < order.slots_in_use; ++i) {
+    const uint8_t place = order.places[i];
+    contents.entries[i] = {uint64_t{order.heads[i]} << kKeptHeadShift, SlotAddress(slots[place]),
+                           place};
+  }
+  return true;
+}
+
+std::unique_ptr<LeafOrder> Index::Impl::LeafReader::MakeOrder() const {
+  if (!may_keep_order) return nullptr;
+  std::unique_ptr<LeafOrder> order(new (std::nothrow) LeafOrder);
+  if (order == nullptr) return nullptr;
+  order->leaf = at.address;
+  order->version = at.version;
+  order->slots_hash = SlotsHash(slots);
+  for (const LeafContents::Entry& entry : contents.entries) {
+    const unsigned i = order->slots_in_use++;
+    order->places[i] = entry.place;
+    order->heads[i] = static_cast<uint16_t>(entry.head >> kKeptHeadShift);
+    order->newest_sequence =
+        std::max(order->newest_sequence, RecordAt(*index.memory, entry.record).sequence);
+  }
+  return order;
 }
 
 absl::Status Index::Impl::LeafReader::Attempt(Obstacle& obstacle) {
   contents.entries.clear();
-  absl::Status status = index.DescendToLeaf(target, &at, obstacle);
+  may_keep_order = false;
+  LeafGuess guess;
+  absl::Status status = index.GuessLeaf(target, &guess, obstacle);
+  if (!status.ok()) return status;
+  index.PrefetchLeaf(guess.address);
+  const LeafOrder* const order = index.orders.Find(guess.address);
+  if (order != nullptr) PrefetchOrder(*order);
+  status = index.GoToCoveringLeaf(target, guess, &at, obstacle);
   if (status.ok()) status = index.CheckLost(at);
   if (!status.ok()) return status;
-  for (unsigned line = 0; line < kLeafLines; ++line) {
-    __builtin_prefetch(at.leaf->slots + size_t{line} * kSlotsPerLine);
+  for (unsigned i = 0; i < kLeafSlots; ++i) slots[i] = LoadWord(at.leaf->slots[i]);
+  const LeafHistory* history = index.snapshots.HistoryOf(at.address);
+  if (history == nullptr && order != nullptr && IsAtRest(at.version) && TakeOrder(guess, *order)) {
+    return absl::OkStatus();
+  }
+
+  for (const uint64_t slot : slots) {
+    if (slot != 0) PrefetchRecord(*index.memory, SlotAddress(slot), kShortKeyEnd);
   }
   status = ReadFences(obstacle);
-  if (!status.ok()) return status;
-  for (unsigned i = 0; i < kLeafSlots; ++i) {
-    slots[i] = LoadWord(at.leaf->slots[i]);
-    if (slots[i] != 0) PrefetchRecord(*index.memory, SlotAddress(slots[i]), kShortKeyEnd);
-  }
-  const LeafHistory* history = index.snapshots.HistoryOf(at.address);
-  status = AddSlots(history);
+  if (status.ok()) status = AddSlots(history);
   if (status.ok() && history != nullptr) status = AddSuperseded(*history);
   if (!status.ok()) return status;
   if (IsSplitting(at.split_count) || SplitCount(at.leaf->header) != at.split_count) {
@@ -183,6 +307,13 @@ absl::Status Index::Impl::LeafReader::Attempt(Obstacle& obstacle) {
   }
   if (!absent.empty()) return obstacle.Absent(absent.back());
   SetHeads();
+  Sort();
+  const auto in_use =
+      std::count_if(std::begin(slots), std::end(slots), [](uint64_t slot) { return slot != 0; });
+  may_keep_order = history == nullptr && IsAtRest(at.version) && guess.BoundsAreOf(at) &&
+                   contents.has_upper && !contents.low.empty() &&
+                   contents.entries.size() == static_cast<size_t>(in_use) &&
+                   LoadWord(at.leaf->header.volatile_version) == at.version;
   return absl::OkStatus();
 }
 
@@ -195,6 +326,9 @@ absl::Status Index::Impl::ReadLeafAt(uint64_t number, const LeafTarget& target,
     {
       rcu::ReadGuard guard;
       absl::Status status = reader.Attempt(obstacle);
+      if (status.ok()) {
+        if (std::unique_ptr<LeafOrder> order = reader.MakeOrder()) orders.Insert(std::move(order));
+      }
       if (!absl::IsUnavailable(status)) return status;
     }
     // All that is absent is faulted in together. What can't be had is met again, unless it has gone.

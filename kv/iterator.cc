@@ -1,4 +1,4 @@
-// The iterator: one leaf at a time as its snapshot sees it, sorted once, walked in place.
+// The iterator: one leaf at a time as its snapshot sees it, in order, walked in place.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -10,10 +10,15 @@
 namespace daxkv::kv {
 namespace {
 
-// How many records ahead of the walk the processor is asked for, and how much of each.
-constexpr size_t kPrefetchRecords = 2;
-constexpr size_t kPrefetchSizeBytes = 1024;
-constexpr size_t kLineSizeBytes = 64;
+// What the processor is asked for ahead of the walk: so many bytes of records, as far as that is not
+// too few records or too many, and of each record its beginning; longer ones have the processor's own
+// prefetching.
+constexpr uint64_t kPrefetchedAheadSizeBytes = 4096;
+constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 24;
+constexpr uint64_t kMostPrefetchedSizeBytes = 1280;
+// The record that this thread came by last: the next one is as long, mostly. A guess only, of any
+// store.
+thread_local uint64_t t_last_seen_size_bytes = kShortKeyEnd;
 
 }  // namespace
 
@@ -35,9 +40,8 @@ struct Iterator::Impl {
   absl::Status Next();
   absl::Status Prev();
 
-  // Reads the leaf meant by `target` and sorts it.
+  // Reads the leaf meant by `target`.
   absl::Status ReadLeaf(const LeafTarget& target);
-  absl::Status ReadSorted(const LeafTarget& target, LeafContents* contents) const;
   // Takes the leaf that covers `key`, which may be the one at hand.
   absl::Status ReadLeafCovering(std::string_view key);
   // Goes on to the next leaf that has a record while `position` is behind the last.
@@ -46,10 +50,10 @@ struct Iterator::Impl {
   absl::Status SettleBackwards();
   absl::Status Arrive();
   absl::Status Look();
-  void Prefetch(size_t from_position) const;
+  void PrefetchAhead();
 
   // The position of the first record of the leaf whose key is not below `key`, or above it.
-  size_t LowerBound(std::string_view key) const;
+  size_t LowerBound(std::string_view key) const { return leaf.LowerBound(engine->memory(), key); }
   size_t UpperBound(std::string_view key) const;
   std::string_view KeyAt(size_t i) const {
     return RecordAt(engine->memory(), leaf.entries[i].record).key;
@@ -65,8 +69,10 @@ struct Iterator::Impl {
   absl::Status status;
 
   bool has_leaf = false;
-  LeafContents leaf;    // Sorted.
-  size_t position = 0;  // In it.
+  LeafContents leaf;
+  size_t position = 0;           // In it.
+  size_t prefetched = 0;         // The processor was asked for its records before this position,
+  bool next_prefetched = false;  // and for the leaf to the right.
   bool valid = false;
   RecordView record;  // At the position, if valid.
 };
@@ -85,22 +91,13 @@ absl::Status Iterator::Impl::ReadLeaf(const LeafTarget& target) {
   has_leaf = false;
   LeafContents next;
   next.entries.swap(leaf.entries);  // Its memory is used again; `target` may be a fence of `leaf`.
-  absl::Status read = engine->Reading([&] { return ReadSorted(target, &next); });
+  absl::Status read =
+      engine->Reading([&] { return engine->index().ReadLeafAt(*snapshot, target, &next); });
   if (!read.ok()) return read;
   leaf = std::move(next);
   has_leaf = true;
-  return absl::OkStatus();
-}
-
-absl::Status Iterator::Impl::ReadSorted(const LeafTarget& target, LeafContents* contents) const {
-  absl::Status read = engine->index().ReadLeafAt(*snapshot, target, contents);
-  if (!read.ok()) return read;
-  const Memory& memory = engine->memory();
-  std::sort(contents->entries.begin(), contents->entries.end(),
-            [&memory](const LeafContents::Entry& a, const LeafContents::Entry& b) {
-              if (a.head != b.head) return a.head < b.head;
-              return RecordAt(memory, a.record).key < RecordAt(memory, b.record).key;
-            });
+  prefetched = 0;
+  next_prefetched = false;
   return absl::OkStatus();
 }
 
@@ -108,19 +105,6 @@ absl::Status Iterator::Impl::ReadLeafCovering(std::string_view key) {
   // What the snapshot sees does not change.
   if (has_leaf && key >= leaf.low && (!leaf.has_upper || key < leaf.upper)) return absl::OkStatus();
   return ReadLeaf(key);
-}
-
-size_t Iterator::Impl::LowerBound(std::string_view key) const {
-  size_t low = 0, high = leaf.entries.size();
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (KeyAt(middle) < key) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
 }
 
 size_t Iterator::Impl::UpperBound(std::string_view key) const {
@@ -132,6 +116,9 @@ absl::Status Iterator::Impl::SeekAtOrAfter(std::string_view key) {
   key = std::max<std::string_view>(key, options.lower_bound);
   absl::Status read = ReadLeafCovering(key);
   if (!read.ok()) return read;
+  // The records at hand are asked for before the first of them is compared.
+  position = leaf.LowerBoundOfHead(engine->memory(), key);
+  PrefetchAhead();
   position = LowerBound(key);
   return SettleForwards();
 }
@@ -193,16 +180,23 @@ absl::Status Iterator::Impl::SettleBackwards() {
   return Arrive();
 }
 
-void Iterator::Impl::Prefetch(size_t from_position) const {
-  if (options.keys_only || from_position >= leaf.entries.size()) return;
-  const char* bytes = engine->memory().At(leaf.entries[from_position].record);
-  for (size_t offset = 0; offset < kPrefetchSizeBytes; offset += kLineSizeBytes) {
-    __builtin_prefetch(bytes + offset);
+// Forwards.
+void Iterator::Impl::PrefetchAhead() {
+  const uint64_t record_size_bytes = options.keys_only ? kShortKeyEnd : t_last_seen_size_bytes;
+  const uint64_t size_bytes = std::min(record_size_bytes, kMostPrefetchedSizeBytes);
+  const size_t ahead = std::clamp<size_t>(kPrefetchedAheadSizeBytes / record_size_bytes,
+                                          kFewestPrefetchedRecords, kMostPrefetchedRecords);
+  const size_t end = std::min(position + ahead, leaf.entries.size());
+  for (prefetched = std::max(prefetched, position); prefetched < end; ++prefetched) {
+    PrefetchRecord(engine->memory(), leaf.entries[prefetched].record, size_bytes);
   }
+  if (next_prefetched || end < leaf.entries.size() || leaf.next == kNullAddress) return;
+  next_prefetched = true;
+  engine->index().PrefetchLeaf(leaf.next);
 }
 
 absl::Status Iterator::Impl::Arrive() {
-  Prefetch(position + kPrefetchRecords);
+  PrefetchAhead();
   return engine->Reading([this] { return Look(); });
 }
 
@@ -213,12 +207,13 @@ absl::Status Iterator::Impl::Look() {
     if (!viewed.ok()) return viewed.status();
     record = *viewed;
   }
+  t_last_seen_size_bytes = RecordSizeBytes(record.key.size(), record.value.size());
   valid = (options.upper_bound.empty() || record.key < options.upper_bound) &&
           record.key >= options.lower_bound;
   if (!valid || options.keys_only) return absl::OkStatus();
-  return WithKey(
-      options.always_verify ? VerifyRecord(engine->memory(), record) : engine->Verify(record),
-      record.key);
+  absl::Status intact =
+      options.always_verify ? VerifyRecord(engine->memory(), record) : engine->Verify(record);
+  return intact.ok() ? intact : WithKey(std::move(intact), record.key);
 }
 
 Iterator::Iterator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

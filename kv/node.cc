@@ -23,6 +23,10 @@ uint32_t* FutexWord(LeafNode& leaf) {
   return reinterpret_cast<uint32_t*>(&leaf.header.volatile_version);
 }
 
+// What is in the futex word while the lock's holder of this version has it and others sleep: only the
+// unlock changes the change count.
+uint32_t HeldWord(uint64_t version) { return static_cast<uint32_t>(version | kSleepersBit); }
+
 // Takes a free lock, and sets `more_bits` with it.
 bool TryLock(LeafNode& leaf, uint64_t more_bits) {
   uint64_t& word = leaf.header.volatile_version;
@@ -56,8 +60,7 @@ void LockLeaf(LeafNode& leaf) {
     // Unlocked since: a bit too many costs a system call. Otherwise the unlocker sees the bit, and
     // comes either before the sleep, which then does not begin, or wakes from it.
     if ((seen & kLockBit) == 0) continue;
-    syscall(SYS_futex, FutexWord(leaf), FUTEX_WAIT_PRIVATE,
-            static_cast<uint32_t>(kLockBit | kSleepersBit), nullptr, nullptr, 0);
+    syscall(SYS_futex, FutexWord(leaf), FUTEX_WAIT_PRIVATE, HeldWord(seen), nullptr, nullptr, 0);
   }
 }
 
@@ -80,6 +83,7 @@ bool LeafLockWait::Try(LeafNode& leaf) {
       __atomic_fetch_or(&leaf.header.volatile_version, kSleepersBit, __ATOMIC_RELAXED);
   if (seen & kLockBit) {
     sleeps_at_ = FutexWord(leaf);
+    sleeps_while_ = HeldWord(seen);
     woken_at_ = nullptr;  // The holder wakes one now.
   }
   return false;
@@ -91,8 +95,7 @@ void LeafLockWait::Wait() {
     return;
   }
   const long slept =
-      syscall(SYS_futex, sleeps_at_, FUTEX_WAIT_PRIVATE,
-              static_cast<uint32_t>(kLockBit | kSleepersBit), &kLongestSleep, nullptr, 0);
+      syscall(SYS_futex, sleeps_at_, FUTEX_WAIT_PRIVATE, sleeps_while_, &kLongestSleep, nullptr, 0);
   if (slept == 0) woken_at_ = sleeps_at_;
 }
 
@@ -104,8 +107,13 @@ void LeafLockWait::WakeNext() {
 }
 
 void UnlockLeaf(LeafNode& leaf) {
-  const uint64_t seen = __atomic_fetch_and(&leaf.header.volatile_version,
-                                           ~(kLockBit | kSleepersBit), __ATOMIC_RELEASE);
+  uint64_t& word = leaf.header.volatile_version;
+  uint64_t seen = __atomic_load_n(&word, __ATOMIC_RELAXED);
+  // Only sleepers' bits come meanwhile. Release: who acquires the new count sees what was changed.
+  while (!__atomic_compare_exchange_n(&word, &seen,
+                                      WithNextChange(seen) & ~(kLockBit | kSleepersBit),
+                                      /*weak=*/true, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+  }
   if ((seen & kSleepersBit) == 0) return;
   syscall(SYS_futex, FutexWord(leaf), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
 }

@@ -41,12 +41,16 @@ uint32_t NodeChecksum(const NodeHeader& header);
 inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }
 
 // ---- The volatile version word: bit 0 the writers' lock, bit 1 says that some of them sleep until
-// it is free, bit 2 that the leaf is dead, bits 32..63 the split count ----------------------------
+// it is free, bit 2 that the leaf is dead, bits 3..31 count the locks that were given back (the first
+// count of a new leaf is arbitrary), bits 32..63 the split count ------------------------------------
 
 inline constexpr uint64_t kLockBit = 1;
 inline constexpr uint64_t kSleepersBit = 2;
 inline constexpr uint64_t kDeadBit = 4;
+inline constexpr unsigned kChangeCountShift = 3;
 inline constexpr unsigned kSplitCountShift = 32;
+inline constexpr uint64_t kChangeCountMask =
+    (uint64_t{1} << kSplitCountShift) - (uint64_t{1} << kChangeCountShift);
 inline constexpr uint64_t kOneSplitStep = uint64_t{1} << kSplitCountShift;
 
 inline uint32_t SplitCountIn(uint64_t version) {
@@ -56,6 +60,17 @@ inline uint32_t SplitCount(const NodeHeader& header) {
   return SplitCountIn(LoadWord(header.volatile_version));
 }
 inline bool IsSplitting(uint32_t split_count) { return split_count % 2 != 0; }
+// Nobody is changing the leaf. Who finds the word at rest, then looks at slots, and then finds the very
+// same word again, has seen them all as they were at one moment.
+inline bool IsAtRest(uint64_t version) {
+  return (version & (kLockBit | kSleepersBit | kDeadBit)) == 0 &&
+         !IsSplitting(SplitCountIn(version));
+}
+// The version word with the next change count, which goes round.
+inline uint64_t WithNextChange(uint64_t version) {
+  const uint64_t next = version + (uint64_t{1} << kChangeCountShift);
+  return (version & ~kChangeCountMask) | (next & kChangeCountMask);
+}
 
 // Takes the writers' lock of a leaf that can't go meanwhile. May sleep until its holder's drain is
 // done: never in a ReadGuard.
@@ -82,6 +97,7 @@ class LeafLockWait {
   unsigned tries_ = 0;
   // Words of leaves that may have gone; only the kernel looks at their values.
   uint32_t* sleeps_at_ = nullptr;
+  uint32_t sleeps_while_ = 0;     // What the word is as long as its holder has it.
   uint32_t* woken_at_ = nullptr;  // Where a wake-up is ours to use or to pass on.
 };
 
