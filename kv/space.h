@@ -9,7 +9,7 @@
 // unreachable slot is found free again by that. Open reads none of them: it is O(1).
 //
 // Nor is any call after it O(extents), but those that say so. Extents of earlier sessions are
-// *listed* a window of the pool at a time (dax::Pool::ForEachRunBelow), the newest first: one by an
+// *listed* a window of the pool at a time (dax::Pool::ForEachRunBelow), the newest first: a few by an
 // allocation that finds no free slot, the others by the worker thread from then on, with pauses.
 // The worker also has the pool find its free pages. Until an extent is listed, its free slots are not
 // used.

@@ -11,6 +11,9 @@ namespace {
 
 // Saved maps that one allocation may load before it rather takes a new run.
 constexpr unsigned kMapsPerRefill = 4;
+// Windows that it may list: as many as it may look at for a new run, so that sessions of a few calls
+// meet the extents of those before them.
+constexpr uint64_t kWindowsPerRefill = dax::Pool::kMostWindowsPerRun;
 
 absl::Status LostHeaderError(Address extent) {
   return absl::DataLossError(
@@ -160,7 +163,11 @@ void Space::Impl::FeedFromSavedMaps(uint16_t class_number) {
   WantListing();
   std::unique_lock<std::mutex> maintenance_lock(maintenance, std::try_to_lock);
   if (maintenance_lock.owns_lock()) {
-    if (HasNoneToFeed(size_class)) ListSome().IgnoreError();  // An error is for who needs all.
+    // An error is for who needs all.
+    for (uint64_t windows = 0;
+         windows < kWindowsPerRefill && !all_listed() && HasNoneToFeed(size_class); ++windows) {
+      if (!ListSome().ok()) break;
+    }
     for (unsigned loaded = 0; loaded < kMapsPerRefill;) {
       const Address extent = take();
       if (extent == kNullAddress) break;

@@ -15,11 +15,11 @@
 namespace daxkv::kv {
 namespace {
 
-constexpr uint64_t kWindows = 12;
+constexpr uint64_t kWindows = 18;
 constexpr uint64_t kRecordSizeBytes = 4000;
 constexpr size_t kRecordsPerWindow = 100;
-// A window listed, and those in which there may be room for a new extent.
-constexpr uint64_t kMostRead = (1 + dax::Pool::kMostWindowsPerRun) * dax::kWindowPages;
+// The windows listed, and those in which there may be room for a new extent.
+constexpr uint64_t kMostRead = 2 * dax::Pool::kMostWindowsPerRun * dax::kWindowPages;
 
 class SpaceListingTest : public ::testing::Test {
  protected:
@@ -58,6 +58,17 @@ TEST_F(SpaceListingTest, TheFirstAllocationLooksAtFewWindows) {
     ASSERT_NE(store_.NewRecord(kMaxSlabSlotSizeBytes + 1), kNullAddress);
     EXPECT_LE(read(), kMostRead);
   }
+}
+
+TEST_F(SpaceListingTest, ShortSessionsUseTheExtentsOfThoseBefore) {
+  store_.Put(kMaxSlabSlotSizeBytes / 3);  // Of another class.
+  const uint64_t extents = store_.stats().slab_extents;
+  for (int session = 0; session < 6; ++session) {
+    Reopen(/*crash=*/false);
+    store_.Put(kRecordSizeBytes);
+    store_.Put(kMaxSlabSlotSizeBytes / 3);
+  }
+  EXPECT_LE(store_.stats().slab_extents, extents + 2);  // One more of each class, if it is full.
 }
 
 TEST_F(SpaceListingTest, RetiringAndReadingLookAtNone) {
