@@ -181,8 +181,8 @@ absl::Status Space::Impl::StampDurable() {
     stamp(pending.slots);
     stamped.size_bytes += std::exchange(pending.size_bytes, 0);
   }
-  // Once all that set out with these, or before them, is stamped or flagged. How many writebacks are
-  // done tells nothing of that: we need not have been called after each.
+  // Once all that set out with these, or before them, is stamped or flagged. How many writebacks
+  // are done tells nothing of that: we need not have been called after each.
   for (PendingSlots& pending : to_stamp) {
     if (!pending.of_batches && !pending.slots.empty()) break;
     if (!pending.of_batches || pending.others_stamped || pending.since >= done) continue;
@@ -246,29 +246,43 @@ void Space::Impl::StampFree(const ExtentFrame& frame) {
   }
 }
 
-// What scans found dead, of extents that nobody allocates from yet. Their unlinking becomes durable,
-// then their stamps; what a pin may show goes the way of what is retired.
+// What scans found dead, of extents that nobody allocates from yet. Their unlinking becomes
+// durable, then their stamps; what a pin may show goes the way of what is retired, and so does what
+// says of a batch that it deleted or was whole: that waits until all extents are stamped otherwise
+// (V8).
 absl::Status Space::Impl::StampScanned(const std::vector<ExtentFrame*>& scanned) {
   Writeback& running = *writeback.load(std::memory_order_relaxed);
   absl::Status status = running.Now();
   if (!status.ok()) return status;
-  PendingSlots shown;  // Durably unlinked by now: begun by no writeback, done by any.
+  PendingSlots shown, of_batches;  // Durably unlinked by now: begun by no writeback, done by any.
+  of_batches.of_batches = true;
   for (ExtentFrame* frame : scanned) {
-    if (!IsPinned(*frame, 0)) {
-      StampFree(*frame);
-      continue;
-    }
+    if (IsNode(KindOfSlots(*frame))) continue;
+    const bool pinned = IsPinned(*frame, 0);
     for (uint32_t slot = 0; slot < frame->slot_count(); ++slot) {
-      if (frame->IsUsed(slot)) continue;
-      ReserveMore(shown.slots, 1);
-      shown.slots.push_back(frame->SlotAddress(slot));
-      shown.size_bytes += frame->layout().slot_size_bytes;
+      const Address address = frame->SlotAddress(slot);
+      if (frame->IsUsed(slot) || IsStampedDead(*pool, address) || space->IsLost(address, 1)) {
+        continue;
+      }
+      const RecordKind kind =
+          KindOf(KindAndFlags(*reinterpret_cast<const RecordHeader*>(pool->At(address))));
+      const bool of_batch = kind == kDeleteRecord || kind == kBatchRecord;
+      if (!of_batch && !pinned) {
+        kv::StampDead(*pool, address);
+        continue;
+      }
+      PendingSlots& group = of_batch ? of_batches : shown;
+      ReserveMore(group.slots, 1);
+      group.slots.push_back(address);
+      group.size_bytes += frame->layout().slot_size_bytes;
       frame->SetUsed(slot);
     }
   }
-  pending_count.fetch_add(shown.slots.size(), std::memory_order_relaxed);
-  pending_size_bytes += shown.size_bytes;
-  if (!shown.slots.empty()) to_stamp.push_back(std::move(shown));
+  for (PendingSlots* group : {&shown, &of_batches}) {
+    pending_count.fetch_add(group->slots.size(), std::memory_order_relaxed);
+    pending_size_bytes += group->size_bytes;
+    if (!group->slots.empty()) to_stamp.push_back(std::move(*group));
+  }
   return running.Now();
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "dax/pool.h"
 #include "kv/record.h"
 #include "kv/space.h"
@@ -16,7 +17,10 @@ namespace {
 
 class SpaceStampTest : public testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { Open(/*all_stamped=*/true); }
+  void TearDown() override { Crash(); }
+
+  void Open(bool all_stamped) {
     dax::PoolOptions options;
     options.max_size_bytes = uint64_t{1} << 30;
     absl::StatusOr<std::unique_ptr<dax::Pool>> pool =
@@ -30,11 +34,14 @@ class SpaceStampTest : public testing::Test {
     absl::StatusOr<std::unique_ptr<Space>> space = Space::Open(pool_.get());
     ASSERT_TRUE(space.ok()) << space.status();
     space_ = *std::move(space);
-    space_->BeginProcessDurability(writeback_.get(), /*all_stamped=*/true);
+    space_->SetLivenessOracle(&index_);
+    space_->BeginProcessDurability(writeback_.get(), all_stamped);
   }
-  void TearDown() override {
+  void Crash() {
     if (writeback_ != nullptr) writeback_->Stop();
     space_.reset();
+    writeback_.reset();
+    pool_.reset();
   }
 
   Address Put(RecordKind kind, uint64_t sequence) {
@@ -54,6 +61,7 @@ class SpaceStampTest : public testing::Test {
   bool IsStamped(Address address) const { return IsStampedDead(*pool_, address); }
 
   ScratchDirectory directory_{DiskDirectory()};
+  ToyIndex index_;  // Nothing lives.
   uint64_t horizon_ = 1000;
   std::unique_ptr<dax::Pool> pool_;
   std::unique_ptr<Writeback> writeback_;
@@ -74,6 +82,25 @@ TEST_F(SpaceStampTest, ADeleteGoesOnceTheStampOfWhatItDeletedIsDurable) {
   EXPECT_FALSE(IsStamped(deleted));
   WriteBack();
   space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(deleted));
+}
+
+// A process that dies takes its lists with it: extents are looked through for what it left.
+TEST_F(SpaceStampTest, ADeleteOfASessionBeforeGoesLast) {
+  const Address deleted = Put(kDeleteRecord, 2);
+  const Address value = Put(kValueRecord, 1);
+  WriteBack();
+  Crash();
+  ASSERT_NO_FATAL_FAILURE(Open(/*all_stamped=*/false));
+  for (int i = 0; i < 2000 && !IsStamped(value); ++i) absl::SleepFor(absl::Milliseconds(5));
+  ASSERT_TRUE(IsStamped(value));
+  EXPECT_FALSE(IsStamped(deleted));
+  // The worker may not have noticed yet that these were all.
+  for (int i = 0; i < 2000 && !IsStamped(deleted); ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+    WriteBack();
+    space_->BeforeWriteback();
+  }
   EXPECT_TRUE(IsStamped(deleted));
 }
 

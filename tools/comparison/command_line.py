@@ -57,7 +57,8 @@ def _parser():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=[*studies.STUDIES, "report"])
     parser.add_argument("--engines", type=_list_of(str), default=[], metavar="NAME,...",
-                        help="of " + ", ".join(engines.ENGINES) + " (default: all there are)")
+                        help="of " + ", ".join(engines.ENGINES) + " (default: all there are, but those "
+                        "with -sync and -process, which are for a --place on a disk)")
     parser.add_argument("--workloads", type=_list_of(str), default=[], metavar="NAME,...",
                         help="of " + ", ".join(workloads.ORDER) + " (default: all)")
     parser.add_argument("--values", type=_list_of(_positive), default=[1000, 100],

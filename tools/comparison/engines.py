@@ -19,6 +19,7 @@ class Engine:
     deletes: bool = True
     compacts: bool = True
     workloads: tuple = ()  # The only ones that it runs; empty: all.
+    on_request: bool = False  # Left out unless it is named.
 
 
 ENGINES = {
@@ -36,6 +37,16 @@ ENGINES = {
         Engine("leveldb", PEER, "leveldb", "leveldb.path"),
         Engine("rocksdb", PEER, "rocksdb", "rocksdb.path"),
         Engine("wiredtiger", PEER, "wiredtiger", "wiredtiger.path"),
+        # For stores on a disk (--place): what waits for the medium at each write, and daxkv where
+        # the end of the process alone counts, as with the peers' others.
+        Engine("daxkv-process", OURS, "daxkv", "daxkv.path", (("daxkv.durability", "process"),),
+               on_request=True),
+        Engine("lmdb-sync", PEER, "lmdb", "lmdb.path", (("lmdb.sync", "full"),), compacts=False,
+               on_request=True),
+        Engine("leveldb-sync", PEER, "leveldb", "leveldb.path", (("leveldb.sync", "true"),),
+               on_request=True),
+        Engine("rocksdb-sync", PEER, "rocksdb", "rocksdb.path", (("rocksdb.sync", "true"),),
+               on_request=True),
         Engine("floor-serial", FLOOR, "floor-serial", "floor.path", ordered=False, deletes=False,
                compacts=False),
         Engine("floor-parallel", FLOOR, "floor-parallel", "floor.path", ordered=False,
@@ -50,7 +61,8 @@ class EngineError(Exception):
 
 
 def chosen(names, available):
-    """The engines of `names`, or where that is empty all; of these only those `available`.
+    """The engines of `names`, or where that is empty all that need no request; of these only those
+    `available`.
 
     `available` are the names of the engines that ycsb has.
     """
@@ -60,5 +72,6 @@ def chosen(names, available):
         if ENGINES[name].ycsb_name not in available:
             raise EngineError(f'this build of ycsb has no engine "{name}": run tools/setup --peers '
                               "and build again, or leave it out")
-    every = [ENGINES[name] for name in names or ENGINES]
+    every = ([ENGINES[name] for name in names] if names
+             else [engine for engine in ENGINES.values() if not engine.on_request])
     return [engine for engine in every if engine.ycsb_name in available]
