@@ -20,7 +20,8 @@ LeafOrders::~LeafOrders() {
 }
 
 void LeafOrders::Insert(std::unique_ptr<LeafOrder> order) noexcept {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return;
   const uint64_t index = IndexOf(order->leaf);
   const absl::StatusOr<LeafOrder*> old = WithoutExceptions(
       [&]() -> absl::StatusOr<LeafOrder*> { return orders_.Store(index, order.get()); });

@@ -47,8 +47,8 @@ class LeafOrders {
 
   // Inside a ReadGuard; null: none.
   const LeafOrder* Find(Address leaf) const { return orders_.Load(IndexOf(leaf)); }
-  // Replaces the leaf's. With too many of them another one goes, in turn. Without memory nothing
-  // is kept.
+  // Replaces the leaf's. With too many of them another one goes, in turn. Never waits: without
+  // memory, or while another thread inserts, nothing is kept.
   void Insert(std::unique_ptr<LeafOrder> order) noexcept;
   size_t size() const;
 
@@ -57,7 +57,7 @@ class LeafOrders {
   void EvictOne() noexcept;
 
   const size_t most_orders_;
-  mutable std::mutex mutex_;  // Held by Insert.
+  mutable std::mutex mutex_;  // Held by Insert. Nobody on a reader's path waits for it.
   size_t size_ = 0;           // mutex_
   uint64_t hand_ = 0;         // mutex_: the next eviction begins here.
   xarray::TypedXArray<LeafOrder*> orders_;
