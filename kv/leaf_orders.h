@@ -5,8 +5,8 @@
 // Thread safety: every method from any thread. Orders are immutable and found inside a ReadGuard.
 //
 // Invariant
-//   O1  An order tells of its leaf as it was while its version word was `version`, at rest (node.h):
-//       while it is that again, the same slots have the same keys.
+//   O1  An order tells of its leaf as it was while its version word was `version`, at rest
+//       (node.h): while it is that again, the same slots have the same keys.
 #ifndef DAXKV_KV_LEAF_ORDERS_H_
 #define DAXKV_KV_LEAF_ORDERS_H_
 
