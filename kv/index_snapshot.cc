@@ -26,7 +26,7 @@ absl::Status Index::Impl::FindAt(uint64_t number, std::string_view key,
     bool found = hit.place >= 0 && (history == nullptr ? hit.record.sequence
                                                        : history->BeginOf(hit.record)) <= number;
     if (!found && history != nullptr) {
-      history->ForEachAt(number, [&](const Version& version) {
+      history->ForEachAt(number, tag, [&](const Version& version) {
         if (version.tag != tag) return true;
         const absl::StatusOr<RecordView> record = ViewRecord(*memory, version.record);
         if (!record.ok()) {

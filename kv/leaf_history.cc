@@ -17,9 +17,11 @@ uint64_t LeafHistory::BeginOf(const RecordView& record) const {
 }
 
 bool LeafHistory::Holds(Address record) const {
-  for (const Version* version = superseded_.load(std::memory_order_acquire); version != nullptr;
-       version = version->next.load(std::memory_order_acquire)) {
-    if (version->record == record) return true;
+  for (const std::atomic<Version*>& list : superseded_) {
+    for (const Version* version = list.load(std::memory_order_acquire); version != nullptr;
+         version = version->next.load(std::memory_order_acquire)) {
+      if (version->record == record) return true;
+    }
   }
   return false;
 }
@@ -46,9 +48,9 @@ void LeafHistories::Unpin(Address leaf) noexcept {
 
 void LeafHistories::EraseIfEmpty(Address leaf, LeafHistory* history) {
   // Relaxed: the mutex orders all changes.
-  if (history->pins_ != 0 || history->superseded_.load(std::memory_order_relaxed) != nullptr ||
-      history->late_.load(std::memory_order_relaxed) != nullptr) {
-    return;
+  if (history->pins_ != 0 || history->late_.load(std::memory_order_relaxed) != nullptr) return;
+  for (const std::atomic<Version*>& list : history->superseded_) {
+    if (list.load(std::memory_order_relaxed) != nullptr) return;
   }
   histories_.Erase(IndexOf(leaf));
   rcu::Retire(history);

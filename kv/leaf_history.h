@@ -66,22 +66,40 @@ class LeafHistory : public rcu::Head {
   // returns false.
   template <typename Visit>
   void ForEachAt(uint64_t number, Visit visit) const {
-    // Acquires what Add released.
-    for (const Version* version = superseded_.load(std::memory_order_acquire); version != nullptr;
-         version = version->next.load(std::memory_order_acquire)) {
-      if (version->since > number || number >= version->until) continue;
-      if (!visit(*version)) return;
+    for (const std::atomic<Version*>& list : superseded_) {
+      if (!ForEachIn(list, number, visit)) return;
     }
+  }
+  // The same for those of one tag, and some others: a part of the list.
+  template <typename Visit>
+  void ForEachAt(uint64_t number, uint16_t tag, Visit visit) const {
+    ForEachIn(superseded_[tag % kLists], number, visit);
   }
   // Whether `record` is a superseded version that some snapshot may need.
   bool Holds(Address record) const;
 
  private:
   friend class LeafHistories;
-  std::atomic<Version*>& ListOf(const Version& version) {
-    return version.kind == Version::Kind::kLate ? late_ : superseded_;
+  // A leaf of which each record was overwritten many times has a hundred versions and more, each in a
+  // cache line of its own: who looks for one key's passes by a few of them.
+  static constexpr unsigned kLists = 16;
+
+  // Whether `visit` wants to go on.
+  template <typename Visit>
+  static bool ForEachIn(const std::atomic<Version*>& list, uint64_t number, Visit& visit) {
+    // Acquires what Add released.
+    for (const Version* version = list.load(std::memory_order_acquire); version != nullptr;
+         version = version->next.load(std::memory_order_acquire)) {
+      if (version->since > number || number >= version->until) continue;
+      if (!visit(*version)) return false;
+    }
+    return true;
   }
-  std::atomic<Version*> superseded_{nullptr}, late_{nullptr};
+  std::atomic<Version*>& ListOf(const Version& version) {
+    return version.kind == Version::Kind::kLate ? late_ : superseded_[version.tag % kLists];
+  }
+  std::atomic<Version*> superseded_[kLists] = {};  // By tag.
+  std::atomic<Version*> late_{nullptr};
   unsigned pins_ = 0;  // Under the stripe's mutex.
 };
 
@@ -111,14 +129,16 @@ class LeafHistories {
     rcu::ReadGuard guard;
     LeafHistory* history = histories_.Load(IndexOf(leaf));
     if (history == nullptr) return;
-    for (std::atomic<Version*>* list : {&history->superseded_, &history->late_}) {
+    const auto for_each = [&visit](const std::atomic<Version*>& list) {
       Version* next;
-      for (Version* version = list->load(std::memory_order_acquire); version != nullptr;
+      for (Version* version = list.load(std::memory_order_acquire); version != nullptr;
            version = next) {
         next = version->next.load(std::memory_order_acquire);
         visit(version);
       }
-    }
+    };
+    for (const std::atomic<Version*>& list : history->superseded_) for_each(list);
+    for_each(history->late_);
   }
 
  private:
