@@ -139,9 +139,23 @@ absl::Status KeyspaceTable::Load() {
   damage_.clear();
   if (run_.kind != 0) {
     for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) LoadEntry(id);
+    if (!pool_.was_clean()) status = MakeInheritedDurable();
   }
-  loaded_ = true;
-  return absl::OkStatus();
+  loaded_ = status.ok();
+  return status;
+}
+
+// A process that died may have stored a state, or the word that commits the table, and not flushed it:
+// what is done for that state, as giving extents back, must not be durable before it.
+absl::Status KeyspaceTable::MakeInheritedDurable() {
+  pool_.Flush(&SuperblockOf(pool_)->keyspaces, sizeof(uint64_t));
+  for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) {
+    if (states_[id] == KeyspaceState::kLive || states_[id] == KeyspaceState::kDropping) {
+      pool_.Flush(EntryOf(id), sizeof(KeyspaceEntry));
+    }
+  }
+  const absl::Status status = MakeDurable();
+  return status.ok() ? pool_.CommitRun(run_) : status;
 }
 
 absl::StatusOr<KeyspaceId> KeyspaceTable::Find(std::string_view name) const {

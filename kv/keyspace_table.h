@@ -87,6 +87,7 @@ class KeyspaceTable {
   absl::Status FindRun();
   void LoadEntry(KeyspaceId id);
   absl::Status MakeTable();
+  absl::Status MakeInheritedDurable();
   absl::Status MakeDurable();
   absl::Status SetState(KeyspaceId id, KeyspaceState state);
 
