@@ -177,8 +177,8 @@ class Repairer {
       if (status.ok() && part->plan.needs_new_index()) status = Build(*part);
     }
     if (status.ok()) status = MakeInheritedDurable();
-    if (status.ok()) status = RepairHeaders();
     if (!status.ok()) return status;
+    RepairHeaders();
     for (const auto& part : parts_) {
       if (part->builder == nullptr) continue;
       // Commits the repair of the keyspace.
@@ -201,8 +201,9 @@ class Repairer {
   // Where the index is well.
   absl::Status RepairExtents() {
     absl::Status status = MakeInheritedDurable();
-    if (status.ok()) status = RepairHeaders();
-    if (status.ok()) status = ForgetMaps();
+    if (!status.ok()) return status;
+    RepairHeaders();
+    status = ForgetMaps();
     return status.ok() ? GiveBackHopeless() : status;
   }
 
@@ -220,11 +221,11 @@ class Repairer {
     return drained.ok() ? pool_.CommitRuns(runs) : drained;
   }
 
-  absl::Status RepairHeaders() {
+  // Not waited for: who comes before they are durable finds them damaged, as they were.
+  void RepairHeaders() {
     for (Survey* survey : surveys_) {
       for (const SurveyedExtent& extent : survey->extents()) RepairHeader(extent);
     }
-    return pool_.Drain();
   }
 
   void RepairHeader(const SurveyedExtent& extent) {
@@ -244,6 +245,7 @@ class Repairer {
     return pool_.Persist(&superblock_->maps_valid_since, sizeof(superblock_->maps_valid_since));
   }
 
+  // Durable when the repair closes the pool.
   void StampDead(Address address) {
     auto* header = reinterpret_cast<RecordHeader*>(pool_.At(address));
     header->kind_and_flags = kNoRecord;
@@ -251,7 +253,7 @@ class Repairer {
   }
 
   absl::Status GiveBackHopeless() {
-    absl::Status status = pool_.Drain();
+    absl::Status status;
     for (Survey* survey : surveys_) {
       if (status.ok()) status = pool_.ReleaseRuns(survey->hopeless());
     }

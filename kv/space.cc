@@ -123,18 +123,19 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool, KeyspaceId k
   const uint64_t valid_since = space->impl_->superblock()->maps_valid_since;
   const bool done = valid_since == dax::Pool::SealEpoch(pool->open_epoch());
   if (!done && (!pool->was_clean() || !dax::Pool::UnsealEpoch(valid_since))) {
-    const absl::Status status = space->impl_->SetMapsValidSince(pool->open_epoch());
-    if (!status.ok()) return status;
+    space->impl_->SetMapsValidSince(pool->open_epoch());
   }
   return space;
 }
 
 // One 8-byte store. Before it is durable, an open still sees the unclean close and does the same.
-// Persisted also when the word is so already: a process that died may not have flushed it.
-absl::Status Space::Impl::SetMapsValidSince(uint64_t epoch) {
+// Flushed also when the word is so already: a process that died may not have done so. Not waited for:
+// after a crash the open drains when it looks for batches (BatchTable::Pending), before it returns;
+// else the close syncs.
+void Space::Impl::SetMapsValidSince(uint64_t epoch) {
   uint64_t& word = superblock()->maps_valid_since;
   word = dax::Pool::SealEpoch(epoch);
-  return pool->Persist(&word, sizeof(word));
+  pool->Flush(&word, sizeof(word));
 }
 
 uint64_t Space::Impl::MapsValidSince() {

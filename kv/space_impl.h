@@ -176,7 +176,7 @@ struct Space::Impl final : SpaceWorker::Task {
 
   // ---- space.cc ----
   Superblock* superblock() { return reinterpret_cast<Superblock*>(pool->root_area()); }
-  absl::Status SetMapsValidSince(uint64_t epoch);
+  void SetMapsValidSince(uint64_t epoch);
   uint64_t MapsValidSince();
   // The keyspace's extent that covers the page. As dax::Pool::FindRun; kNotFound too when what is
   // there is not the keyspace's.
