@@ -17,7 +17,8 @@
 //   4 random choices, many: of flushed lines with the bytes that they had at the flush or have now,
 //     and of lines that nobody flushed. A line comes whole or torn at its 8-byte words; a page of an
 //     ordinary file comes whole or torn at its 512-byte sectors.
-// A process that dies takes its threads along: what they had flushed no later fence completes.
+// A process that dies takes its threads along, before they have flushed what no fence has completed:
+// it is in the caches, and no later fence completes it.
 //
 // ---- What an image is judged by (judge.h, expectation.h) ----
 // Every acknowledged operation has to be there, those in flight wholly or not at all (of a group:
@@ -51,9 +52,10 @@
 namespace daxkv::crash {
 
 struct Plan {
-  uint64_t images = 1000;      // About so many, at first level.
-  bool every_point = false;    // Also if that makes more images.
-  bool near_mutation = false;  // Only points soon after what the mutation has changed.
+  uint64_t images = 1000;  // About so many, at first level.
+  // Only points at which something is missing for the mutation, and images for that: with all that is
+  // in memory but what is missing, and the like.
+  bool for_mutation = false;
   uint64_t seed = 1;
   unsigned workers = 6;
   unsigned recoveries_every = 100;  // One recovery is recorded for so many images; 0: none.

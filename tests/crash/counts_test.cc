@@ -69,7 +69,7 @@ TEST(CountsTest, FlushesAndFencesOfEachOperation) {
       {"release snapshot", 0, 0, 0, 0},
       {"close", 8, 1, 3, 1},
       {"open", 4, 1, 4, 1},
-      {"open after a crash", 30, 24, 6, 3},
+      {"open after a crash", 30, 24, 5, 2},
   };
   std::vector<Operation> operations = Work(100);
   operations = operations + CloseAndOpen() + As("put, first of a session", Put("key000001", 100));

@@ -127,6 +127,7 @@ void CrashImage::Apply(const Event& event) {
     case EventKind::kPart:
       return AddPart(event.offset, event.a);
     case EventKind::kDurable:
+      withheld_.erase(event.offset);
       SetDurable(event.offset, event.bytes);
       return SetLive(event.offset, event.bytes);
     case EventKind::kStore:
@@ -138,13 +139,16 @@ void CrashImage::Apply(const Event& event) {
       return Fence(event.thread);
     case EventKind::kBarrier:
       return Barrier(event.a);
+    case EventKind::kDeath:
+      return ForgetFlushes();
     case EventKind::kPunch:
       return Punch(event.offset, event.a);
     case EventKind::kBegin:
     case EventKind::kEnd:
     case EventKind::kPoint:
-    case EventKind::kMutated:
       return;
+    case EventKind::kWithheld:
+      return NoteWithheld(event);
   }
 }
 
@@ -153,6 +157,33 @@ void CrashImage::NoteFlush(const Event& event) {
   memcpy(flushed.line.bytes, event.bytes, kLineSizeBytes);
   flushed.number = ++flushes_;
   pending_[event.thread][event.offset].push_back(flushed);
+}
+
+void CrashImage::ForgetFlushes() {
+  const std::map<uint32_t, FlushedLines> forgotten = std::move(pending_);
+  pending_.clear();
+  for (const auto& [thread, lines] : forgotten) {
+    for (const auto& [offset, flushed] : lines) NoteDifference(offset);
+  }
+}
+
+void CrashImage::NoteWithheld(const Event& event) {
+  WithheldLine withheld;
+  memcpy(withheld.line.bytes, event.bytes, kLineSizeBytes);
+  withheld.call = last_withheld_call_ = event.a;
+  withheld.number = event.b;
+  withheld_[event.offset].push_back(withheld);
+  SetLive(event.offset, event.bytes);
+}
+
+void CrashImage::MakeUpFor(uint64_t offset, uint64_t number) {
+  const auto found = withheld_.find(offset);
+  if (found == withheld_.end()) return;
+  std::vector<WithheldLine>& lines = found->second;
+  lines.erase(std::remove_if(lines.begin(), lines.end(),
+                             [number](const auto& line) { return line.number <= number; }),
+              lines.end());
+  if (lines.empty()) withheld_.erase(found);
 }
 
 void CrashImage::Fence(uint32_t thread) {
@@ -169,6 +200,7 @@ void CrashImage::Complete(uint64_t offset, const FlushedLine& flushed) {
     other->second.erase(other->second.begin(), FirstAfter(other->second, flushed.number));
     if (other->second.empty()) others.erase(other);
   }
+  MakeUpFor(offset, flushed.number);
   SetDurable(offset, flushed.line.bytes);
 }
 
@@ -222,6 +254,7 @@ void CrashImage::Punch(uint64_t offset, uint64_t size_bytes) {
   for (auto& [thread, lines] : pending_) {
     lines.erase(lines.lower_bound(offset), lines.lower_bound(end));
   }
+  withheld_.erase(withheld_.lower_bound(offset), withheld_.lower_bound(end));
 }
 
 // ---- What survives ----
@@ -272,6 +305,51 @@ void CrashImage::Patch(Survivors survivors, uint64_t seed) {
       return;
     case Survivors::kRandom:
       return PatchAtRandom(seed);
+    case Survivors::kAllButWithheld:
+    case Survivors::kAllButLastWithheld:
+    case Survivors::kSomeWithheld:
+    case Survivors::kFlushedButWithheld:
+      return PatchAllBut(survivors, seed);
+  }
+}
+
+const std::vector<CrashImage::WithheldLine>* CrashImage::WithheldAt(uint64_t offset) const {
+  // Of a page, a sector is the least that comes or does not.
+  const uint64_t unit = unit_size_bytes_ == kLineSizeBytes ? kLineSizeBytes : atom_size_bytes_;
+  const auto found = withheld_.lower_bound(offset / unit * unit);
+  if (found == withheld_.end() || found->first >= offset / unit * unit + unit) return nullptr;
+  return &found->second;
+}
+
+void CrashImage::PatchAllBut(Survivors survivors, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (const uint64_t offset : dirty_) {
+    const std::vector<WithheldLine>* withheld = WithheldAt(offset);
+    if (withheld == nullptr) {
+      const std::vector<const FlushedLine*> flushed = Flushed(offset);
+      if (survivors != Survivors::kFlushedButWithheld) {
+        PatchLine(offset, live_ + offset, kAllWords);
+      } else if (!flushed.empty()) {
+        PatchLine(offset, flushed.back()->line.bytes, kAllWords);
+      }
+      continue;
+    }
+    if (survivors == Survivors::kSomeWithheld) {
+      const bool whole = random() % 2 == 0 || unit_size_bytes_ != kLineSizeBytes;
+      const auto words = static_cast<unsigned>(random()) & kAllWords;
+      // All lines of a sector alike.
+      const uint64_t sector = offset / atom_size_bytes_;
+      const bool comes =
+          std::mt19937_64(unit_size_bytes_ == kLineSizeBytes ? words : sector + seed)() % 2 == 0;
+      PatchLine(offset, live_ + offset, whole ? (comes ? kAllWords : 0) : words);
+      continue;
+    }
+    if (survivors != Survivors::kAllButLastWithheld) continue;
+    if (withheld->back().call != last_withheld_call_) {
+      PatchLine(offset, live_ + offset, kAllWords);
+    } else if (withheld->size() > 1 && unit_size_bytes_ == kLineSizeBytes) {
+      PatchLine(offset, (withheld->end() - 2)->line.bytes, kAllWords);
+    }
   }
 }
 

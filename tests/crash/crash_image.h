@@ -29,8 +29,13 @@ enum class Survivors {
   kNone,
   kFlushed,     // All that was flushed, with or without a fence.
   kEverything,  // All that is in memory.
-  kRandom,      // A random choice of cache lines (or pages), some of them torn: of a line each
-                // 8-byte word, of a page each 512-byte sector came or did not.
+  // For what a mutation has withheld (trace.h), and no later flush has made up for:
+  kAllButWithheld,      // All that is in memory but those lines, which are as they were before...
+  kAllButLastWithheld,  // ...or those of the last mutated call alone, as they were before that...
+  kSomeWithheld,        // ...or a random choice of their words, torn lines among them.
+  kFlushedButWithheld,  // All that was flushed but those lines.
+  kRandom,  // A random choice of cache lines (or pages), some of them torn: of a line each
+            // 8-byte word, of a page each 512-byte sector came or did not.
 };
 
 class CrashImage {
@@ -47,6 +52,8 @@ class CrashImage {
   // Lets the image differ from what is durable. The same seed gives the same image.
   void Patch(Survivors survivors, uint64_t seed);
   void Unpatch();
+  // Whether something is withheld.
+  bool IsMutated() const { return !withheld_.empty(); }
   // Equal for equal images.
   uint64_t Hash() const { return hash_; }
   // Removes part files that a store on a copy-on-write mapping has added.
@@ -70,6 +77,11 @@ class CrashImage {
     Line line;
     uint64_t number;  // Later flushes have higher ones.
   };
+  struct WithheldLine {
+    Line line;        // As it was then.
+    uint64_t call;    // The mutated one.
+    uint64_t number;  // Of the flush that makes up for it.
+  };
   struct Undo {
     uint64_t offset;
     Line line;
@@ -82,6 +94,10 @@ class CrashImage {
   void Change(uint64_t offset, const void* bytes);
   void NoteDifference(uint64_t offset);
   void NoteFlush(const Event& event);
+  void ForgetFlushes();
+  void NoteWithheld(const Event& event);
+  // A flush of that number is durable.
+  void MakeUpFor(uint64_t offset, uint64_t number);
   void Fence(uint32_t thread);
   void Barrier(uint64_t flushes);
   void Complete(uint64_t offset, const FlushedLine& flushed);
@@ -90,6 +106,9 @@ class CrashImage {
   // What threads have flushed of a line, in order.
   std::vector<const FlushedLine*> Flushed(uint64_t offset) const;
   void PatchAtRandom(uint64_t seed);
+  void PatchAllBut(Survivors survivors, uint64_t seed);
+  // What of a unit that may be written back apart from others is withheld; null: nothing.
+  const std::vector<WithheldLine>* WithheldAt(uint64_t offset) const;
 
   const StoreFiles files_;
   const uint64_t unit_size_bytes_;                    // What is written back as one...
@@ -104,6 +123,8 @@ class CrashImage {
   using FlushedLines = std::map<uint64_t, std::vector<FlushedLine>>;
   std::map<uint32_t, FlushedLines> pending_;
   uint64_t flushes_ = 0;
+  std::map<uint64_t, std::vector<WithheldLine>> withheld_;  // By offset; the last call's last.
+  uint64_t last_withheld_call_ = 0;
   std::vector<Undo> undo_;
   uint64_t hash_ = 0;
   Ranges outside_of_;  // Of hash_outside_.

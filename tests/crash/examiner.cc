@@ -21,19 +21,23 @@ constexpr uint64_t kLeastVariants = 6;
 constexpr uint64_t kMostMisses = 20;
 // ...and those that have many may have so many times their share.
 constexpr uint64_t kMostShare = 4;
-// After a mutation.
-constexpr uint64_t kNearPoints = 6;
+// For a mutation: at least so many images at a point, of which so many are next to a mutated call.
+constexpr uint64_t kMutatedVariants = 4;
+constexpr uint64_t kNearPoints = 2;
+
+// So many of them or fewer, at equal distances, the last among them.
+std::vector<uint64_t> ThinOut(const std::vector<uint64_t>& points, uint64_t count) {
+  std::vector<uint64_t> left;
+  const uint64_t size = points.size();
+  for (uint64_t i = 1; i <= std::min(count, size); ++i) {
+    left.push_back(points[i * size / std::min(count, size) - 1]);
+  }
+  return left;
+}
 
 uint64_t CountPoints(const Trace& trace) {
   return static_cast<uint64_t>(std::count_if(
       trace.begin(), trace.end(), [](const Event& e) { return e.kind == EventKind::kPoint; }));
-}
-
-// The plain images come first.
-Survivors SurvivorsOf(uint64_t variant) {
-  static constexpr Survivors kPlain[] = {Survivors::kNone, Survivors::kFlushed,
-                                         Survivors::kEverything};
-  return variant < std::size(kPlain) ? kPlain[variant] : Survivors::kRandom;
 }
 
 Model ModelAfter(const std::vector<Operation>& setup) {
@@ -52,29 +56,59 @@ Examiner::Examiner(const Script& script, const Plan& plan, std::string directory
       worker_(worker),
       progress_(*progress),
       stop_(*stop),
-      operations_(script.Recorded()) {}
+      operations_(script.Recorded()),
+      damaged_(script.repairs) {}
+
+// The plain images come first.
+Survivors Examiner::SurvivorsOf(uint64_t variant) const {
+  static constexpr Survivors kPlain[] = {Survivors::kNone, Survivors::kFlushed,
+                                         Survivors::kEverything};
+  static constexpr Survivors kMutated[] = {
+      Survivors::kAllButWithheld, Survivors::kNone, Survivors::kAllButLastWithheld,
+      Survivors::kFlushedButWithheld, Survivors::kSomeWithheld};
+  if (plan_.for_mutation) {
+    if (variant < std::size(kMutated)) return kMutated[variant];
+    return variant % 2 == 0 ? Survivors::kRandom : Survivors::kSomeWithheld;
+  }
+  return variant < std::size(kPlain) ? kPlain[variant] : Survivors::kRandom;
+}
+
+// Half of them soon after mutated calls, the others at any time while something is missing.
+std::vector<uint64_t> Examiner::ChooseMutatedPoints(const Trace& trace) const {
+  CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
+  std::vector<uint64_t> near, far;
+  uint64_t point = 0, near_left = 0;
+  for (const Event& event : trace) {
+    image.Apply(event);
+    if (event.kind == EventKind::kWithheld) near_left = kNearPoints;
+    if (event.kind != EventKind::kPoint) continue;
+    ++point;
+    if (image.IsMutated()) (near_left > 0 ? near : far).push_back(point);
+    near_left -= near_left > 0 ? 1 : 0;
+  }
+  const uint64_t wanted = std::max<uint64_t>(2, Images() / kMutatedVariants);
+  std::vector<uint64_t> chosen = ThinOut(far, wanted / 2);
+  const std::vector<uint64_t> nearest = ThinOut(near, wanted - chosen.size());
+  chosen.insert(chosen.end(), nearest.begin(), nearest.end());
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
+}
 
 std::vector<uint64_t> Examiner::ChoosePoints(const Trace& trace) const {
   if (plan_.only_point != 0) return {plan_.only_point};
+  if (plan_.for_mutation) return ChooseMutatedPoints(trace);
   const uint64_t points = CountPoints(trace);
-  const uint64_t stride =
-      plan_.every_point ? 1 : std::max<uint64_t>(1, points * kLeastVariants / Images());
+  const uint64_t stride = std::max<uint64_t>(1, points * kLeastVariants / Images());
   std::vector<uint64_t> chosen;
-  uint64_t point = 0, near = 0;
-  for (const Event& event : trace) {
-    if (event.kind == EventKind::kMutated) near = kNearPoints;
-    if (event.kind != EventKind::kPoint) continue;
-    ++point;
-    if (plan_.near_mutation ? near > 0 : point % stride == 0) chosen.push_back(point);
-    near -= near > 0 ? 1 : 0;
-  }
+  for (uint64_t point = stride; point <= points; point += stride) chosen.push_back(point);
   return chosen;
 }
 
 void Examiner::Examine(const Trace& trace) {
   const std::vector<uint64_t> chosen = ChoosePoints(trace);
   if (chosen.empty()) return;
-  variants_ = std::max(kLeastVariants, Images() * kMostShare / chosen.size());
+  variants_ = plan_.for_mutation ? std::max(kMutatedVariants, Images() / chosen.size())
+                                 : std::max(kLeastVariants, Images() * kMostShare / chosen.size());
   CrashImage image({directory_ + "/image", script_.shape}, script_.platform);
   Expectation expected(ModelAfter(script_.setup));
   uint64_t point = 0;
@@ -83,7 +117,10 @@ void Examiner::Examine(const Trace& trace) {
     if (stop_.load(std::memory_order_relaxed)) break;
     image.Apply(event);
     if (event.kind == EventKind::kBegin) expected.Begin(operations_[event.a]);
-    if (event.kind == EventKind::kEnd) expected.End(operations_[event.a]);
+    if (event.kind == EventKind::kEnd) {
+      expected.End(operations_[event.a]);
+      damaged_ = damaged_ && !operations_[event.a]->heals;
+    }
     if (event.kind != EventKind::kPoint) continue;
     ++point;
     if (next == chosen.size() || point != chosen[next]) continue;
@@ -125,8 +162,7 @@ void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint
 void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where) {
   hashes_.insert(image.Hash());
   progress_.images.fetch_add(1, std::memory_order_relaxed);
-  const std::string fault =
-      script_.repairs ? JudgeCopy(image, expected) : JudgeInPlace(image, expected);
+  const std::string fault = damaged_ ? JudgeCopy(image, expected) : JudgeInPlace(image, expected);
   if (fault.empty()) return;
   on_fault(absl::StrCat(where, ": ", fault, Keep(image)));
   if (++faults_ >= plan_.most_faults) stop_ = true;
@@ -135,7 +171,7 @@ void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const st
 std::string Examiner::JudgeInPlace(CrashImage& image, const Expectation& expected) {
   OpenCopiesOf(&image);
   alarm(kPatienceSeconds);
-  std::string fault = JudgeImage(script_, image.files(), expected);
+  std::string fault = JudgeImage(/*damaged=*/false, image.files(), expected);
   alarm(0);
   image.RemoveAddedParts();
   return fault;
@@ -147,7 +183,7 @@ std::string Examiner::JudgeCopy(const CrashImage& image, const Expectation& expe
   OpenCopiesOf(nullptr);
   image.CopyTo(files);
   alarm(kPatienceSeconds);
-  std::string fault = JudgeImage(script_, files, expected);
+  std::string fault = JudgeImage(/*damaged=*/true, files, expected);
   alarm(0);
   return fault;
 }
@@ -178,7 +214,7 @@ void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uin
     BeginProcess();
     Mutate(plan_.mutated, plan_.mutation);
     recorder.Start();
-    const absl::Status opened = Recover(script_, store);
+    const absl::Status opened = Recover(damaged_, store);
     std::string fault = opened.ok() ? CompareStore(store.db(), expected, &found)
                                     : absl::StrCat("open: ", opened.ToString());
     CountsByName unused;

@@ -40,6 +40,8 @@ class Examiner {
   uint64_t Images() const { return std::max<uint64_t>(kLeastImages, plan_.images); }
   // The numbers, from 1, of the points to look at.
   std::vector<uint64_t> ChoosePoints(const Trace& trace) const;
+  std::vector<uint64_t> ChooseMutatedPoints(const Trace& trace) const;
+  Survivors SurvivorsOf(uint64_t variant) const;
   void ExaminePoint(CrashImage& image, const Expectation& expected, uint64_t point);
   // `image` is as it was when it was built.
   void JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where);
@@ -60,6 +62,7 @@ class Examiner {
   Progress& progress_;
   std::atomic<bool>& stop_;
   const std::vector<const Operation*> operations_;
+  bool damaged_;           // The store, at this place of the trace.
   uint64_t variants_ = 0;  // Of a point.
   uint64_t judged_ = 0;    // First level.
   unsigned faults_ = 0;

@@ -111,6 +111,10 @@ bool IsOfProgram(const void* address) {
 constexpr unsigned kNever = ~0u;
 thread_local unsigned fences_to_live = kNever;
 thread_local bool dead = false;
+std::atomic<bool> process_dead{false};
+
+// Whether what this thread does is of no effect any more.
+bool IsDead() { return dead || process_dead.load(std::memory_order_relaxed); }
 thread_local unsigned fence_delay_ms = 0;
 thread_local jmp_buf place_of_death;
 // What the thread that is to die has locked. The next process does not meet these locks, but the
@@ -130,7 +134,7 @@ int Unlock(pthread_mutex_t* mutex) {
 // What is done to this thread at a fence that `caller` makes, before it takes effect.
 void MeetFate(const void* caller) {
   if (fence_delay_ms != 0) usleep(fence_delay_ms * 1000);
-  if (dead || fences_to_live == kNever || !IsOfProgram(caller)) return;
+  if (IsDead() || fences_to_live == kNever || !IsOfProgram(caller)) return;
   if (fences_to_live-- > 0) return;
   dead = true;
   longjmp(place_of_death, 1);
@@ -160,29 +164,32 @@ Passage PassageOf(CallKind kind) {
     site.name = frame.function;
     ++site.calls;
     if (mutated.return_address != frames[i] || mutated.kind != kind) return Passage::kPasses;
-    if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnMutated();
     return mutated_how == Mutation::kLate ? Passage::kLate : Passage::kDropped;
   }
   return Passage::kPasses;
 }
 
 void Flush(const void* address, size_t size_bytes) {
-  if (dead) return;
+  if (IsDead()) return;
   NoteFlushOfImage(static_cast<const char*>(address), size_bytes);
   const Passage passage = PassageOf(CallKind::kFlush);
   if (passage == Passage::kLate) late_flushes.push_back({address, size_bytes});
-  if (passage != Passage::kPasses) return;
-  if (Observer* seen_by = observer.load(std::memory_order_acquire)) {
+  Observer* seen_by = observer.load(std::memory_order_acquire);
+  if (seen_by == nullptr) return;
+  if (passage == Passage::kPasses) {
     seen_by->OnFlush(static_cast<const char*>(address), size_bytes);
+  } else {
+    seen_by->OnWithheldFlush(static_cast<const char*>(address), size_bytes);
   }
 }
 
 void Fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (dead) return;
-  if (PassageOf(CallKind::kFence) != Passage::kPasses) return;
+  if (IsDead()) return;
+  const Passage passage = PassageOf(CallKind::kFence);
   Observer* seen_by = observer.load(std::memory_order_acquire);
   if (seen_by == nullptr) return;
+  if (passage != Passage::kPasses) return seen_by->OnWithheldFence();
   seen_by->OnFence();
   for (const Range& late : late_flushes) {
     seen_by->OnFlush(static_cast<const char*>(late.address), late.size_bytes);
@@ -231,11 +238,21 @@ void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run) {
   fences_to_live = kNever;
   for (; !held_mutexes.empty(); held_mutexes.pop_back()) Unlock(held_mutexes.back());
 }
+void EndProcess() {
+  if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnDeath();
+  process_dead.store(true, std::memory_order_relaxed);
+}
 void BeginProcess() {
+  Observer* seen_by = observer.load(std::memory_order_acquire);
+  if (seen_by != nullptr && process_dead.load(std::memory_order_relaxed)) seen_by->OnBirth();
   fences_to_live = kNever;
   dead = false;
+  process_dead.store(false, std::memory_order_relaxed);
   late_flushes.clear();
   thread_number = NextThreadNumber();
+}
+void WriteBackCaches() {
+  if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnWriteBack();
 }
 uint32_t CurrentThread() { return thread_number; }
 void DelayFences(unsigned wait_ms) { fence_delay_ms = wait_ms; }
@@ -283,16 +300,18 @@ int pmem_deep_persist(const void* address, size_t size_bytes) {
 }
 int pmem_msync(const void* address, size_t size_bytes) {
   daxkv::crash::MeetFate(__builtin_return_address(0));
-  if (daxkv::crash::dead) return 0;
+  if (daxkv::crash::IsDead()) return 0;
   // daxkv's own are of its pages, and of what lies between them.
   if (!daxkv::crash::IsOfProgram(__builtin_return_address(0))) {
     daxkv::crash::NoteFlushOfImage(static_cast<const char*>(address), size_bytes);
   }
-  if (daxkv::crash::PassageOf(daxkv::crash::CallKind::kFence) != daxkv::crash::Passage::kPasses) {
-    return 0;
-  }
-  if (auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire)) {
+  const auto passage = daxkv::crash::PassageOf(daxkv::crash::CallKind::kFence);
+  auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire);
+  if (seen_by == nullptr) return 0;
+  if (passage == daxkv::crash::Passage::kPasses) {
     seen_by->OnMsync(static_cast<const char*>(address), size_bytes);
+  } else {
+    seen_by->OnWithheldMsync(static_cast<const char*>(address), size_bytes);
   }
   return 0;
 }
@@ -334,7 +353,7 @@ void urcu_memb_synchronize_rcu() {
   auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire);
   const uint64_t flushes = seen_by == nullptr ? 0 : seen_by->OnBarrierBegin();
   next();
-  if (seen_by != nullptr) seen_by->OnBarrierEnd(flushes);
+  if (seen_by != nullptr && !daxkv::crash::IsDead()) seen_by->OnBarrierEnd(flushes);
 }
 
 int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {

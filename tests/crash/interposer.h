@@ -36,8 +36,13 @@ class Observer {
   // A hole was punched.
   virtual void OnPunch(int file, uint64_t offset, uint64_t size_bytes) = 0;
   virtual void OnUnmap() = 0;
-  // The mutation has just come to bear.
-  virtual void OnMutated() = 0;
+  // The mutation has come to bear, on a flush, an msync, or a fence.
+  virtual void OnWithheldFlush(const char* address, size_t size_bytes) = 0;
+  virtual void OnWithheldMsync(const char* address, size_t size_bytes) = 0;
+  virtual void OnWithheldFence() = 0;
+  virtual void OnWriteBack() = 0;
+  virtual void OnDeath() = 0;
+  virtual void OnBirth() = 0;
 };
 
 // Makes every store opened from here on take its medium for `platform`.
@@ -78,10 +83,17 @@ void Mutate(const CallSite& site, Mutation mutation);
 // before it takes effect. There `run` ends: no destructor of its frames runs, locks in leaves that it
 // held stay locked and memory that it had is lost, as when a process dies. Mutexes are unlocked, for
 // what is left of the store to be destroyed. No flush or fence of the thread counts from then on, until
-// BeginProcess.
+// EndProcess, or BeginProcess.
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
+// The process is dead: no flush, fence or barrier of any thread counts until BeginProcess, as what is
+// left of its objects is destroyed. It died before the flushes that no fence has completed: what it
+// stored is in the caches, and nobody has begun to write it back. What is stored from here on, while
+// its objects go, BeginProcess takes back.
+void EndProcess();
 // The thread is a new process's from here on: another one than before to whoever asks.
 void BeginProcess();
+// The caches write back all that is in them, as they may at any time.
+void WriteBackCaches();
 // Whose flushes a fence of this thread completes. No later fence completes those of a process that
 // died.
 uint32_t CurrentThread();

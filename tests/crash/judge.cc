@@ -88,15 +88,15 @@ std::vector<Operation> WritesAfterRecovery(const Model& all) {
   return writes;
 }
 
-absl::Status Recover(const Script& script, Store& store) {
+absl::Status Recover(bool damaged, Store& store) {
   absl::Status status;
-  if (script.repairs) status = store.Repair();
+  if (damaged) status = store.Repair();
   return status.ok() ? store.Open() : status;
 }
 
-std::string JudgeImage(const Script& script, const StoreFiles& files, const Expectation& expected) {
+std::string JudgeImage(bool damaged, const StoreFiles& files, const Expectation& expected) {
   Store store(files);
-  const absl::Status opened = Recover(script, store);
+  const absl::Status opened = Recover(damaged, store);
   if (!opened.ok()) return absl::StrCat("open: ", opened.ToString());
   Model model;
   std::string fault = CompareStore(store.db(), expected, &model);

@@ -224,7 +224,7 @@ void Recorder::FlushLine(uint64_t offset, uint32_t thread) {
 void Recorder::OnFlush(const char* address, size_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   uint64_t offset;
-  if (stopped_ || size_bytes == 0 || !Translate(address, &offset)) return;
+  if (stopped_ || dead_ || size_bytes == 0 || !Translate(address, &offset)) return;
   ++counts_.flushes;
   const uint64_t last = std::min(offset + size_bytes, size_bytes_) - 1;
   for (uint64_t line = offset / kLineSizeBytes; line <= last / kLineSizeBytes; ++line) {
@@ -234,7 +234,7 @@ void Recorder::OnFlush(const char* address, size_t size_bytes) {
 
 void Recorder::OnFence() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (stopped_) return;
+  if (stopped_ || dead_) return;
   ++counts_.fences;
   Lines& lines = pending_[CurrentThread()];
   if (lines.empty()) {
@@ -266,7 +266,7 @@ uint64_t Recorder::OnBarrierBegin() {
 
 void Recorder::OnBarrierEnd(uint64_t flushes) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (stopped_) return;
+  if (stopped_ || dead_) return;
   std::map<uint64_t, std::pair<uint64_t, Flushed>> done;  // By number, with the offset.
   for (auto& [thread, lines] : pending_) {
     for (const auto& [offset, of_line] : lines) {
@@ -284,14 +284,19 @@ void Recorder::OnBarrierEnd(uint64_t flushes) {
 void Recorder::OnMsync(const char* address, size_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   uint64_t offset;
-  if (stopped_ || !Translate(address, &offset)) return;
+  if (stopped_ || dead_ || !Translate(address, &offset)) return;
   ++counts_.fences;
   AddPoint();
   const uint64_t begin = offset / kPageSizeBytes * kPageSizeBytes;
   const uint64_t end = std::min(
       (offset + size_bytes + kPageSizeBytes - 1) / kPageSizeBytes * kPageSizeBytes, size_bytes_);
+  const uint64_t dirty = MakeDurable(begin, end);
+  counts_.lines += dirty;
+  if (dirty == 0) ++counts_.empty_fences;
+}
+
+uint64_t Recorder::MakeDurable(uint64_t begin, uint64_t end) {
   uint64_t dirty = 0;
-  // AddPoint has brought `seen_` up to date.
   for (uint64_t page = begin; page < end; page += kPageSizeBytes) {
     if (memcmp(seen_ + page, durable_ + page, kPageSizeBytes) == 0) continue;
     for (uint64_t at = page; at < page + kPageSizeBytes; at += kLineSizeBytes) {
@@ -302,14 +307,39 @@ void Recorder::OnMsync(const char* address, size_t size_bytes) {
       memcpy(durable_ + at, seen_ + at, kLineSizeBytes);
     }
   }
-  counts_.lines += dirty;
-  if (dirty == 0) ++counts_.empty_fences;
+  return dirty;
+}
+
+void Recorder::OnDeath() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_) return;
+  NoteStores();
+  pending_.clear();
+  Add(EventKind::kDeath, 0);
+  dead_ = true;
+}
+
+void Recorder::OnBirth() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_) return;
+  dead_ = false;
+  for (uint64_t page = 0; page < size_bytes_; page += kPageSizeBytes) {
+    if (memcmp(live_ + page, seen_ + page, kPageSizeBytes) == 0) continue;
+    memcpy(live_ + page, seen_ + page, kPageSizeBytes);
+  }
+}
+
+void Recorder::OnWriteBack() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_ || dead_) return;
+  AddPoint();
+  MakeDurable(0, size_bytes_);
 }
 
 void Recorder::OnPunch(int file, uint64_t offset, uint64_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   struct stat info;
-  if (stopped_ || fstat(file, &info) != 0) return;
+  if (stopped_ || dead_ || fstat(file, &info) != 0) return;
   for (const Part& part : parts_) {
     if (part.inode != info.st_ino || offset >= part.size_bytes) continue;
     const uint64_t begin = part.offset + offset;
@@ -326,9 +356,45 @@ void Recorder::OnPunch(int file, uint64_t offset, uint64_t size_bytes) {
   }
 }
 
-void Recorder::OnMutated() {
+// ---- What a mutation keeps from becoming durable ----
+
+void Recorder::Withhold(uint64_t offset, uint64_t number) {
+  trace_.push_back(LineEvent(EventKind::kWithheld, offset));
+  trace_.back().a = withheld_calls_;
+  trace_.back().b = number;
+}
+
+void Recorder::WithholdLines(uint64_t begin, uint64_t end) {
+  ++withheld_calls_;
+  for (uint64_t at = begin; at < end; at += kLineSizeBytes) {
+    if (memcmp(durable_ + at, live_ + at, kLineSizeBytes) != 0) Withhold(at, flushes_ + 1);
+  }
+}
+
+void Recorder::OnWithheldFlush(const char* address, size_t size_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!stopped_) Add(EventKind::kMutated, 0);
+  uint64_t offset;
+  if (stopped_ || dead_ || size_bytes == 0 || !Translate(address, &offset)) return;
+  const uint64_t end = std::min(offset + size_bytes, size_bytes_);
+  WithholdLines(offset / kLineSizeBytes * kLineSizeBytes, end);
+}
+
+void Recorder::OnWithheldMsync(const char* address, size_t size_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  uint64_t offset;
+  if (stopped_ || dead_ || !Translate(address, &offset)) return;
+  const uint64_t end = std::min(
+      (offset + size_bytes + kPageSizeBytes - 1) / kPageSizeBytes * kPageSizeBytes, size_bytes_);
+  WithholdLines(offset / kPageSizeBytes * kPageSizeBytes, end);
+}
+
+void Recorder::OnWithheldFence() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (stopped_ || dead_) return;
+  ++withheld_calls_;
+  for (const auto& [offset, flushed] : pending_[CurrentThread()]) {
+    Withhold(offset, flushed.back().number);
+  }
 }
 
 void Recorder::OnUnmap() { __atomic_store_n(&mappings_stale_, true, __ATOMIC_RELAXED); }

@@ -66,7 +66,12 @@ class Recorder : public Observer {
   void OnMsync(const char* address, size_t size_bytes) override;
   void OnPunch(int file, uint64_t offset, uint64_t size_bytes) override;
   void OnUnmap() override;
-  void OnMutated() override;
+  void OnWithheldFlush(const char* address, size_t size_bytes) override;
+  void OnWithheldMsync(const char* address, size_t size_bytes) override;
+  void OnWithheldFence() override;
+  void OnWriteBack() override;
+  void OnDeath() override;
+  void OnBirth() override;
 
  private:
   struct Part {
@@ -93,6 +98,11 @@ class Recorder : public Observer {
   void FlushLine(uint64_t offset, uint32_t thread);
   void SetDurable(uint64_t offset, const Flushed& flushed);
   void NoteStores();
+  // Of lines that are in memory as `seen_` has them. Returns how many were not durable.
+  uint64_t MakeDurable(uint64_t begin, uint64_t end);
+  // Of those that are not durable.
+  void WithholdLines(uint64_t begin, uint64_t end);
+  void Withhold(uint64_t offset, uint64_t number);
   void AddPoint();
   void Add(EventKind kind, uint64_t offset, uint64_t a = 0, uint64_t b = 0);
   Event LineEvent(EventKind kind, uint64_t offset) const;
@@ -104,6 +114,7 @@ class Recorder : public Observer {
   bool mappings_stale_ = true;
   bool openable_ = false;
   bool stopped_ = false;
+  bool dead_ = false;  // The process.
   // All three by pool offset.
   char* live_ = nullptr;     // The files themselves.
   char* seen_ = nullptr;     // What the trace says is in memory.
@@ -111,6 +122,7 @@ class Recorder : public Observer {
   uint64_t size_bytes_ = 0;
   std::unordered_map<uint32_t, Lines> pending_;  // By thread.
   uint64_t flushes_ = 0;
+  uint64_t withheld_calls_ = 0;
   FlushCounts counts_;
   Trace trace_;
 };

@@ -55,6 +55,7 @@ absl::Status Store::Open() {
 absl::Status Store::Repair() { return kv::Db::Repair(files_.path(), MakeOptions()).status(); }
 
 void Store::Abandon() {
+  EndProcess();
   for (auto& snapshot : snapshots_) static_cast<void>(snapshot.release());
   snapshots_.clear();
   db_.reset();
@@ -185,6 +186,12 @@ Operation Open() {
 }
 Operation Close() {
   return {"close", {}, [](Store& store, const Changes&) { return store.Close(); }};
+}
+Operation WriteBackOfCaches() {
+  return {"write-back of caches", {}, [](Store&, const Changes&) {
+            WriteBackCaches();
+            return absl::OkStatus();
+          }};
 }
 Operation Crash() {
   return {"crash", {}, [](Store& store, const Changes&) {

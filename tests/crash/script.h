@@ -65,6 +65,8 @@ struct Operation {
   bool unfinished = false;
   // Whether a store is open when it returns that was not before.
   bool opens = false;
+  // Whether a store that was damaged is well when it returns.
+  bool heals = false;
 };
 
 struct Script {
@@ -77,7 +79,8 @@ struct Script {
   dax::PoolShape shape = dax::PoolShape::kDirectory;
   // Of the images that other scripts get: big stores take long to check.
   double share = 1;
-  // The setup leaves a damaged store: who opens an image repairs it first.
+  // The setup leaves a damaged store: who opens an image repairs it first, until an operation has
+  // healed it.
   bool repairs = false;
 
   // All that is recorded, as the trace numbers them.
@@ -108,6 +111,8 @@ Operation TakeSnapshot();
 Operation ReleaseSnapshot();
 Operation Open();
 Operation Close();
+// The hardware's, not the store's doing: caches may write back at any time, and here they do.
+Operation WriteBackOfCaches();
 Operation Crash();  // Of the process: what it stored stays in the caches, and may be lost later.
 // The operation, during which the process dies: at its fence of that number, from 0. (Of a group's
 // fences the first makes records durable, the second what refers to them.) Open comes next.

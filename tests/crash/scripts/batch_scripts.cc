@@ -34,11 +34,11 @@ std::vector<Script> Scripts() {
   // The process dies at each fence of a batch: what it stored, the table's word too, may be in the
   // caches only. Each batch has keys of its own: all of it or nothing, for ever.
   std::vector<Operation> each_fence;
-  for (unsigned fence = 0; fence < 4; ++fence) {
+  for (unsigned fence = 0; fence < 6; ++fence) {
     const int first = static_cast<int>(5 * fence);
     each_fence = each_fence + Killed(Batch(Keys(first, 3), 60, Keys(first + 3, 2)), fence) +
-                 InOtherThread(Open()) + Put("key000100", 50) + Delete("key000100") +
-                 Deletes(Keys(first, 1)) + Put(Keys(first + 3, 1)[0], 40);
+                 InOtherThread(Open()) + Deletes(Keys(first, 1)) + Put("key000100", 50) +
+                 Delete("key000100") + Put(Keys(first + 3, 1)[0], 40);
   }
   // Of removals alone: they have no records that the redo would wait for.
   each_fence = each_fence + PutGroup(Keys(200, 12), 30);
@@ -47,9 +47,9 @@ std::vector<Script> Scripts() {
                  Killed(Batch({}, 0, Keys(200 + 6 * static_cast<int>(fence - 1), 6)), fence) +
                  InOtherThread(Open()) + Put("key000100", 50) + Delete("key000100");
   }
-  const Script killed{"KilledBatches", some, each_fence};
+  const Script killed{"KilledBatches", Puts(Keys(0, 30), 100), each_fence};
   std::vector<Operation> splits_killed;
-  for (unsigned fence = 1; fence < 5; ++fence) {
+  for (unsigned fence = 1; fence < 8; ++fence) {
     const int first = static_cast<int>(fence);
     splits_killed = splits_killed + Killed(Batch(Keys(first, 60, 30), 40), fence) + Open() +
                     Put("key000001", 40) + Delete("key000001");

@@ -43,9 +43,14 @@ std::vector<Script> Scripts() {
       {TakeSnapshot(), Batch(Keys(9, 10, 50), 300, Keys(19, 5, 100)), TakeSnapshot(), Compact(),
        PutGroup(Keys(29, 20, 10), 200), ReleaseSnapshot(), Compact(), DeleteRange(Keys(29, 10, 10)),
        ReleaseSnapshot(), PutGroup(Keys(700, 60), 300), Compact(), Put("key000009", 300)}};
-  and_batches.share = and_snapshots.share = 0.5;
+  // A place that a snapshot has held comes free long after its record was moved.
+  Script and_reuse{"MoveRecordsAndReuse", SparseStore(),
+                   std::vector{TakeSnapshot(), InOtherThread(Compact()), ReleaseSnapshot()} +
+                       Puts(Keys(1000, 6), 300) + PutGroup(Keys(700, 60), 300)};
+  and_reuse.share = and_batches.share = and_snapshots.share = 0.5;
   return {move,        OnPages(move),        after_crash,   and_close,
-          and_batches, OnPages(and_batches), and_snapshots, OnPages(and_snapshots)};
+          and_batches, OnPages(and_batches), and_snapshots, OnPages(and_snapshots),
+          and_reuse};
 }
 
 const bool added = AddScripts(Scripts);

@@ -9,29 +9,31 @@
 namespace daxkv::crash {
 namespace {
 
-constexpr int kKeys = 28500;  // In about 240 leaves.
-constexpr int kStep = 60;     // Each leaf keeps two keys or so.
+constexpr int kKeys = 24500;  // In about 240 leaves.
+constexpr int kSpacing = 4;   // Room for more keys in the middle.
+constexpr int kStep = 50;     // Each leaf keeps two of them.
+constexpr int kEnd = kKeys * kSpacing;
 
 std::vector<Operation> WideTree() {
-  std::vector<Operation> operations = {PutGroup(Keys(0, kKeys), 0)};
+  std::vector<Operation> operations = {PutGroup(Keys(0, kKeys, kSpacing), 0)};
   for (int first = 1; first < kStep; ++first) {
-    operations.push_back(DeleteGroup(Keys(first, kKeys / kStep, kStep)));
+    operations.push_back(DeleteGroup(Keys(first * kSpacing, kKeys / kStep, kStep * kSpacing)));
   }
   return operations;
 }
 
 std::vector<Script> Scripts() {
-  const std::vector<Operation> at_edge = {PutGroup(Keys(kKeys, 900), 0),
-                                          PutGroup(Keys(kKeys + 900, 900), 0),
-                                          PutGroup(Keys(kKeys + 1800, 400), 0)};
+  const std::vector<Operation> at_edge = {PutGroup(Keys(kEnd, 900), 0),
+                                          PutGroup(Keys(kEnd + 900, 900), 0),
+                                          PutGroup(Keys(kEnd + 1800, 400), 0)};
   const std::vector<Operation> in_middle = {
-      PutGroup(Keys(6001, 900), 0), PutGroup(Keys(12001, 900), 0), PutGroup(Keys(6961, 400), 0)};
+      PutGroup(Keys(24001, 900), 0), PutGroup(Keys(48001, 900), 0), PutGroup(Keys(30001, 400), 0)};
   std::vector<Script> scripts = {
       {"InnerSplitAtEdge", WideTree(), at_edge + CloseAndOpen() + Put("key000001", 10)},
       {"InnerSplitInMiddle", WideTree(), in_middle + CloseAndOpen() + Put("key000001", 10)},
       {"KilledInnerSplits", WideTree(), {}}};
   for (unsigned fence = 0; fence < 6; ++fence) {
-    const int first = 1501 + 1500 * static_cast<int>(fence);
+    const int first = 6001 + 6000 * static_cast<int>(fence);
     scripts[2].operations = scripts[2].operations + Killed(PutGroup(Keys(first, 900), 0), fence) +
                             Open() + Put("key000001", 10);
   }

@@ -31,6 +31,12 @@ std::vector<Script> Scripts() {
                         BatchAcross({In("a", "x"), In("b", "y")}, 40, {In("b", "x"), key}),
                         BatchAcross(In("a", Keys(0, 60)), 30, {In("b", "y")}), Drop("b", {}),
                         BatchAcross({key, In("a", "x")}, 20)}};
+  // An entry of two cache lines.
+  const std::string long_name(kv::kMaxKeyspaceNameSizeBytes, 'n');
+  const Script long_names{"KeyspaceNames", some,
+                          std::vector{Create(long_name), PutIn(long_name, "k", 40), Create("short"),
+                                      Drop(long_name, {"k"}), Create(long_name)} +
+                              CloseAndOpen() + PutIn(long_name, "k", 50)};
   // The process dies at each fence of a creation, a drop, a batch: the table's words and the batch
   // table's may be in the caches only.
   std::vector<Operation> created, dropped, batched;
@@ -49,8 +55,9 @@ std::vector<Script> Scripts() {
   const Script killed_creates{"KilledKeyspaceCreates", some, created};
   const Script killed_drops{"KilledKeyspaceDrops", some + Create("first"), dropped};
   const Script killed_batches{"KilledKeyspaceBatches", two, batched};
-  std::vector<Script> all = {lifecycle,        OnPages(lifecycle), sessions,     batches,
-                             OnPages(batches), killed_creates,     killed_drops, killed_batches};
+  std::vector<Script> all = {
+      lifecycle, OnPages(lifecycle), long_names,     OnPages(long_names), sessions,
+      batches,   OnPages(batches),   killed_creates, killed_drops,        killed_batches};
   // Each image is judged by a keyspace made and dropped, too.
   for (Script& script : all) script.share = 0.25;
   return all;

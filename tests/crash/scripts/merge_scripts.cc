@@ -22,8 +22,15 @@ std::vector<Script> Scripts() {
                    Deletes(Keys(49, 3, 10)) + Compact()};
   Script after_crash{"MergeLeavesAfterCrash", SparseLeaves() + CrashAndOpen(),
                      std::vector{Compact()} + split + CrashAndOpen() + Compact()};
-  merge.share = after_crash.share = 0.2;
-  return {merge, OnPages(merge), after_crash};
+  // A tree of one leaf grows and shrinks: the leaf that was the root goes.
+  Script grown{"GrownAndMerged",
+               {PutGroup(Keys(0, 100, 10), 20)},
+               std::vector{InOtherThread(PutGroup(Keys(1, 60, 10), 20)),
+                           InOtherThread(DeleteGroup(Keys(0, 95, 10))),
+                           InOtherThread(DeleteGroup(Keys(1, 55, 10))), Compact()} +
+                   PutGroup(Keys(2, 200, 4), 20) + Puts(Keys(3, 4, 4), 20)};
+  grown.share = merge.share = after_crash.share = 0.2;
+  return {merge, OnPages(merge), after_crash, grown, OnPages(grown)};
 }
 
 const bool added = AddScripts(Scripts);

@@ -95,7 +95,9 @@ std::vector<std::string> operator+(std::vector<std::string> a, const std::vector
 }
 
 Operation Repair() {
-  return {"repair", {}, [](Store& store, const Changes&) { return store.Repair(); }};
+  Operation repair{"repair", {}, [](Store& store, const Changes&) { return store.Repair(); }};
+  repair.heals = true;
+  return repair;
 }
 
 std::vector<Script> Scripts() {
@@ -103,6 +105,11 @@ std::vector<Script> Scripts() {
   const std::vector<Operation> closed =
       std::vector{PutGroup(Keys(0, 400), 30)} + Puts(Keys(0, 5), 60000) +
       PutGroup(Keys(10, 60), 50) + DeleteGroup(Keys(100, 40)) + Batch(Keys(200, 20), 40) + Close();
+  // The process died when it had committed a batch, of which the leaves know nothing yet.
+  const std::vector<Operation> crashed =
+      std::vector{PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40)),
+                  Batch(Keys(300, 6), 30, Keys(310, 3))} +
+      Puts(Keys(0, 2), 60000) + Killed(Batch(Keys(200, 6), 30, Keys(210, 3)), 1);
   const std::vector<Operation> again = std::vector{Repair(), Open()} + Puts(Keys(20, 4), 100) +
                                        Deletes(Keys(30, 2)) + CloseAndOpen() + Put("new", 40);
   std::vector<Script> scripts = {
@@ -110,7 +117,14 @@ std::vector<Script> Scripts() {
       {"RepairLeavesAndExtents",
        closed + Damage<kv::NodeHeader>(kv::kLeafMagic) + Damage<kv::ExtentHeader>(kv::kSlabMagic),
        again},
-      {"RepairExtents", closed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again}};
+      {"RepairExtents", closed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again},
+      // The repair meets what only the caches have.
+      {"RepairInherited",
+       {PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40))},
+       std::vector{Killed(PutGroup(Keys(0, 90), 30), 0)} + Damage<kv::NodeHeader>(kv::kLeafMagic) +
+           again},
+      {"RepairAfterCrash", crashed + Damage<kv::NodeHeader>(kv::kLeafMagic), again},
+      {"RepairExtentsAfterCrash", crashed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again}};
   const std::vector<Operation> keyspaces =
       std::vector{PutGroup(Keys(0, 150), 30),
                   Create("a"),

@@ -23,6 +23,21 @@ std::vector<Script> Scripts() {
   }
   Script killed_extents{"KilledNewExtents", some, reserved};
   killed_extents.share = 0.3;
+  // Several such words, which have come to the medium, as lines of a cache may at any time; one run
+  // takes the place of all.
+  std::vector<Operation> written_back;
+  for (int first = 100; first < 175; first += 25) {
+    Operation of_many_sizes = PutGroup(Keys(first, 1), 280);
+    for (int i = 1; i < 20; ++i) {
+      const auto size_bytes = static_cast<size_t>(280 + 40 * i);
+      of_many_sizes.changes.push_back(Put(Keys(first + i, 1)[0], size_bytes).changes[0]);
+    }
+    written_back = written_back + Killed(of_many_sizes, 0) + WriteBackOfCaches() +
+                   InOtherThread(Open()) + Put(Keys(first + 20, 1)[0], 600000) +
+                   Put(Keys(first + 21, 1)[0], 50);
+  }
+  Script killed_extents_there{"KilledNewExtentsWrittenBack", some, written_back};
+  killed_extents_there.share = 0.3;
   Script compact{"Compact", Puts(Keys(0, 6), 200000) + PutGroup(Keys(10, 1500), 400),
                  Deletes(Keys(0, 3)) + Compact() + DeleteGroup(Keys(10, 1400)) + Compact() +
                      Puts(Keys(0, 3), 30000)};
@@ -43,6 +58,8 @@ std::vector<Script> Scripts() {
   return {large,
           killed_extents,
           OnPages(killed_extents),
+          killed_extents_there,
+          OnPages(killed_extents_there),
           OnPages(large),
           growth,
           compact,
