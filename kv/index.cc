@@ -43,11 +43,11 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Create(Memory* memory, Snapshots* 
   memory->Flush(&node, sizeof(node));
   if (absl::Status status = impl->Drain(); !status.ok()) return status;
   auto index = std::unique_ptr<Index>(new Index(std::move(impl)));
-  // Commits the empty index. Before: there is none, and the leaf's slot is free. Not waited for: who
-  // makes the store or the keyspace known (CommitSuperblock, KeyspaceTable::Commit) drains before.
+  // Commits the empty index. Before: there is none, and the leaf's slot is free.
   owned.Release();
   StoreWord(*root, *leaf);
   memory->Flush(root, sizeof(*root));
+  if (absl::Status status = index->impl_->Drain(); !status.ok()) return status;
   index->impl_->root_leaf = *leaf;
   return index;
 }

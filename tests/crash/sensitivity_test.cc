@@ -83,6 +83,10 @@ constexpr Explained kExplained[] = {
     {"kv::Compactor::Compact fence 1 left out",
      "nothing is flushed before it: it asks whether the medium has failed"},
     {"kv::Index::Create flush 1 late", kNewExtent},
+    {"kv::Index::Create fence 1 left out",
+     "who makes the store or the keyspace known, CommitSuperblock or KeyspaceTable::SetState, "
+     "drains "
+     "before; an index by itself is durable all the same"},
     {"kv::Index::Impl::FinishSplit flush 1 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishSplit flush 1 late", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishInheritedSplit flush 2 left out", kMovedSlotsFlag},
