@@ -158,7 +158,8 @@ class Space : public Memory, public dax::ExtentProvider {
 
   // Back-pressure, for a thread that is about to allocate `size_bytes` and holds nothing: if it and
   // others retire faster than the worker frees, it does the worker's work, so that what waits to be
-  // freed stays a small part of the store. Otherwise it costs one load.
+  // freed stays a small part of the store. Otherwise it costs one load. With process durability it
+  // waits for nobody: only a writeback lets slots go.
   void LimitRetired(uint64_t size_bytes) noexcept;
   // Finds free slots and runs for an allocation that failed: frees what was retired, lists and derives
   // every extent, and truncates the empty ones. O(extents). Statuses of Reclaim.

@@ -76,8 +76,13 @@ void Space::LimitRetired(uint64_t size_bytes) noexcept {
       impl_->retire_queues[QueueNumber()].waiting.load(std::memory_order_relaxed);
   if (__builtin_expect(waiting * size_bytes <= kUncheckedRetiredBytes, true)) return;
   if (!impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) return;
-  // Whoever has it is freeing, or about to.
-  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  // Whoever has it is freeing, or about to. With process durability nothing is freed before the next
+  // writeback, however long a call waits: whoever has it may wait for the medium.
+  std::unique_lock<std::mutex> lock(impl_->maintenance, std::try_to_lock);
+  if (!lock.owns_lock()) {
+    if (impl_->pool->media().durability == dax::Durability::kProcess) return;
+    lock.lock();
+  }
   if (impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) impl_->RetireRound();
 }
 
