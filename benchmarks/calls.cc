@@ -2,10 +2,11 @@
 //
 //   calls STORE [RECORDS]
 //
-// Loads RECORDS (1,000,000) records of 1 KB into a new store at the path STORE, then measures pairs in
-// turn, several times, and prints the medians: 16 Gets and MultiGet of 16 keys (random ones); 100 Puts
-// and a batch of 100 (random keys, 100 B values); Get and Put of a counter, and Update; Put of 64 MiB
-// and ValueWriter. The figures mean something only beside the medium's promise, which it prints.
+// Loads RECORDS (1,000,000) records of 1 KB into a new store at the path STORE, then measures pairs
+// in turn, several times, and prints the medians: 16 Gets and MultiGet of 16 keys (random ones);
+// 100 Puts and a batch of 100 (random keys, 100 B values); Get and Put of a counter, and Update;
+// Put of 64 MiB and ValueWriter. The figures mean something only beside the medium's promise, which
+// it prints.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -2,11 +2,11 @@
 //
 //   open_time FOLDER [--value BYTES] [RECORDS...]
 //
-// For each number of records (10000, 100000, 1000000), with values of BYTES (1000), makes a store in
-// FOLDER, then opens it after a clean close, and after its process was killed while it was putting,
-// nine times for each of three calls that come first: a put of a record like those there are, a delete
-// and a get. Prints medians: of the whole open; of what libpmemobj itself takes to open such a pool,
-// in turn with them and in the same state; and of the first calls.
+// For each number of records (10000, 100000, 1000000), with values of BYTES (1000), makes a store
+// in FOLDER, then opens it after a clean close, and after its process was killed while it was
+// putting, nine times for each of three calls that come first: a put of a record like those there
+// are, a delete and a get. Prints medians: of the whole open; of what libpmemobj itself takes to
+// open such a pool, in turn with them and in the same state; and of the first calls.
 //
 // Goal: the same at every size, and at most 20 ms more than libpmemobj.
 #include <libpmemobj.h>

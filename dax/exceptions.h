@@ -2,10 +2,11 @@
 //
 // How exceptions are dealt with here: every public call of Pool, Mapping, Index, Space and Db turns
 // them into a status. (What has none to return throws std::bad_alloc: a Mapping's constructor,
-// ReportPins, ListLostPages.) Inside, what a call holds (locks, slots, runs) belongs to objects whose
-// destructors give it back. From the store that commits a change to the end of its consequences
-// nothing may throw: what that part needs is allocated before, and it is noexcept. Abseil's hash
-// tables (as of 20220623) are broken for ever by an allocation that throws; std's are used.
+// ReportPins, ListLostPages.) Inside, what a call holds (locks, slots, runs) belongs to objects
+// whose destructors give it back. From the store that commits a change to the end of its
+// consequences nothing may throw: what that part needs is allocated before, and it is noexcept.
+// Abseil's hash tables (as of 20220623) are broken for ever by an allocation that throws; std's are
+// used.
 #ifndef DAXKV_DAX_EXCEPTIONS_H_
 #define DAXKV_DAX_EXCEPTIONS_H_
 

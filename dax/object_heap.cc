@@ -36,8 +36,8 @@ using PmemobjInteger = long long;  // NOLINT(google-runtime-int): of its control
 // Runs `call`, which may throw as libpmemobj-cpp does.
 template <typename Call>
 absl::Status Translate(const std::string& action, Call call) {
-  // A transaction that can't begin, for want of memory, libpmemobj leaves aborted, and dies of a null
-  // pointer if it is told to end it.
+  // A transaction that can't begin, for want of memory, libpmemobj leaves aborted, and dies of a
+  // null pointer if it is told to end it.
   if (pmemobj_tx_stage() == TX_STAGE_ONABORT) {
     return MakeStatus(absl::StatusCode::kResourceExhausted, "cannot ", action,
                       ": libpmemobj ran out of memory in this thread before and can't begin a ",

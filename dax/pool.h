@@ -35,13 +35,13 @@
 //   P5  A page that a media error took is never handed out before it has fresh blocks.
 //
 // Lazy work
-//   Open reads no descriptor word, whatever the pool's size. Which pages are free is found out later,
-//   window by window: AllocateRun looks at more of them, the newest first, when what is known has no
-//   room, but at no more than kMostWindowsPerRun before it rather grows the pool; only if that can't
-//   grow does it look at all. ReleaseRuns looks at the windows that its runs lie in. So after any
-//   open a call costs the same in a large pool as in a small one, unless the pool is full.
-//   FindMoreFreePages does the rest ahead of time, for whoever has the time. Trim, Stats, and Close
-//   after a crash look at everything.
+//   Open reads no descriptor word, whatever the pool's size. Which pages are free is found out
+//   later, window by window: AllocateRun looks at more of them, the newest first, when what is
+//   known has no room, but at no more than kMostWindowsPerRun before it rather grows the pool; only
+//   if that can't grow does it look at all. ReleaseRuns looks at the windows that its runs lie in.
+//   So after any open a call costs the same in a large pool as in a small one, unless the pool is
+//   full. FindMoreFreePages does the rest ahead of time, for whoever has the time. Trim, Stats, and
+//   Close after a crash look at everything.
 //
 // Media errors
 //   A page is *lost* when touching it raised SIGBUS (sigbus.h) or somebody says so
@@ -227,10 +227,10 @@ class Pool {
   // which is then returned. kDataLoss when descriptors contradict P1. Concurrent allocations and
   // releases may be seen or not.
   absl::Status ForEachRun(const std::function<absl::Status(const Run&)>& visit) const;
-  // The same a part at a time, for the live runs that begin in the next kWindowPages pages, or a few
-  // less, below `end_page` (UINT64_MAX: the pool's end). Returns the `end_page` for the next call; 0:
-  // there is nothing below. Runs that were live before the first call and stay so are each visited
-  // once; others may be or not.
+  // The same a part at a time, for the live runs that begin in the next kWindowPages pages, or a
+  // few less, below `end_page` (UINT64_MAX: the pool's end). Returns the `end_page` for the next
+  // call; 0: there is nothing below. Runs that were live before the first call and stay so are each
+  // visited once; others may be or not.
   absl::StatusOr<uint64_t> ForEachRunBelow(
       uint64_t end_page, const std::function<absl::Status(const Run&)>& visit) const;
 
@@ -307,9 +307,9 @@ class Pool {
   //   kInternal  the file system or libpmemobj refused; others of the segments were trimmed
   absl::StatusOr<uint64_t> Trim();
 
-  // Punches the blocks that growth has left spare; Trim without the search for others. The runs that
-  // come next reserve theirs anew: to be called when none have come for a while. O(segments) if there
-  // are none.
+  // Punches the blocks that growth has left spare; Trim without the search for others. The runs
+  // that come next reserve theirs anew: to be called when none have come for a while. O(segments)
+  // if there are none.
   absl::Status TrimSpare();
   // Runs allocated since open; any thread.
   uint64_t runs_allocated() const;

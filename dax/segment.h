@@ -4,8 +4,8 @@
 // the run that they describe; the rest is volatile and guarded by the pool's allocation mutex.
 //
 // The allocator is built window by window, in any order. Pages of a window that is not built are
-// not free to it, so no run is made there; nor is a run released there before its windows are built,
-// so that no build meets pages whose release is under way.
+// not free to it, so no run is made there; nor is a run released there before its windows are
+// built, so that no build meets pages whose release is under way.
 #ifndef DAXKV_DAX_SEGMENT_H_
 #define DAXKV_DAX_SEGMENT_H_
 

@@ -33,12 +33,13 @@
 //       its left neighbour and its parent's slots change together, by the redo of a set of stores
 //       (word_stores.h); all leaves concerned are locked before and the fresh ones until after.
 //       First everything leads to the fresh leaf, then the old one is marked dead and its split
-//       count is odd for ever, then both may be changed and reused. So what a reader finds in a leaf
-//       whose count it has read even was current then, and who meets a dead leaf descends again.
+//       count is odd for ever, then both may be changed and reused. So what a reader finds in a
+//       leaf whose count it has read even was current then, and who meets a dead leaf descends
+//       again.
 //   X10 A leaf stays as long as somebody holds its lock, or its left neighbour's, or, while its
 //       parent has no view, its parent's mutex; or is in the ReadGuard in which he found it. Leaves
-//       are locked in the guard in which they were found. A fence stays as long as a leaf that has it.
-//       The leftmost leaf, inner nodes and the fences that these share are never freed.
+//       are locked in the guard in which they were found. A fence stays as long as a leaf that has
+//       it. The leftmost leaf, inner nodes and the fences that these share are never freed.
 #ifndef DAXKV_KV_INDEX_H_
 #define DAXKV_KV_INDEX_H_
 
@@ -87,8 +88,8 @@ struct LeafTarget {
   LeafTarget(Kind kind_in, std::string_view key_in) : kind(kind_in), key(key_in) {}
 };
 
-// A leaf as a snapshot sees it. Records stay good, in place in the pool, as long as the snapshot does:
-// what is visible at a snapshot is neither changed nor reused.
+// A leaf as a snapshot sees it. Records stay good, in place in the pool, as long as the snapshot
+// does: what is visible at a snapshot is neither changed nor reused.
 struct LeafContents {
   struct Entry {
     uint64_t head;   // Bytes of the key behind the prefix, as a big-endian number: HeadIn(key).
@@ -155,8 +156,8 @@ class LeafRewriter {
   // Called once before the first store is made, then the other once they are durable; locks are
   // held, nothing may be allocated. After Commit, whatever it returns, a crash may be followed by a
   // redo of the stores; after Finish it is not. Commit begins with a drain: everything flushed
-  // before, as the fresh leaves, is durable before the redo can be. *begun tells that it came so far
-  // that a redo is possible.
+  // before, as the fresh leaves, is durable before the redo can be. *begun tells that it came so
+  // far that a redo is possible.
   static constexpr size_t kMostStores = 2 * kInnerSlots + 2;
   virtual absl::Status Commit(absl::Span<const WordStore> stores, bool* begun) = 0;
   virtual absl::Status Finish() = 0;
@@ -178,8 +179,8 @@ class Index {
   // kUnavailable to have the whole look-up done again after `visit`'s reason has passed (the index
   // leaves the guard and faults the record's extent in between). Any other status is returned.
   //   kNotFound  no such key (an empty message: cheap). A slot that damage has emptied is no slot;
-  //              after a clean close Verify and Space::Audit tell (a slot in use that nothing refers
-  //              to), after a crash nothing can. A slot whose tag was damaged into another
+  //              after a clean close Verify and Space::Audit tell (a slot in use that nothing
+  //              refers to), after a crash nothing can. A slot whose tag was damaged into another
   //              that may lie in the same lines hides its key; scans and Verify report it.
   //   kDataLoss  a damaged node or record on the way
   absl::Status Find(std::string_view key,
@@ -239,8 +240,8 @@ class Index {
   // numbered_later; each index once, in an order that all callers share. Five drains, or rounds of
   // drains. Readers may see some changes before others.
   //   kResourceExhausted, kDataLoss  nothing changed
-  //   kInternal                      the medium failed; if Commit was called before, the entries are
-  //                                  published or not, until an open redoes what `commit` left
+  //   kInternal                      the medium failed; if Commit was called before, the entries
+  //                                  are published or not, until an open redoes what `commit` left
   struct IndexEntries {
     Index* index;
     absl::Span<const GroupEntry> entries;
@@ -271,8 +272,8 @@ class Index {
   };
   absl::StatusOr<RangeSample> SampleRange(std::string_view from, std::string_view to,
                                           size_t most_leaves) const;
-  // Compaction, one thread at a time, with what follows. Where a leaf holds a record: good until its
-  // slot changes, or the next RewriteLeaves.
+  // Compaction, one thread at a time, with what follows. Where a leaf holds a record: good until
+  // its slot changes, or the next RewriteLeaves.
   struct SlotPosition {
     Address leaf;
     unsigned place;
@@ -287,21 +288,21 @@ class Index {
                          absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
                          std::string* next_from, bool* end) const;
   // Makes slots that still are as they were found lead to a copy of their record, complete, flushed
-  // and drained at `to`, with the same sequence; retires the old one. Not durable on return: a crash
-  // may bring the old places back, which are not reused before (Memory::Retire). Sets (*moved)[i]
-  // where moves[i] was done; elsewhere `to` is still the caller's. Moves within a leaf come one after
-  // the other. kInternal as of Upsert.
+  // and drained at `to`, with the same sequence; retires the old one. Not durable on return: a
+  // crash may bring the old places back, which are not reused before (Memory::Retire). Sets
+  // (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves within a leaf
+  // come one after the other. kInternal as of Upsert.
   struct Move {
     SlotPosition at;
     Address to;
   };
   absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
 
-  // Puts runs of neighbouring leaves that fill no more than one together, and leaves that must move,
-  // into fresh leaves: among the children of the parent that covers `from`. Reads no record. Leaves
-  // with a history, damaged ones and those being split are left as they are; the leftmost leaf always
-  // is. Four drains, if there is anything to do; writers of the leaves concerned wait for them.
-  // *next_from and *end as of ScanLeaf. Adds to *result.
+  // Puts runs of neighbouring leaves that fill no more than one together, and leaves that must
+  // move, into fresh leaves: among the children of the parent that covers `from`. Reads no record.
+  // Leaves with a history, damaged ones and those being split are left as they are; the leftmost
+  // leaf always is. Four drains, if there is anything to do; writers of the leaves concerned wait
+  // for them. *next_from and *end as of ScanLeaf. Adds to *result.
   //   kResourceExhausted  no room for a fresh leaf; what found room is done
   //   kDataLoss           as above
   //   kInternal           the medium failed: as of Upsert

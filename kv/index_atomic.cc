@@ -1,6 +1,6 @@
 // Many entries as one change. Every leaf concerned is locked, in ascending order as groups lock
-// theirs, and planned; what may fail, fails here. Then the plans are committed as a group's are, with
-// the commit's steps between: see CommitPlans.
+// theirs, and planned; what may fail, fails here. Then the plans are committed as a group's are,
+// with the commit's steps between: see CommitPlans.
 #include <utility>
 #include <vector>
 

@@ -82,7 +82,8 @@ absl::Status Index::Impl::GuessLeaf(const LeafTarget& target, LeafGuess* guess,
   absl::Status status = DescendToFrame(target, 1, &frame, &view, obstacle);
   if (!status.ok()) return status;
   const unsigned child = SearchIn(*view, target);
-  // Set up when the view was built. If it has gone since, it is not reused before our ReadGuard ends.
+  // Set up when the view was built. If it has gone since, it is not reused before our ReadGuard
+  // ends.
   *guess = {view->leaf(child), view->split_count(child), view, child};
   return absl::OkStatus();
 }
@@ -208,9 +209,10 @@ absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at
       absl::Status descended = DescendToLeaf(target, at, obstacle);
       if (!descended.ok() || !wait.Try(*at->leaf)) return descended;
       LeafLock taken = LeafLock::Adopt(*at->leaf);
-      // An even count that did not change: no split began, and the leaf did not die, since the descent
-      // found it to cover the key, and neither can happen now. An odd one has ended meanwhile and so
-      // has changed, except after a failed drain, which lets no writer come this far.
+      // An even count that did not change: no split began, and the leaf did not die, since the
+      // descent found it to cover the key, and neither can happen now. An odd one has ended
+      // meanwhile and so has changed, except after a failed drain, which lets no writer come this
+      // far.
       locked = SplitCount(at->leaf->header) == at->split_count;
       if (locked) *lock = std::move(taken);
       return descended;

@@ -37,8 +37,8 @@ absl::StatusOr<size_t> Index::Impl::EntriesWithin(absl::Span<const GroupEntry> e
   return static_cast<size_t>(end - entries.begin());
 }
 
-// What each entry does to the leaf. *taken: how many of them; the status says what kept the next one
-// from it.
+// What each entry does to the leaf. *taken: how many of them; the status says what kept the next
+// one from it.
 absl::Status Index::Impl::PlanEntries(absl::Span<const GroupEntry> entries, LeafPlan* plan,
                                       size_t* taken) {
   for (*taken = 0; *taken < entries.size(); ++*taken) {

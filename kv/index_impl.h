@@ -400,8 +400,9 @@ struct Index::Impl {
 
   static constexpr unsigned kSetUpStripes = 64;
   std::mutex set_up_mutexes[kSetUpStripes];  // By node; innermost.
-  // Entered in the ReadGuard in which a node was found not ready, left when it is set up (Obstacle): a
-  // leaf that was ready before a grace period and a wait for these is set up by nobody.
+  // Entered in the ReadGuard in which a node was found not ready, left when it is set up
+  // (Obstacle): a leaf that was ready before a grace period and a wait for these is set up by
+  // nobody.
   mutable WriteWindows set_ups;
 
   std::mutex frames_mutex;

@@ -1,9 +1,10 @@
 // Leaves that compaction merges and moves.
 //
-// One round concerns the children of one parent. Runs of neighbouring leaves are locked in ascending
-// order, each with the leaf left of it; a run's slots go into one fresh leaf, as they are. The fresh
-// leaf takes the place of the first one: it has its low fence (the very record, as the parent may begin
-// with it too) and its key range is that of all of them. What is stored then is
+// One round concerns the children of one parent. Runs of neighbouring leaves are locked in
+// ascending order, each with the leaf left of it; a run's slots go into one fresh leaf, as they
+// are. The fresh leaf takes the place of the first one: it has its low fence (the very record, as
+// the parent may begin with it too) and its key range is that of all of them. What is stored then
+// is
 //   `next` of the leaf left of each run        := the fresh leaf
 //   the parent's slot of the run's first leaf  := the fresh leaf
 //   the parent's slots of the others           := 0
@@ -23,8 +24,8 @@
 namespace daxkv::kv {
 namespace {
 
-// What a run of several leaves may hold together: a fresh leaf is filled as one that a split makes, so
-// that it is neither split nor merged again soon.
+// What a run of several leaves may hold together: a fresh leaf is filled as one that a split makes,
+// so that it is neither split nor merged again soon.
 constexpr unsigned kMergedFill = 80;
 static_assert(kMergedFill < kLeafSlots);
 

@@ -47,9 +47,9 @@ absl::Status Index::Impl::FindSlots(std::string_view from, size_t max_leaves,
 }
 
 // The record of a slot that did not change is the one that was copied: the caller keeps its address
-// from being given to another record. A snapshot's reader may go on with the old place: that is kept
-// for the newest snapshot that shows the record, and for the older ones after it, as a version that
-// is there at no number, since all find the copy in the slot.
+// from being given to another record. A snapshot's reader may go on with the old place: that is
+// kept for the newest snapshot that shows the record, and for the older ones after it, as a version
+// that is there at no number, since all find the copy in the slot.
 absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
                                          std::vector<bool>* moved, size_t first) {
   const Address self = leaf.header.self;
@@ -77,8 +77,8 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
         if (history != nullptr && history->BeginOf(*old) != old->sequence) continue;
         kept = window.Supersede(&reserve, memory, self, *old, &leaf.slots[at.place], old->sequence);
       }
-      // Commits. After a crash before this line is durable, the record is at its old place, which is
-      // reused only when it is (Memory::Retire): nobody waits for that here.
+      // Commits. After a crash before this line is durable, the record is at its old place, which
+      // is reused only when it is (Memory::Retire): nobody waits for that here.
       StoreWord(leaf.slots[at.place], MakeSlot(SlotTag(at.slot), to));
       memory->Flush(&leaf.slots[at.place], sizeof(uint64_t));
       if (kept) {

@@ -104,8 +104,8 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
   }
 }
 
-// *nothing: whether the leaf begins at or above `from`. It does where a walk from leaf to leaf goes,
-// unless leaves were merged meanwhile.
+// *nothing: whether the leaf begins at or above `from`. It does where a walk from leaf to leaf
+// goes, unless leaves were merged meanwhile.
 absl::Status Index::Impl::CoversNothingBelow(const LeafNode& leaf, std::string_view from,
                                              bool* nothing, Obstacle& obstacle) const {
   *nothing = from.empty();
@@ -192,8 +192,8 @@ absl::StatusOr<bool> Index::Impl::RefersToRecord(const RecordView& record) {
   return RefersToFence(record);
 }
 
-// The leaf that covers the fence's key has it as its low fence. So has an inner node, perhaps, which
-// then begins with that leaf.
+// The leaf that covers the fence's key has it as its low fence. So has an inner node, perhaps,
+// which then begins with that leaf.
 absl::StatusOr<bool> Index::Impl::RefersToFence(const RecordView& fence) {
   bool refers = false;
   absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {

@@ -331,7 +331,8 @@ absl::Status Index::Impl::ReadLeafAt(uint64_t number, const LeafTarget& target,
       }
       if (!absl::IsUnavailable(status)) return status;
     }
-    // All that is absent is faulted in together. What can't be had is met again, unless it has gone.
+    // All that is absent is faulted in together. What can't be had is met again, unless it has
+    // gone.
     for (const Address address : reader.absent) memory->FaultIn(address).IgnoreError();
     reader.absent.clear();
     if (absl::Status status = Overcome(obstacle, &gone); !status.ok()) return status;

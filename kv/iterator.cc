@@ -10,9 +10,9 @@
 namespace daxkv::kv {
 namespace {
 
-// What the processor is asked for ahead of the walk: so many bytes of records, as far as that is not
-// too few records or too many, and of each record its beginning; longer ones have the processor's own
-// prefetching.
+// What the processor is asked for ahead of the walk: so many bytes of records, as far as that is
+// not too few records or too many, and of each record its beginning; longer ones have the
+// processor's own prefetching.
 constexpr uint64_t kPrefetchedAheadSizeBytes = 4096;
 constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 24;
 constexpr uint64_t kMostPrefetchedSizeBytes = 1280;

@@ -145,8 +145,8 @@ absl::Status KeyspaceTable::Load() {
   return status;
 }
 
-// A process that died may have stored a state, or the word that commits the table, and not flushed it:
-// what is done for that state, as giving extents back, must not be durable before it.
+// A process that died may have stored a state, or the word that commits the table, and not flushed
+// it: what is done for that state, as giving extents back, must not be durable before it.
 absl::Status KeyspaceTable::MakeInheritedDurable() {
   pool_.Flush(&SuperblockOf(pool_)->keyspaces, sizeof(uint64_t));
   for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) {

@@ -80,8 +80,8 @@ class LeafHistory : public rcu::Head {
 
  private:
   friend class LeafHistories;
-  // A leaf of which each record was overwritten many times has a hundred versions and more, each in a
-  // cache line of its own: who looks for one key's passes by a few of them.
+  // A leaf of which each record was overwritten many times has a hundred versions and more, each in
+  // a cache line of its own: who looks for one key's passes by a few of them.
   static constexpr unsigned kLists = 16;
 
   // Whether `visit` wants to go on.

@@ -23,8 +23,8 @@ uint32_t* FutexWord(LeafNode& leaf) {
   return reinterpret_cast<uint32_t*>(&leaf.header.volatile_version);
 }
 
-// What is in the futex word while the lock's holder of this version has it and others sleep: only the
-// unlock changes the change count.
+// What is in the futex word while the lock's holder of this version has it and others sleep: only
+// the unlock changes the change count.
 uint32_t HeldWord(uint64_t version) { return static_cast<uint32_t>(version | kSleepersBit); }
 
 // Takes a free lock, and sets `more_bits` with it.

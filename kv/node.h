@@ -41,8 +41,9 @@ uint32_t NodeChecksum(const NodeHeader& header);
 inline Address NextOf(uint64_t next_word) { return next_word & ~kSplitUnfinished; }
 
 // ---- The volatile version word: bit 0 the writers' lock, bit 1 says that some of them sleep until
-// it is free, bit 2 that the leaf is dead, bits 3..31 count the locks that were given back (the first
-// count of a new leaf is arbitrary), bits 32..63 the split count ------------------------------------
+// it is free, bit 2 that the leaf is dead, bits 3..31 count the locks that were given back (the
+// first count of a new leaf is arbitrary), bits 32..63 the split count
+// ------------------------------------
 
 inline constexpr uint64_t kLockBit = 1;
 inline constexpr uint64_t kSleepersBit = 2;
@@ -60,8 +61,8 @@ inline uint32_t SplitCount(const NodeHeader& header) {
   return SplitCountIn(LoadWord(header.volatile_version));
 }
 inline bool IsSplitting(uint32_t split_count) { return split_count % 2 != 0; }
-// Nobody is changing the leaf. Who finds the word at rest, then looks at slots, and then finds the very
-// same word again, has seen them all as they were at one moment.
+// Nobody is changing the leaf. Who finds the word at rest, then looks at slots, and then finds the
+// very same word again, has seen them all as they were at one moment.
 inline bool IsAtRest(uint64_t version) {
   return (version & (kLockBit | kSleepersBit | kDeadBit)) == 0 &&
          !IsSplitting(SplitCountIn(version));

@@ -129,9 +129,9 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Open(dax::Pool* pool, KeyspaceId k
 }
 
 // One 8-byte store. Before it is durable, an open still sees the unclean close and does the same.
-// Flushed also when the word is so already: a process that died may not have done so. Not waited for:
-// after a crash the open drains when it looks for batches (BatchTable::Pending), before it returns;
-// else the close syncs.
+// Flushed also when the word is so already: a process that died may not have done so. Not waited
+// for: after a crash the open drains when it looks for batches (BatchTable::Pending), before it
+// returns; else the close syncs.
 void Space::Impl::SetMapsValidSince(uint64_t epoch) {
   uint64_t& word = superblock()->maps_valid_since;
   word = dax::Pool::SealEpoch(epoch);
@@ -167,8 +167,8 @@ absl::Status Space::Close() {
   });
 }
 
-// If we crash or fail, the pool is not marked clean, and no map counts at the next open. Durable with
-// the rest, by Pool::Close, before that marks it so.
+// If we crash or fail, the pool is not marked clean, and no map counts at the next open. Durable
+// with the rest, by Pool::Close, before that marks it so.
 absl::Status Space::Impl::SaveMaps() {
   std::vector<ExtentFrame*> changed;
   for (ExtentFrame* frame : Frames()) {

@@ -2,17 +2,17 @@
 // share its pages and nothing else: each has its own mapping and its own extents.
 //
 // Slots of up to kMaxSlabSlotSizeBytes lie in slab extents: runs of 64 KiB at first, growing with
-// their size class to 256 KiB. A larger record has a run of its own. Which slots are used is kept in
-// DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
+// their size class to 256 KiB. A larger record has a run of its own. Which slots are used is kept
+// in DRAM only, in a *frame* per extent. Extents of earlier sessions get their frame when they are
 // first allocated from or freed into: from the map that a clean close saved, or, after a crash, by
 // asking the index about every slot (LivenessOracle): the extent is *derived*. Nothing leaks: an
 // unreachable slot is found free again by that. Open reads none of them: it is O(1).
 //
 // Nor is any call after it O(extents), but those that say so. Extents of earlier sessions are
-// *listed* a window of the pool at a time (dax::Pool::ForEachRunBelow), the newest first: a few by an
-// allocation that finds no free slot, the others by the worker thread from then on, with pauses.
-// The worker also has the pool find its free pages. Until an extent is listed, its free slots are not
-// used.
+// *listed* a window of the pool at a time (dax::Pool::ForEachRunBelow), the newest first: a few by
+// an allocation that finds no free slot, the others by the worker thread from then on, with pauses.
+// The worker also has the pool find its free pages. Until an extent is listed, its free slots are
+// not used.
 //
 // Thread safety: every method from any thread at the same time, except Open, Close, destructor.
 //
@@ -116,7 +116,8 @@ class Space : public Memory, public dax::ExtentProvider {
   // present; FaultIn makes all of it present. After kResourceExhausted from Allocate, or from a
   // call of the index that allocates, MakeRoom and one more try tell whether the pool is really
   // full (left alone, the worker thread makes room soon). Further statuses of Allocate:
-  //   kInvalidArgument  a record of less than its header or more than key, value and header can have
+  //   kInvalidArgument  a record of less than its header or more than key, value and header can
+  //                     have
   //   kInternal         the medium failed
   Address PresentUntil(Address address) const override;
   absl::Status FaultIn(Address address) override;
@@ -161,18 +162,18 @@ class Space : public Memory, public dax::ExtentProvider {
   // freed stays a small part of the store. Otherwise it costs one load. With process durability it
   // waits for nobody: only a writeback lets slots go.
   void LimitRetired(uint64_t size_bytes) noexcept;
-  // Finds free slots and runs for an allocation that failed: frees what was retired, lists and derives
-  // every extent, and truncates the empty ones. O(extents). Statuses of Reclaim.
+  // Finds free slots and runs for an allocation that failed: frees what was retired, lists and
+  // derives every extent, and truncates the empty ones. O(extents). Statuses of Reclaim.
   absl::Status MakeRoom();
 
-  // Lists and derives every extent (after a crash this finds all that leaked), waits for retired slots, and
-  // truncates extents without a used slot. Those that are pinned are tried again until `deadline`,
-  // while others may work; damaged ones are skipped. kFailedPrecondition: an extent must be derived
-  // and there is no oracle.
+  // Lists and derives every extent (after a crash this finds all that leaked), waits for retired
+  // slots, and truncates extents without a used slot. Those that are pinned are tried again until
+  // `deadline`, while others may work; damaged ones are skipped. kFailedPrecondition: an extent
+  // must be derived and there is no oracle.
   absl::StatusOr<ReclaimResult> Reclaim(absl::Time deadline);
 
-  // Compaction, one at a time. BeginEmptying chooses extents of records, or leaves, of which at most
-  // `max_used_share` is used and whose slots find room in other extents of their class, the
+  // Compaction, one at a time. BeginEmptying chooses extents of records, or leaves, of which at
+  // most `max_used_share` is used and whose slots find room in other extents of their class, the
   // emptiest first, until `max_size_bytes` of slots are to be moved. From then on they are neither
   // allocated from nor truncated, and no slot of theirs is reused, so that what it holds can be
   // read outside of any ReadGuard. Pinned extents are left alone. Returns the bytes of their used
@@ -186,8 +187,8 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<uint64_t> BeginEmptying(const EmptyingLimits& limits);
   // Whether a slot lies in such an extent. Wait-free; inside a ReadGuard.
   bool IsEmptying(Address address) const;
-  // A slot for a record or leaf that moves: as Allocate, but rather in an extent that is nearly full
-  // than in a new one.
+  // A slot for a record or leaf that moves: as Allocate, but rather in an extent that is nearly
+  // full than in a new one.
   absl::StatusOr<Address> AllocateForMove(SlotKind kind, uint64_t size_bytes);
   // Truncates those that are empty and not pinned; the others take part in allocation again.
   // Statuses of Reclaim.
@@ -211,8 +212,8 @@ class Space : public Memory, public dax::ExtentProvider {
 
   // Waits until everything retired so far that no pin holds is free again.
   void Quiesce() noexcept;
-  // Saves the maps (E3). The pool's Close comes next: it makes them durable, and then its 8-byte mark
-  // commits them. Without that, as after a crash, the maps do not count.
+  // Saves the maps (E3). The pool's Close comes next: it makes them durable, and then its 8-byte
+  // mark commits them. Without that, as after a crash, the maps do not count.
   // kInternal: the medium failed.
   absl::Status Close();
 

@@ -14,8 +14,8 @@ constexpr unsigned kShardShift = 23;
 // The run of a class doubles while the class has so many times the next size: what the last,
 // partly filled extent wastes stays a small part of the class.
 constexpr uint64_t kGrowthPart = 16;
-// One pin keeps an extent from being given back. At 256 KiB an entry of the mapping is still one slot
-// of the same node that has those of 2 MiB.
+// One pin keeps an extent from being given back. At 256 KiB an entry of the mapping is still one
+// slot of the same node that has those of 2 MiB.
 constexpr uint64_t kMostSlabPages = 64;
 constexpr uint64_t kMaxRecordSizeBytes =
     sizeof(RecordHeader) + kMaxKeySizeBytes + kMaxValueSizeBytes;
@@ -108,8 +108,8 @@ void Space::Impl::WantRoom() {
   worker.Call(this, std::chrono::milliseconds(0));
 }
 
-// Gives the shard another current extent, one with a free slot. Moved records also fill extents that
-// are nearly full, before they get a new one. Needs the shard's mutex.
+// Gives the shard another current extent, one with a free slot. Moved records also fill extents
+// that are nearly full, before they get a new one. Needs the shard's mutex.
 absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard, Purpose purpose) {
   SizeClass& size_class = classes[class_number];
   if (shard.current != nullptr) {
@@ -234,8 +234,8 @@ void Space::Impl::ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept {
   Relist(frame);
 }
 
-// Only a repair reads the stamp. It is not flushed: the end of the process keeps it, and after a power
-// cut it is there mostly, which a repair takes into account (repair.h).
+// Only a repair reads the stamp. It is not flushed: the end of the process keeps it, and after a
+// power cut it is there mostly, which a repair takes into account (repair.h).
 void Space::Impl::StampDead(const ExtentFrame& frame, uint32_t slot) noexcept {
   const Address address = frame.SlotAddress(slot);
   char* const at = pool->At(address);

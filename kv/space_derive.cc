@@ -11,8 +11,8 @@ namespace {
 
 // Saved maps that one allocation may load before it rather takes a new run.
 constexpr unsigned kMapsPerRefill = 4;
-// Windows that it may list: as many as it may look at for a new run, so that sessions of a few calls
-// meet the extents of those before them.
+// Windows that it may list: as many as it may look at for a new run, so that sessions of a few
+// calls meet the extents of those before them.
 constexpr uint64_t kWindowsPerRefill = dax::Pool::kMostWindowsPerRun;
 
 absl::Status LostHeaderError(Address extent) {
@@ -51,8 +51,8 @@ bool IsPlausible(const dax::Pool& pool, SlotKind kind, Address address, uint64_t
 
 }  // namespace
 
-// Extents of this session have frames from their beginning to their end, and so have those of earlier
-// ones that were met by another way: they are counted then.
+// Extents of this session have frames from their beginning to their end, and so have those of
+// earlier ones that were met by another way: they are counted then.
 absl::Status Space::Impl::ListSome() {
   if (all_listed()) return absl::OkStatus();
   return WithoutExceptions([&] {

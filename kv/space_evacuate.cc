@@ -45,9 +45,10 @@ void AddUsage(const ExtentFrame& frame, SlotClassUsage* usage) {
 
 }  // namespace
 
-// The emptiest extents whose used slots all fit into the free ones of the rest: moving them needs no
-// new extent (but one that is partly filled already), and none is moved twice. Among equals those
-// in the emptiest surroundings, so that the holes make room for large runs and for huge pages.
+// The emptiest extents whose used slots all fit into the free ones of the rest: moving them needs
+// no new extent (but one that is partly filled already), and none is moved twice. Among equals
+// those in the emptiest surroundings, so that the holes make room for large runs and for huge
+// pages.
 std::vector<ExtentFrame*> Space::Impl::FindSparse(const std::vector<ExtentFrame*>& of_class,
                                                   const HugeBlockUse& block_use,
                                                   double max_used_share) {

@@ -138,8 +138,8 @@ struct PendingSlots {
   uint64_t size_bytes = 0;
   // The highest number of those that are of batches: they wait for that horizon, too (V8).
   uint64_t last_batch = 0;
-  // Those that no slot of the index ever referred to wait once more, from the moment when what their
-  // batches deleted is stamped (V8).
+  // Those that no slot of the index ever referred to wait once more, from the moment when what
+  // their batches deleted is stamped (V8).
   bool of_batches = false, others_stamped = false;
 };
 
@@ -224,7 +224,8 @@ struct Space::Impl final : SpaceWorker::Task {
   bool Detach(ExtentFrame* frame) noexcept;
   void Unlist(SizeClass& size_class, ExtentFrame* frame) noexcept;
   void ReleaseSlot(ExtentFrame* frame, uint32_t slot) noexcept;
-  // Marks what lies in a slot as no record, or no node, any more (format.h). No reader may be there.
+  // Marks what lies in a slot as no record, or no node, any more (format.h). No reader may be
+  // there.
   void StampDead(const ExtentFrame& frame, uint32_t slot) noexcept;
 
   // ---- space_retire.cc; under `maintenance` ----

@@ -22,8 +22,8 @@ constexpr size_t kDerivesPerRefill = 4;
 constexpr std::chrono::milliseconds kFirstHeldPoll(20);
 constexpr std::chrono::milliseconds kLastHeldPoll(1000);
 
-// Back-pressure. Below the first a thread does not look at what the others have retired; what all have
-// may be the second, or a part of the store.
+// Back-pressure. Below the first a thread does not look at what the others have retired; what all
+// have may be the second, or a part of the store.
 constexpr uint64_t kUncheckedRetiredBytes = 512 << 10;
 constexpr uint64_t kLeastRetiredBytes = 2 << 20;
 constexpr uint64_t kRetiredPart = 32;
@@ -76,8 +76,8 @@ void Space::LimitRetired(uint64_t size_bytes) noexcept {
       impl_->retire_queues[QueueNumber()].waiting.load(std::memory_order_relaxed);
   if (__builtin_expect(waiting * size_bytes <= kUncheckedRetiredBytes, true)) return;
   if (!impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) return;
-  // Whoever has it is freeing, or about to. With process durability nothing is freed before the next
-  // writeback, however long a call waits: whoever has it may wait for the medium.
+  // Whoever has it is freeing, or about to. With process durability nothing is freed before the
+  // next writeback, however long a call waits: whoever has it may wait for the medium.
   std::unique_lock<std::mutex> lock(impl_->maintenance, std::try_to_lock);
   if (!lock.owns_lock()) {
     if (impl_->pool->media().durability == dax::Durability::kProcess) return;

@@ -5,7 +5,8 @@
 // Thread safety: every method from any thread, except the destructor, which needs quiet.
 //
 // Invariants
-//   J1  A task runs on the worker's thread only, one at a time, and never after its Detach returned.
+//   J1  A task runs on the worker's thread only, one at a time, and never after its Detach
+//       returned.
 //   J2  A Call that comes while the task runs is followed by another run.
 #ifndef DAXKV_KV_SPACE_WORKER_H_
 #define DAXKV_KV_SPACE_WORKER_H_

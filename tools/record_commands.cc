@@ -187,7 +187,8 @@ absl::Status Get(const StoreArgs& store, const std::string& key_argument) {
                         if (!value.ok()) return value.status();
                         if (absl::Status status = WriteTo(stdout, value->value()); !status.ok())
                           return status;
-                        // Exactly the value's bytes into a pipe or file; a line of its own for a person.
+                        // Exactly the value's bytes into a pipe or file; a line of its own for a
+                        // person.
                         if (isatty(STDOUT_FILENO) == 1)
                           if (absl::Status status = WriteTo(stdout, "\n"); !status.ok())
                             return status;

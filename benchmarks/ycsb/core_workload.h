@@ -50,7 +50,8 @@ class CoreWorkload {
   // kInvalidArgument, naming the properties, when they don't fit together.
   static absl::StatusOr<std::unique_ptr<CoreWorkload>> Make(const Settings& settings, Phase phase);
 
-  // Records to insert or delete in these phases, or operations in the run phase (0: until time is up).
+  // Records to insert or delete in these phases, or operations in the run phase (0: until time is
+  // up).
   uint64_t operations() const { return operations_; }
 
  private:

@@ -23,10 +23,10 @@ struct RunResult {
 };
 
 // Opens the engine, runs the phase, compacts if told so, asks the engine for its report and closes
-// it. A load ends at its first failed insert; the other phases go on and count failures (RunResult::totals). With `status` a
-// line about each interval of status.interval seconds is written there.
-// An error: the settings don't fit together, or the engine could not be opened, reported on or
-// closed.
+// it. A load ends at its first failed insert; the other phases go on and count failures
+// (RunResult::totals). With `status` a line about each interval of status.interval seconds is
+// written there. An error: the settings don't fit together, or the engine could not be opened,
+// reported on or closed.
 absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& settings, Phase phase,
                                    std::ostream* status);
 

@@ -1,21 +1,23 @@
-// The least that a store in mapped memory can cost: a table and fixed slots in one mapped file, with
-// nothing that makes a store safe. What the engines floor-serial and floor-parallel run on.
+// The least that a store in mapped memory can cost: a table and fixed slots in one mapped file,
+// with nothing that makes a store safe. What the engines floor-serial and floor-parallel run on.
 //
 //   file:  header page | table: 8-byte pointers, at most half of them used | slots
 //   slot:  record size (4 bytes), key size (4 bytes), record, key; whole cache lines
 //
 // What an operation costs
 //   Read       one load from the table, at the place that the key's hash says; then, at the address
-//              that this load gave, the copy of the record's bytes. Two misses, the second waits for
-//              the first: this is floor-serial.
-//   ReadGroup  the table's lines of all keys are asked for first, then all lines of all records, then
-//              the records are copied. No miss waits for another key's: this is floor-parallel.
-//   Insert     stores the slot's bytes in the next slot, flushes them, fences; then stores the pointer.
-//   Update     one load from the table, then the record's bytes are stored where they lie, flushed and
-//              fenced.
+//              that this load gave, the copy of the record's bytes. Two misses, the second waits
+//              for the first: this is floor-serial.
+//   ReadGroup  the table's lines of all keys are asked for first, then all lines of all records,
+//              then the records are copied. No miss waits for another key's: this is
+//              floor-parallel.
+//   Insert     stores the slot's bytes in the next slot, flushes them, fences; then stores the
+//              pointer.
+//   Update     one load from the table, then the record's bytes are stored where they lie, flushed
+//              and fenced.
 // Keys are told apart by 32 bits of their hash besides the table's place, and not compared. Flushes
-// and fences are libpmem's pmem_flush and pmem_drain (clwb and sfence where the CPU has them), which
-// daxkv's pool calls too. All pages are mapped before the first operation.
+// and fences are libpmem's pmem_flush and pmem_drain (clwb and sfence where the CPU has them),
+// which daxkv's pool calls too. All pages are mapped before the first operation.
 //
 // There is no recovery: an update under way when the process ends leaves a torn record, a lost
 // pointer loses one. Deletes are not possible.

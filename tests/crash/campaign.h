@@ -1,13 +1,13 @@
-// Crash consistency, proved by trying. A campaign: a script is recorded in one process, and images of
-// all that a power cut could have left are opened and judged in others.
+// Crash consistency, proved by trying. A campaign: a script is recorded in one process, and images
+// of all that a power cut could have left are opened and judged in others.
 //
 // ---- What the recorder sees (interposer.h, recorder.h) ----
 // The binary defines libpmem's functions itself, so each flush and fence of libpmemobj and of daxkv
 // comes by, with the thread that made it; so do holes that are punched, parts that are added, and
-// RCU's grace periods, in which every processor passes a barrier. What is in memory is compared with
-// what was seen last at each of these events: stores that nobody flushed are known, too, though not
-// in which order they came. On the platform kPages there are no flushes, and msync makes whole pages
-// durable. (The open, the script and all background threads are recorded.)
+// RCU's grace periods, in which every processor passes a barrier. What is in memory is compared
+// with what was seen last at each of these events: stores that nobody flushed are known, too,
+// though not in which order they came. On the platform kPages there are no flushes, and msync makes
+// whole pages durable. (The open, the script and all background threads are recorded.)
 //
 // ---- What a crash may leave (crash_image.h) ----
 // At each point (before a fence or msync takes effect, before a hole, after each operation):
@@ -15,10 +15,10 @@
 //   2 that, and all that was flushed
 //   3 all that is in memory: the end of a process that loses nothing
 //   4 random choices, many: of flushed lines with the bytes that they had at the flush or have now,
-//     and of lines that nobody flushed. A line comes whole or torn at its 8-byte words; a page of an
-//     ordinary file comes whole or torn at its 512-byte sectors.
-// A process that dies takes its threads along, before they have flushed what no fence has completed:
-// it is in the caches, and no later fence completes it.
+//     and of lines that nobody flushed. A line comes whole or torn at its 8-byte words; a page of
+//     an ordinary file comes whole or torn at its 512-byte sectors.
+// A process that dies takes its threads along, before they have flushed what no fence has
+// completed: it is in the caches, and no later fence completes it.
 //
 // ---- What an image is judged by (judge.h, expectation.h) ----
 // Every acknowledged operation has to be there, those in flight wholly or not at all (of a group:
@@ -53,8 +53,8 @@ namespace daxkv::crash {
 
 struct Plan {
   uint64_t images = 1000;  // About so many, at first level.
-  // Only points at which something is missing for the mutation, and images for that: with all that is
-  // in memory but what is missing, and the like.
+  // Only points at which something is missing for the mutation, and images for that: with all that
+  // is in memory but what is missing, and the like.
   bool for_mutation = false;
   uint64_t seed = 1;
   unsigned workers = 6;

@@ -41,8 +41,8 @@ void Print(const std::string& name, const OperationCounts& counts) {
          each(sum.repeated_lines), each(sum.fences), each(sum.empty_fences));
 }
 
-// A put of 100 bytes under a key of 9 cannot do with less than the three lines of its record and the
-// one of its slot, and two waits: the record has to be durable before what refers to it.
+// A put of 100 bytes under a key of 9 cannot do with less than the three lines of its record and
+// the one of its slot, and two waits: the record has to be durable before what refers to it.
 void ExpectLeastFlushes(const OperationCounts& puts) {
   constexpr double kLeastLines = 4, kLeastFences = 2;
   const auto count = static_cast<double>(puts.operations);

@@ -17,7 +17,8 @@ namespace {
 constexpr unsigned kPatienceSeconds = 60;  // With one image.
 // Points get at least so many; with few images, some points are passed over.
 constexpr uint64_t kLeastVariants = 6;
-// Points differ in how many images they have. One is done when so many builds brought nothing new...
+// Points differ in how many images they have. One is done when so many builds brought nothing
+// new...
 constexpr uint64_t kMostMisses = 20;
 // ...and those that have many may have so many times their share.
 constexpr uint64_t kMostShare = 4;

@@ -1,8 +1,9 @@
 // What a store may hold, while operations begin and end.
 //
 // Of a key, that is the value of each operation that may have been the last: one that is under way,
-// or that has returned while no operation that began later than that has returned too. What a process
-// that died was about is over when a store opens next: from then on it came or did not, for ever.
+// or that has returned while no operation that began later than that has returned too. What a
+// process that died was about is over when a store opens next: from then on it came or did not, for
+// ever.
 //
 // Thread safety: none.
 #ifndef DAXKV_TESTS_CRASH_EXPECTATION_H_

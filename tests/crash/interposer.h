@@ -1,7 +1,8 @@
 // libpmem's exported functions, defined by the test binary itself: libpmemobj and daxkv both call
 // these, so that every flush and every fence of theirs is seen. Nothing is really flushed: what
 // would be durable is the observer's to say. munmap and fallocate are seen too, for the places of
-// the pool's files and for the holes punched into them, and RCU's grace periods, which are barriers.
+// the pool's files and for the holes punched into them, and RCU's grace periods, which are
+// barriers.
 //
 // Thread safety: the interposed functions from any thread; everything else here while no store is
 // open.
@@ -80,15 +81,15 @@ void Mutate(const CallSite& site, Mutation mutation);
 // ---- What may happen to one thread ----
 
 // The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
-// before it takes effect. There `run` ends: no destructor of its frames runs, locks in leaves that it
-// held stay locked and memory that it had is lost, as when a process dies. Mutexes are unlocked, for
-// what is left of the store to be destroyed. No flush or fence of the thread counts from then on, until
-// EndProcess, or BeginProcess.
+// before it takes effect. There `run` ends: no destructor of its frames runs, locks in leaves that
+// it held stay locked and memory that it had is lost, as when a process dies. Mutexes are unlocked,
+// for what is left of the store to be destroyed. No flush or fence of the thread counts from then
+// on, until EndProcess, or BeginProcess.
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
-// The process is dead: no flush, fence or barrier of any thread counts until BeginProcess, as what is
-// left of its objects is destroyed. It died before the flushes that no fence has completed: what it
-// stored is in the caches, and nobody has begun to write it back. What is stored from here on, while
-// its objects go, BeginProcess takes back.
+// The process is dead: no flush, fence or barrier of any thread counts until BeginProcess, as what
+// is left of its objects is destroyed. It died before the flushes that no fence has completed: what
+// it stored is in the caches, and nobody has begun to write it back. What is stored from here on,
+// while its objects go, BeginProcess takes back.
 void EndProcess();
 // The thread is a new process's from here on: another one than before to whoever asks.
 void BeginProcess();

@@ -87,8 +87,8 @@ class Recorder : public Observer {
     uint64_t number;  // Later flushes have higher ones.
     Event event;
   };
-  // By pool offset; of each line what it was at each flush, in order. A fence makes the last of them
-  // durable, a barrier the last of those that came before it.
+  // By pool offset; of each line what it was at each flush, in order. A fence makes the last of
+  // them durable, a barrier the last of those that came before it.
   using Lines = std::map<uint64_t, std::vector<Flushed>>;
 
   void AddNewParts();

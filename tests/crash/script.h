@@ -32,8 +32,8 @@ class Store {
  public:
   explicit Store(StoreFiles files) : files_(std::move(files)) {}
   absl::Status Open();
-  // Of a store that is closed. What it reports to be lost is not asked: after a crash it may fear for
-  // keys that are there.
+  // Of a store that is closed. What it reports to be lost is not asked: after a crash it may fear
+  // for keys that are there.
   absl::Status Repair();
   absl::Status Close();
   // What a crash leaves of the process.
@@ -117,7 +117,8 @@ Operation Crash();  // Of the process: what it stored stays in the caches, and m
 // The operation, during which the process dies: at its fence of that number, from 0. (Of a group's
 // fences the first makes records durable, the second what refers to them.) Open comes next.
 Operation Killed(Operation operation, unsigned fence);
-// The operation, done by a thread that ends then: nobody's fence completes what it has flushed last.
+// The operation, done by a thread that ends then: nobody's fence completes what it has flushed
+// last.
 Operation InOtherThread(Operation operation);
 // The operation, whose fences wait so long before they take effect: for what other threads do
 // meanwhile.

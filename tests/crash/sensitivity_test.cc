@@ -5,14 +5,15 @@
 //   sensitivity_test [--list] [--images=N] [--scripts=N] [--site=PART_OF_A_SITE'S_NAME|...]
 //                    [--script=PART_OF_ITS_NAME] [--from=SITE]
 //
-// --images: of each script, about; --scripts: how many of those that come by are tried for a mutant that
-// is explained; others meet all, up to the first that shows them.
+// --images: of each script, about; --scripts: how many of those that come by are tried for a mutant
+// that is explained; others meet all, up to the first that shows them.
 // --from: the first site to be tried, in the order of their names; for a run that was broken off.
 //
 // A mutation is looked for where it can be seen: from the moment at which a line should have been
-// made durable until something else makes it so (CrashImage::IsMutated), and in images that lack just
-// that line, or just what the last mutated call left out, or some words of it, and have all the rest.
-// So a few images of a script are enough, and all of it takes about ten minutes on a busy machine.
+// made durable until something else makes it so (CrashImage::IsMutated), and in images that lack
+// just that line, or just what the last mutated call left out, or some words of it, and have all
+// the rest. So a few images of a script are enough, and all of it takes about ten minutes on a busy
+// machine.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>

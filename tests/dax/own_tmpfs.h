@@ -11,7 +11,8 @@ namespace daxkv::dax {
 
 // Mounts one on the directory `path`, `options` being tmpfs's ("size=64m"). It is seen by this
 // thread and by threads and processes that it makes from now on, and goes with the last of them: a
-// killed test leaves no mount behind. Undone before that by umount2. False, with errno: no right to.
+// killed test leaves no mount behind. Undone before that by umount2. False, with errno: no right
+// to.
 inline bool MountOwnTmpfs(const std::string& path, const std::string& options) {
   static const int unshared = unshare(CLONE_NEWNS);
   if (unshared != 0) return false;

@@ -1,5 +1,5 @@
-// What calls after an open look at: a few windows, however many the pool has (pool.h, Lazy work). And
-// what they must not do for it: hand pages out twice.
+// What calls after an open look at: a few windows, however many the pool has (pool.h, Lazy work).
+// And what they must not do for it: hand pages out twice.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -205,8 +205,8 @@ TEST_F(PoolWindowsTest, AgreesWithTheModel) {
   }
 }
 
-// A run's pages may be had by others only when its release has punched them, also if their window is
-// looked at meanwhile.
+// A run's pages may be had by others only when its release has punched them, also if their window
+// is looked at meanwhile.
 TEST_F(PoolWindowsTest, ReleasesAndLooksAtTheSameTimeDisturbNobody) {
   constexpr uint64_t kRunPages = 16;
   for (int round = 0; round < 3; ++round) {

@@ -206,8 +206,8 @@ TEST_F(DeviceTest, LostPageIsNeverHandedOutAgain) {
   }
 }
 
-// Of a device the kernel lets no single page be replaced: who touches a poisoned one gets the signal
-// as without us, in a guard too, and the loss is known (sigbus.h).
+// Of a device the kernel lets no single page be replaced: who touches a poisoned one gets the
+// signal as without us, in a guard too, and the loss is known (sigbus.h).
 std::atomic<int> signals{0};
 void OnSignal(int, siginfo_t* info, void*) {
   if (info->si_code == BUS_MCEERR_AR) signals.fetch_add(1);

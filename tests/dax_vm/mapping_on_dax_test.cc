@@ -1,5 +1,5 @@
-// The mapping on a real DAX file system: ndctl's dax.sh through dax::Mapping, and holes punched while
-// other extents are pinned. As platform_test, for the machine of tests/dax_vm/run only.
+// The mapping on a real DAX file system: ndctl's dax.sh through dax::Mapping, and holes punched
+// while other extents are pinned. As platform_test, for the machine of tests/dax_vm/run only.
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

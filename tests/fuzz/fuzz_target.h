@@ -1,5 +1,5 @@
-// What every target here defines, as libFuzzer wants it: does something with any bytes whatever, and
-// ends the process when that goes wrong.
+// What every target here defines, as libFuzzer wants it: does something with any bytes whatever,
+// and ends the process when that goes wrong.
 #ifndef DAXKV_TESTS_FUZZ_FUZZ_TARGET_H_
 #define DAXKV_TESTS_FUZZ_FUZZ_TARGET_H_
 

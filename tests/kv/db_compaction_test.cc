@@ -61,9 +61,11 @@ class CompactionTest : public StoreTest {
 };
 INSTANTIATE_ON_BOTH_MEDIA(CompactionTest);
 
-// A walk goes from leaf to leaf. When it comes to one, that may be a larger one, which begins before.
+// A walk goes from leaf to leaf. When it comes to one, that may be a larger one, which begins
+// before.
 TEST_P(CompactionTest, IteratorsPassEachKeyOnceThoughLeavesAreMerged) {
-  // Of records that are not moved: leaves with versions of their own for a snapshot stay as they are.
+  // Of records that are not moved: leaves with versions of their own for a snapshot stay as they
+  // are.
   Model model = NumberedModel(1'500, 33'000);
   ASSERT_NO_FATAL_FAILURE(PutAll(db(), model));
   ASSERT_NO_FATAL_FAILURE(DeleteMost(db(), 20, &model));
@@ -182,7 +184,8 @@ TEST_P(CompactionTest, PinnedBytesStayAndComeBackLater) {
   ASSERT_NO_FATAL_FAILURE(ExpectEqual(db(), model));
 }
 
-// What a snapshot shows is where it was for its readers, moved or not; iterators hand it out in place.
+// What a snapshot shows is where it was for its readers, moved or not; iterators hand it out in
+// place.
 TEST_P(CompactionTest, SnapshotsKeepTheirRecords) {
   Model model = NumberedModel(20'000, 300);
   ASSERT_NO_FATAL_FAILURE(PutAll(db(), model));
@@ -255,8 +258,8 @@ TEST_P(CompactionTest, TheBackgroundMovesRecords) {
   ASSERT_NO_FATAL_FAILURE(ExpectEqual(db(), model));
 }
 
-// The background waits most of the time to keep to its budget, in the middle of a pass; who asks for
-// a compaction, a check or room does not wait with it.
+// The background waits most of the time to keep to its budget, in the middle of a pass; who asks
+// for a compaction, a check or room does not wait with it.
 TEST_P(CompactionTest, TheBackgroundsBudgetKeepsNobodyWaiting) {
   CloseCleanly();
   options_.compaction_bytes_per_second = 4096;

@@ -400,8 +400,8 @@ TEST_P(DbKeyspaceTest, DropsUnderReadersAndWriters) {
   ExpectClean();
 }
 
-// A call that is inside while the keyspace is dropped ends well, and what it overwrites then belongs
-// to a snapshot from after the drop.
+// A call that is inside while the keyspace is dropped ends well, and what it overwrites then
+// belongs to a snapshot from after the drop.
 TEST_P(DbKeyspaceTest, ADropWaitsForCallsAndForWhatTheyLeaveToSnapshots) {
   Keyspace a = Create("a");
   ASSERT_THAT(a.Put("key", "old"), IsOk());

@@ -1,6 +1,6 @@
-// Single-key calls are linearizable: histories of threads that meet at one key are recorded, and for
-// each a search looks for an order of its operations that a map of one key could have had (Wing and
-// Gong 1993; states met before are passed over, as Lowe 2017).
+// Single-key calls are linearizable: histories of threads that meet at one key are recorded, and
+// for each a search looks for an order of its operations that a map of one key could have had (Wing
+// and Gong 1993; states met before are passed over, as Lowe 2017).
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -145,8 +145,8 @@ class LinearizabilityTest : public StoreTest {
     return status.ok() ? Parse(value) : Value();
   }
 
-  // Some operation on the key; `number` is the thread's own, `other` a keyspace for what a batch has
-  // besides.
+  // Some operation on the key; `number` is the thread's own, `other` a keyspace for what a batch
+  // has besides.
   Event Run(Keyspace keyspace, const Keyspace& other, const std::string& key, std::mt19937& random,
             int number) {
     Event event;

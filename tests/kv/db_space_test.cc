@@ -1,5 +1,6 @@
-// What the files cost beyond keys and values: after a load, overwritten, and after deletes, with readers
-// running. `bazel run --config=opt //benchmarks:space_amplification` measures the same on more records.
+// What the files cost beyond keys and values: after a load, overwritten, and after deletes, with
+// readers running. `bazel run --config=opt //benchmarks:space_amplification` measures the same on
+// more records.
 #include <atomic>
 #include <string>
 #include <thread>
@@ -138,8 +139,8 @@ TEST_F(SpaceGoalsTest, ValuesOf1000Bytes) { ASSERT_NO_FATAL_FAILURE(Meets({40'00
 
 TEST_F(SpaceGoalsTest, ValuesOf100Bytes) { ASSERT_NO_FATAL_FAILURE(Meets({120'000, 100, 1.35})); }
 
-// A step of growth is there as a whole at first, and most of it unused. Soon after the last put it is
-// not (a loaded machine takes its time).
+// A step of growth is there as a whole at first, and most of it unused. Soon after the last put it
+// is not (a loaded machine takes its time).
 TEST_F(SpaceGoalsTest, AnIdleStoreGivesSpareBlocksBack) {
   const std::string large(160 * kMiB, 'l');
   ASSERT_THAT(db_->Put("large", large), IsOk());

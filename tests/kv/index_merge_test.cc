@@ -1,5 +1,5 @@
-// Leaves that are merged and moved: what is there stays, readers and writers go on, nothing leaks, and
-// a power cut at any moment leaves the old leaves or the fresh ones.
+// Leaves that are merged and moved: what is there stays, readers and writers go on, nothing leaks,
+// and a power cut at any moment leaves the old leaves or the fresh ones.
 #include <atomic>
 #include <thread>
 
@@ -230,8 +230,8 @@ TEST(IndexMergeTest, PowerCutsInTheRedo) {
   EXPECT_GE(seed, 6u);
 }
 
-// Readers, writers, scans and snapshots beside merging that never stops. Each writer has keys of its
-// own; readers see its values grow.
+// Readers, writers, scans and snapshots beside merging that never stops. Each writer has keys of
+// its own; readers see its values grow.
 TEST(IndexMergeTest, ReadersAndWritersGoOn) {
   IndexHarness store(256 << 20, /*track=*/false);
   constexpr uint64_t kKeys = 6000;

@@ -7,11 +7,12 @@
 //
 // What the libraries do, in versions 1.12.1 and 0.13.2:
 // - libpmemobj, creating and opening a pool, fails with a wrong reason in errno ("negative size",
-//   EINVAL), and so the status is kFailedPrecondition; once its thread-local message can't be had it
-//   aborts.
-// - libpmemobj, allocating and in transactions, uses some of its memory without having asked whether
-//   it is there, and ends the process by SIGSEGV, or aborts.
-// - liburcu aborts (urcu_die) when a thread can't be registered or its callbacks' thread not be made.
+//   EINVAL), and so the status is kFailedPrecondition; once its thread-local message can't be had
+//   it aborts.
+// - libpmemobj, allocating and in transactions, uses some of its memory without having asked
+//   whether it is there, and ends the process by SIGSEGV, or aborts.
+// - liburcu aborts (urcu_die) when a thread can't be registered or its callbacks' thread not be
+//   made.
 // None of that can be kept from outside. It counts as a crash of the process, of which a store
 // recovers.
 #include <dlfcn.h>

@@ -112,8 +112,8 @@ class OutOfSpaceTest : public testing::TestWithParam<Refused> {
     return blocks_refused != 0;
   }
 
-  // Calls `call` with ever more allowed, until it meets no refusal. After each `verify`, told whether
-  // it succeeded.
+  // Calls `call` with ever more allowed, until it meets no refusal. After each `verify`, told
+  // whether it succeeded.
   void FailEach(const std::function<absl::Status()>& call,
                 const std::function<void(bool done)>& verify, int stride = 1) {
     for (int allowed = 0;; allowed += stride) {

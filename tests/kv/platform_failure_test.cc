@@ -215,7 +215,8 @@ TEST_P(ReservationTest, EveryStepOfACreation) {
   }
 }
 
-// ---- msync ---------------------------------------------------------------------------------------
+// ---- msync
+// ---------------------------------------------------------------------------------------
 
 // A script of changes; `model` is what was acknowledged, `tried` what else a key may have.
 class Script {
@@ -380,7 +381,8 @@ TEST(MsyncTest, EachThatFailsWhileAKeyspaceComesOrGoes) {
   }
 }
 
-// ---- In a process of its own ---------------------------------------------------------------------
+// ---- In a process of its own
+// ---------------------------------------------------------------------
 
 // What the child found wrong goes to stderr; it ends with 0 if nothing.
 int InChild(const std::function<bool()>& body) {

@@ -1,9 +1,9 @@
 // Power cuts under process durability: what an open makes of pages of different times.
 //
-// This binary defines pmem_msync itself. It keeps the store's file as it was when the last writeback
-// that was completed began, and as it was at moments since, some of them in the middle of calls. An
-// image takes each page as it was at any of these moments (or torn between two), is opened as if
-// another kernel had booted, and must hold
+// This binary defines pmem_msync itself. It keeps the store's file as it was when the last
+// writeback that was completed began, and as it was at moments since, some of them in the middle of
+// calls. An image takes each page as it was at any of these moments (or torn between two), is
+// opened as if another kernel had booted, and must hold
 //   of each key a state that the key had not lost before the last completed writeback began, or, if
 //   by then it was deleted, one that it lost less than two writebacks before;
 //   of each group of keys that only batches write, the members of one batch alone.

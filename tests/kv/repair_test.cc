@@ -1,11 +1,11 @@
-// Repair against an oracle that knows every version of every key. Stores are closed, or killed, then
-// damaged in one to several places, and repaired. Afterwards the store opens, Check finds nothing,
-// and every key has its last value, or is reported lost; no older value is there, and no key that was
-// deleted. A second repair finds nothing to do.
+// Repair against an oracle that knows every version of every key. Stores are closed, or killed,
+// then damaged in one to several places, and repaired. Afterwards the store opens, Check finds
+// nothing, and every key has its last value, or is reported lost; no older value is there, and no
+// key that was deleted. A second repair finds nothing to do.
 //
-// What a round allows: Repair may refuse a store whose pool can't be opened; and after a crash a key
-// whose slot in its leaf was emptied may be gone unseen, as no one can tell that from a delete. (So it
-// is when the superblock's word that saved maps count by is damaged.)
+// What a round allows: Repair may refuse a store whose pool can't be opened; and after a crash a
+// key whose slot in its leaf was emptied may be gone unseen, as no one can tell that from a delete.
+// (So it is when the superblock's word that saved maps count by is damaged.)
 //
 // Every round follows from its number: --first=N --rounds=1 repeats one; --rounds=N for more.
 #include "kv/repair.h"

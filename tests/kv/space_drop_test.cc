@@ -1,5 +1,6 @@
-// The end of a keyspace's space: its extents go whatever they hold, pinned ones last, and frame locks
-// arrive for a mapping that dies (the case of the thread of 2018 about dax_lock_mapping_entry).
+// The end of a keyspace's space: its extents go whatever they hold, pinned ones last, and frame
+// locks arrive for a mapping that dies (the case of the thread of 2018 about
+// dax_lock_mapping_entry).
 #include <atomic>
 #include <memory>
 #include <string>

@@ -1,5 +1,6 @@
 // In which order process durability stamps slots (kv/stamps.h, V8), whatever writebacks are done by
-// whomever: a batch's delete after what it deleted, and none of a batch's records below the horizon.
+// whomever: a batch's delete after what it deleted, and none of a batch's records below the
+// horizon.
 #include <memory>
 #include <string>
 

@@ -1,9 +1,9 @@
 // What a store must hold, kept in a file that outlives the processes which stress the store.
 //
 // Each key has a *state*: the number of the write that made it, and whether that left a value. A
-// writer holds the key's lock (in its process's memory), marks the state that it is about to make as
-// pending, calls the store, and then makes it the committed one. After a SIGKILL the key must be in
-// one of the two, and those of an atomic batch all in the same of the two.
+// writer holds the key's lock (in its process's memory), marks the state that it is about to make
+// as pending, calls the store, and then makes it the committed one. After a SIGKILL the key must be
+// in one of the two, and those of an atomic batch all in the same of the two.
 //
 // Keys and counters are dealt out to three keyspaces, the default one among them: neighbours lie in
 // different ones, and batches go across.

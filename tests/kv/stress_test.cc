@@ -1,10 +1,10 @@
 // Threads that call the whole interface, in a process that is killed at random moments, against an
 // expected state that outlives it (after RocksDB's db_stress).
 //
-// Each round starts this binary again with --child, which opens the store and stresses it. The parent
-// kills it, or now and then asks it to close the store; opens the store itself, and demands that every
-// key is in its committed or its pending state, that atomic batches are whole, and that Check finds
-// neither fault nor leak. Then the next round goes on with the same store.
+// Each round starts this binary again with --child, which opens the store and stresses it. The
+// parent kills it, or now and then asks it to close the store; opens the store itself, and demands
+// that every key is in its committed or its pending state, that atomic batches are whole, and that
+// Check finds neither fault nor leak. Then the next round goes on with the same store.
 //
 // More: --rounds=N (for each medium), --seed=N, --life_ms=N.
 #include <signal.h>

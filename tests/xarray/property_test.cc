@@ -1,5 +1,6 @@
-// RapidCheck: random command sequences on an array and on a map, shrunk to the shortest that differ.
-// Each command may also have its n-th node allocation fail; then the array must be as before.
+// RapidCheck: random command sequences on an array and on a map, shrunk to the shortest that
+// differ. Each command may also have its n-th node allocation fail; then the array must be as
+// before.
 //
 // RC_PARAMS="max_success=2000 seed=..." in the environment runs more, or one again; else 300 each.
 #include <gtest/gtest.h>

@@ -2,9 +2,9 @@
 // processes and binaries started by hand have it too.
 //
 // The distribution's liburcu is not instrumented: the queues by which it hands its own heap blocks
-// from one thread to another are invisible to ThreadSanitizer, its calls of calloc and free are not.
-// called_from_lib leaves out only such calls that liburcu itself makes. What RCU promises to our
-// code, callbacks included, is still checked; the RCU wrapper annotates it.
+// from one thread to another are invisible to ThreadSanitizer, its calls of calloc and free are
+// not. called_from_lib leaves out only such calls that liburcu itself makes. What RCU promises to
+// our code, callbacks included, is still checked; the RCU wrapper annotates it.
 
 // NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's run time looks for this name.
 extern "C" const char* __tsan_default_suppressions() {

@@ -1,5 +1,5 @@
-// RocksDB: a log-structured merge tree. A put is in the write-ahead log, written to its file, when it
-// returns. Reads pin the block cache's bytes; groups of reads are its MultiGet.
+// RocksDB: a log-structured merge tree. A put is in the write-ahead log, written to its file, when
+// it returns. Reads pin the block cache's bytes; groups of reads are its MultiGet.
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>

@@ -1,6 +1,6 @@
-// Records that compaction moves: scattered deletes leave extents sparse, Compact copies what is left
-// in them, makes the leaves lead to the copies and truncates the extents. Puts that come after take
-// the places that became free.
+// Records that compaction moves: scattered deletes leave extents sparse, Compact copies what is
+// left in them, makes the leaves lead to the copies and truncates the extents. Puts that come after
+// take the places that became free.
 #include <vector>
 
 #include "tests/crash/script.h"

@@ -1,7 +1,7 @@
 // Operations on keyspaces besides the default one, for scripts.
 //
-// In a model (script.h) a keyspace is the key "@NAME" with an empty value, and its records are the keys
-// "@NAME/KEY" (judge.cc).
+// In a model (script.h) a keyspace is the key "@NAME" with an empty value, and its records are the
+// keys "@NAME/KEY" (judge.cc).
 #ifndef DAXKV_TESTS_CRASH_SCRIPTS_KEYSPACE_OPERATIONS_H_
 #define DAXKV_TESTS_CRASH_SCRIPTS_KEYSPACE_OPERATIONS_H_
 

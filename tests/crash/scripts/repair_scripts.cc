@@ -1,5 +1,5 @@
-// Repairs of damaged stores: a crash in the midst of one, then another repair, loses nothing that was
-// there. And crashes of that.
+// Repairs of damaged stores: a crash in the midst of one, then another repair, loses nothing that
+// was there. And crashes of that.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -137,8 +137,8 @@ std::vector<Script> Scripts() {
                   Drop("b", Keys(0, 40) + Keys(45, 105) + std::vector<std::string>{"new"})};
   scripts.push_back(
       {"RepairKeyspaces", keyspaces + Close() + Damage<kv::NodeHeader>(kv::kLeafMagic), across});
-  // Cut once its word is stored, it is dropped; once a leaf refers to its records, it is finished but
-  // for the one that is damaged.
+  // Cut once its word is stored, it is dropped; once a leaf refers to its records, it is finished
+  // but for the one that is damaged.
   const std::vector<std::string> members = {"cut", In("a", "cut a"), In("b", "cut b")};
   scripts.push_back(
       {"RepairCutBatch", keyspaces + CutBatch(members, 5, {}) + DamageOfBatch("cut a"), across});

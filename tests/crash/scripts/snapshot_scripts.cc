@@ -1,5 +1,5 @@
-// Snapshots that are held while the power fails: they are in memory only, so what they kept goes with
-// them, all of it.
+// Snapshots that are held while the power fails: they are in memory only, so what they kept goes
+// with them, all of it.
 #include <vector>
 
 #include "tests/crash/script.h"

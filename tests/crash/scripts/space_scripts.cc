@@ -14,8 +14,8 @@ std::vector<Script> Scripts() {
   large.share = 0.5;
   Script growth{"Growth", some, Puts(Keys(100, 6), 2000000)};
   growth.share = 0.3;
-  // A process that dies between the choice of new extents and their commit leaves words that tell of
-  // them. What the next session puts there is larger, and has one of these words inside.
+  // A process that dies between the choice of new extents and their commit leaves words that tell
+  // of them. What the next session puts there is larger, and has one of these words inside.
   std::vector<Operation> reserved;
   for (int first = 100; first < 118; first += 6) {
     reserved = reserved + Killed(PutGroup(Keys(first, 4), 30000), 0) + InOtherThread(Open()) +
