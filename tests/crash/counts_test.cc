@@ -3,6 +3,7 @@
 // while; what growth, new extents and splits add comes rarely and is not counted here.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <string>
@@ -53,6 +54,33 @@ std::vector<Operation> Work(int first) {
   return work;
 }
 
+// The store's background work is counted with the operation that it happens to meet: so the least of
+// several runs.
+constexpr int kRuns = 3;
+
+void TakeLess(const FlushCounts& other, FlushCounts* least) {
+  for (uint64_t FlushCounts::*const count : {&FlushCounts::lines, &FlushCounts::clean_lines,
+                                             &FlushCounts::fences, &FlushCounts::empty_fences}) {
+    least->*count = std::min(least->*count, other.*count);
+  }
+}
+
+CountsByName LeastCounts(const Script& script) {
+  CountsByName least;
+  for (int run = 0; run < kRuns; ++run) {
+    Plan plan;
+    plan.workers = 0;
+    const Outcome outcome = RunCampaign(script, plan);
+    EXPECT_TRUE(outcome.faults.empty()) << outcome.faults[0];
+    for (const auto& [name, counts] : outcome.counts) {
+      const auto known = least.emplace(name, counts).first;
+      EXPECT_EQ(known->second.operations, counts.operations) << name;
+      TakeLess(counts.flushes, &known->second.flushes);
+    }
+  }
+  return least;
+}
+
 TEST(CountsTest, FlushesAndFencesOfEachOperation) {
   static constexpr Cost kCosts[] = {
       {"put of 100 bytes", 4, 0, 2, 0},
@@ -76,12 +104,9 @@ TEST(CountsTest, FlushesAndFencesOfEachOperation) {
   operations.push_back(Crash());
   operations.push_back(As("open after a crash", Open()));
   const Script script{"Counts", std::vector{PutGroup(Keys(0, 10), 100)} + Work(50), operations};
-  Plan plan;
-  plan.workers = 0;
-  const Outcome outcome = RunCampaign(script, plan);
-  ASSERT_TRUE(outcome.faults.empty()) << outcome.faults[0];
+  const CountsByName all = LeastCounts(script);
   printf("%-28s %8s %8s %8s %8s\n", "each", "lines", "clean", "fences", "empty");
-  for (const auto& [name, counts] : outcome.counts) {
+  for (const auto& [name, counts] : all) {
     const auto each = [&](uint64_t count) {
       return static_cast<double>(count) / static_cast<double>(counts.operations);
     };
@@ -96,7 +121,7 @@ TEST(CountsTest, FlushesAndFencesOfEachOperation) {
       EXPECT_LE(each(sum.empty_fences), cost.empty_fences) << name;
     }
   }
-  for (const Cost& cost : kCosts) EXPECT_EQ(outcome.counts.count(cost.operation), 1u);
+  for (const Cost& cost : kCosts) EXPECT_EQ(all.count(cost.operation), 1u);
 }
 
 }  // namespace
