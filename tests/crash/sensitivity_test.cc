@@ -70,24 +70,21 @@ struct Explained {
 };
 constexpr const char* kMovedSlotsFlag =
     "the flag of a split that is done: where it stays, the next set-up clears the moved slots "
-    "again, and "
-    "changes nothing. The flush spares the next session that";
+    "again, and changes nothing. The flush spares the next session that";
 constexpr const char* kParentsEntry =
     "a child that its parent does not name is found through its left neighbour, and one that is "
-    "named "
-    "twice counts where its fence lies; the next view sees to both. The flush spares it that";
+    "named twice counts where its fence lies; the next view sees to both. The flush spares it "
+    "that";
 constexpr const char* kNewExtent =
     "what it points to lies in a new extent, whose header and commit bring two fences before the "
-    "word "
-    "that refers to it is stored";
+    "word that refers to it is stored";
 constexpr Explained kExplained[] = {
     {"kv::Compactor::Compact fence 1 left out",
      "nothing is flushed before it: it asks whether the medium has failed"},
     {"kv::Index::Create flush 1 late", kNewExtent},
     {"kv::Index::Create fence 1 left out",
      "who makes the store or the keyspace known, CommitSuperblock or KeyspaceTable::SetState, "
-     "drains "
-     "before; an index by itself is durable all the same"},
+     "drains before; an index by itself is durable all the same"},
     {"kv::Index::Impl::FinishSplit flush 1 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishSplit flush 1 late", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishInheritedSplit flush 2 left out", kMovedSlotsFlag},
@@ -102,14 +99,11 @@ constexpr Explained kExplained[] = {
     {"kv::Index::Impl::StoreChild flush 1 late", kParentsEntry},
     {"kv::Index::Impl::GrowRoot fence 2 left out",
      "from the old root all is found by going right. It goes only when compaction moves it: that "
-     "is "
-     "committed in the batch table, in the same page as the root's word, and waits for a grace "
-     "period, "
-     "which completes the flush. Once for each level of the tree, so it may stay"},
+     "is committed in the batch table, in the same page as the root's word, and waits for a "
+     "grace period, which completes the flush. Once for each level of the tree, so it may stay"},
     {"kv::Store::BatchWriter::Commit fence 1 left out",
      "the fences that commit a new extent of the batch record are DrainAndCommit's; else nothing "
-     "is "
-     "flushed before it"},
+     "is flushed before it"},
 };
 
 const char* WhyHarmless(const Mutant& mutant) {
