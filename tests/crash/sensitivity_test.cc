@@ -12,8 +12,8 @@
 // A mutation is looked for where it can be seen: from the moment at which a line should have been
 // made durable until something else makes it so (CrashImage::IsMutated), and in images that lack
 // just that line, or just what the last mutated call left out, or some words of it, and have all
-// the rest. So a few images of a script are enough, and all of it takes about ten minutes on a busy
-// machine.
+// the rest. So a few images of a script are enough: with --scripts=6 --images=240 all of it takes
+// four minutes on two quiet cores, a quarter of an hour on busy ones.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
