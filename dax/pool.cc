@@ -67,6 +67,7 @@ struct Pool::Impl {
   MediaInfo media;
   uint64_t open_epoch = 0;
   bool was_clean = false;
+  std::optional<uint64_t> last_clean_epoch;
   bool created = false;
   SigbusPolicy sigbus = SigbusPolicy::kGuarded;
   bool huge_pages = false;
@@ -273,20 +274,19 @@ absl::Status Pool::Impl::SetUp() {
                                             " is damaged; restore the pool from a copy"));
   }
   was_clean = heap->root()->clean == heap->root()->open_epoch;
+  last_clean_epoch = Pool::UnsealEpoch(heap->root()->clean);
   open_epoch = *last_epoch + 1;
   status = space->Attach(open_epoch, was_clean);
   if (status.ok() && created) status = space->TakeWholeHeap();
   return status;
 }
 
-// The last step of an open. Two words commit by themselves, in this order; a crash between them
-// leaves an unclean pool of the old epoch, in which nothing was handed out.
+// The last step of an open. One word commits it: from then on the pool is not clean.
 absl::Status Pool::Impl::Start() {
   if (heap->lost_pages().any()) {
     return absl::DataLossError(absl::StrCat(
         path, ": the medium failed under the pool's own records; restore the pool from a copy"));
   }
-  heap->StoreDurably(heap->root()->clean, 0);
   heap->StoreDurably(heap->root()->open_epoch, Pool::SealEpoch(open_epoch));
   // Descriptor words hold the low bits of an epoch only: before one comes round again, which takes
   // 2^18 opens, no word of it may be left.
@@ -345,6 +345,7 @@ const MediaInfo& Pool::media() const { return impl_->media; }
 uint32_t Pool::format_version() const { return impl_->heap->root()->format_version; }
 uint64_t Pool::open_epoch() const { return impl_->open_epoch; }
 bool Pool::was_clean() const { return impl_->was_clean; }
+std::optional<uint64_t> Pool::last_clean_epoch() const { return impl_->last_clean_epoch; }
 char* Pool::root_area() const { return impl_->heap->root()->root_area; }
 
 bool Pool::Contains(uint64_t offset, uint64_t size_bytes) const {

@@ -174,6 +174,9 @@ class Pool {
   uint64_t open_epoch() const;
   // Whether the close before this open was clean (true for a new pool).
   bool was_clean() const;
+  // The epoch of the last session before this one that ended in a clean close; 0 for a new pool.
+  // Nullopt: not known, as the word is damaged, or is one of an earlier daxkv.
+  std::optional<uint64_t> last_clean_epoch() const;
 
   // One 8-byte word that holds an epoch and tells when it was damaged: the epoch in bits 0..31, the
   // complement of its CRC32C above. Neither all zeros nor all ones is one.

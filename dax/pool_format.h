@@ -42,10 +42,12 @@ struct PoolRoot {
   pmem::obj::p<uint64_t> unused_immutable[3];
   pmem::obj::p<uint32_t> unused_before_checksum;
   pmem::obj::p<uint32_t> checksum;  // CRC32C of the 60 bytes before it.
-  // Bytes 64..127: the state of opening, two words that each commit by their own store.
+  // Bytes 64..127: the state of opening, two words that each commit by their own store, that of the
+  // open and that of the close.
   // The latest open's, sealed (SealEpoch): a wrong one would bring old maps and sequences back.
   pmem::obj::p<uint64_t> open_epoch;
-  // Equal to open_epoch: closed after everything was durable. Else 0: open or crashed.
+  // The open epoch, sealed, of the last session that was closed after everything was durable;
+  // SealEpoch(0): none was. Unlike open_epoch: open, or crashed.
   pmem::obj::p<uint64_t> clean;
   pmem::obj::p<uint64_t> unused_state[6];
   // Bytes 128..191: changed by transactions only.

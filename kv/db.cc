@@ -267,8 +267,9 @@ absl::StatusOr<ScrubReport> Db::Scrub() const {
   return OnOpenStore(engine_, [&](Engine&) { return store_->Scrub(); });
 }
 
-absl::StatusOr<RepairReport> Db::Repair(const std::string& path, const Options& options) {
-  return kv::Repair(path, options);
+absl::StatusOr<RepairReport> Db::Repair(const std::string& path, const Options& options,
+                                        const std::function<void(const RepairReport&)>& listener) {
+  return kv::Repair(path, options, listener);
 }
 
 absl::StatusOr<CheckReport> Db::Check() const {

@@ -483,8 +483,11 @@ class Db : public Keyspace {
   // Verifies the checksum of every record, at full speed, while readers and writers go on. OK also
   // when faults were found. kResourceExhausted without memory.
   absl::StatusOr<ScrubReport> Scrub() const;
-  // Verifies and mends the store at `path`, which nobody may have open: see kv/repair.h.
-  static absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options);
+  // Verifies and mends the store at `path`, which nobody may have open: see kv/repair.h. The
+  // listener gets the report before anything is changed.
+  static absl::StatusOr<RepairReport> Repair(
+      const std::string& path, const Options& options,
+      const std::function<void(const RepairReport&)>& listener = nullptr);
   // With `count_bytes`, reads every record's header.
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
 

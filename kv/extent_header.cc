@@ -103,6 +103,16 @@ void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size
   WriteHeader(pool, run, kLargeMagic, 0, layout);
 }
 
+void WriteRepairHeader(dax::Pool& pool, const dax::Run& run) {
+  WriteSlabHeader(pool, run);
+  HeaderAt(pool, run.offset())->map_epoch = pool.open_epoch();
+}
+
+uint64_t EpochWithoutMap(const dax::Pool& pool, Address extent) {
+  const ExtentHeader& header = *HeaderAt(pool, extent);
+  return header.map_state == 0 ? header.map_epoch : 0;
+}
+
 void FlushHeader(dax::Pool& pool, const dax::Run& run) {
   pool.Flush(pool.At(run.offset()), sizeof(ExtentHeader));
 }

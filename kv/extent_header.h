@@ -40,6 +40,10 @@ uint16_t SlabRunOwner(KeyspaceId keyspace, uint16_t size_class);
 // commits the run, perhaps another thread, with FlushHeader.
 void WriteSlabHeader(dax::Pool& pool, const dax::Run& run);
 void WriteLargeHeader(dax::Pool& pool, const dax::Run& run, uint64_t record_size_bytes);
+// A slab for an index that a repair makes: its map epoch is the repair's.
+void WriteRepairHeader(dax::Pool& pool, const dax::Run& run);
+// The map epoch of an extent whose map state is 0; 0: it has another state.
+uint64_t EpochWithoutMap(const dax::Pool& pool, Address extent);
 
 // Starts flushing a header that was written before.
 void FlushHeader(dax::Pool& pool, const dax::Run& run);

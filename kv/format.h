@@ -129,6 +129,15 @@ inline constexpr uint64_t kBatchTableOffset = 64;
 inline constexpr unsigned kBatchTableWords = 32;
 static_assert(kBatchTableOffset == sizeof(Superblock));
 
+// ---- Session: 8 bytes at offset 320 of dax::Pool::root_area() -----------------------------------
+//
+// The open epoch, sealed (dax::Pool::SealEpoch), of the last session that had the store open, as
+// opposed to repairing it; durable before such a session changes anything. If it is not above the
+// epoch of the pool's last clean close, then only repairs have come since, and saved maps count
+// though the pool is not clean: what is in use is what it was, but for indexes that repairs have
+// made.
+inline constexpr uint64_t kSessionOffset = kBatchTableOffset + kBatchTableWords * 8;
+
 // ---- Table of keyspaces -------------------------------------------------------------------------
 //
 // One run of kKeyspaceTableSizeBytes, made for the first keyspace besides the default one: entries
@@ -328,7 +337,9 @@ static_assert(kLeafSizeBytes == 64 + kLeafSlots * 8 && kInnerSlots == 248);
 //       32    8  map state: 0, or bit 32 set and bits 0..31 the CRC32C of map epoch and map, seed 0
 //       40    8  map epoch: the open epoch whose clean close saved the map. The map counts if that
 //                is not below Superblock::maps_valid_since. (A large extent has no map: if its
-//                state counts, its record is in use.)
+//                state counts, its record is in use.) With a map state of 0, and above the epoch of
+//                the last session that had the store open: that of the repair that has made the
+//                extent, for a new index
 //       48   16  zero
 //       64       map (slab): one bit a slot, 1 = used; ceil(slot count / 64) words
 struct ExtentHeader {

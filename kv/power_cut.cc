@@ -335,7 +335,9 @@ absl::StatusOr<bool> HasProcessDurability(const Superblock& superblock, uint32_t
 absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_id_file) {
   uint32_t last_boot_id = 0;
   const absl::StatusOr<bool> process = HasProcessDurability(*SuperblockOf(pool), &last_boot_id);
-  if (!process.ok() || !*process || pool.was_clean()) return process.ok() ? false : process;
+  if (!process.ok() || !*process) return process;
+  // A repair waits for the medium.
+  if (!WasOpenSinceCleanClose(pool)) return false;
   const absl::StatusOr<uint32_t> boot_id = ReadBootId(boot_id_file);
   if (!boot_id.ok()) return boot_id.status();
   return last_boot_id != *boot_id;

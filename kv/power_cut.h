@@ -26,8 +26,8 @@ namespace daxkv::kv {
 absl::StatusOr<bool> HasProcessDurability(const Superblock& superblock, uint32_t* boot_id);
 // The word.
 uint64_t DurabilityWord(uint32_t boot_id);
-// Whether the power failed while the store in `pool` had process durability: it was not closed, and
-// this is another boot.
+// Whether the power failed while the store in `pool` was open with process durability: it was not
+// closed, and this is another boot.
 //   kDataLoss     the superblock's durability word is damaged
 //   kUnavailable  the boot id can't be read
 absl::StatusOr<bool> MetPowerCut(const dax::Pool& pool, const std::string& boot_id_file);

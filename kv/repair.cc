@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/batch_table.h"
+#include "kv/cut_repair.h"
 #include "kv/exceptions.h"
 #include "kv/extent_header.h"
 #include "kv/keyspace_table.h"
@@ -29,7 +30,7 @@ struct KeyspaceRepair {
                  RepairReport* report)
       : root(root),
         findings(report, name),
-        survey(pool, id, pool->was_clean()),
+        survey(pool, id, !WasOpenSinceCleanClose(*pool) && !IsIndexOfRepair(*pool, *root)),
         tree(&survey),
         plan(&survey, &tree, &findings) {}
 
@@ -43,20 +44,23 @@ struct KeyspaceRepair {
 };
 
 // One store's repair. Steps, in their order on the medium:
-//   1  new indexes are written, in runs of their own, and committed as runs
+//   1  new indexes are written, in runs of their own, and committed as runs; what earlier repairs
+//      have left of that goes first
 //   2  what a dead process left in caches is made durable, as the close will say that it is;
 //      headers of extents, which say nothing that the runs don't, are written anew
 //   3  Superblock::root, KeyspaceEntry::root: each commits one keyspace
 //   4  the batch table is cleared; an open that comes before finds the batches applied
-//   5  saved maps stop counting; an open that comes before sees an unclean close, and does the same
+//   5  saved maps stop counting; an open that comes before sees an unclean close, and does the
+//      same; a repair that does sees a new index, and does not believe them for that keyspace
 //   6  records that nothing refers to now are stamped dead; lost runs are given back
 class Repairer {
  public:
-  Repairer(dax::Pool* pool, RepairReport* report)
-      : pool_(*pool), superblock_(SuperblockOf(*pool)), report_(*report) {}
+  Repairer(dax::Pool* pool, const RepairListener& listener, RepairReport* report)
+      : pool_(*pool), superblock_(SuperblockOf(*pool)), listener_(listener), report_(*report) {}
 
   absl::Status Run() {
     absl::Status status = RepairTable(pool_, &report_);
+    if (status.ok()) status = ReleaseCutRepairs(pool_);
     if (status.ok()) status = SurveyKeyspaces();
     if (!status.ok()) return status;
     FinishStores();
@@ -178,6 +182,7 @@ class Repairer {
     }
     if (status.ok()) status = MakeInheritedDurable();
     if (!status.ok()) return status;
+    if (listener_) listener_(report_);
     RepairHeaders();
     for (const auto& part : parts_) {
       if (part->builder == nullptr) continue;
@@ -202,6 +207,7 @@ class Repairer {
   absl::Status RepairExtents() {
     absl::Status status = MakeInheritedDurable();
     if (!status.ok()) return status;
+    if (listener_) listener_(report_);
     RepairHeaders();
     status = ForgetMaps();
     return status.ok() ? GiveBackHopeless() : status;
@@ -262,6 +268,7 @@ class Repairer {
 
   dax::Pool& pool_;
   Superblock* const superblock_;
+  const RepairListener& listener_;
   RepairReport& report_;
   std::vector<std::unique_ptr<KeyspaceRepair>> parts_;  // The default keyspace first.
   std::vector<Survey*> surveys_;                        // Theirs.
@@ -275,7 +282,8 @@ absl::Status SettlePowerCut(const std::string& path, const Options& options) {
   return store.ok() ? (*store)->Close() : store.status();
 }
 
-absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& options) {
+absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& options,
+                                        const RepairListener& listener) {
   dax::PoolOptions pool_options;
   pool_options.create_if_missing = false;
   pool_options.huge_pages = options.huge_pages;
@@ -302,7 +310,7 @@ absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& 
   const bool was_clean = (*pool)->was_clean();
   absl::Status repaired = has_store.status();
   if (repaired.ok() && *has_store) {
-    repaired = Repairer(pool->get(), &report).Run();
+    repaired = Repairer(pool->get(), listener, &report).Run();
   }
   // What was unclean and whole stays so: the next open goes on as after the crash.
   if (was_clean || (repaired.ok() && report.changed)) {
@@ -315,8 +323,9 @@ absl::StatusOr<RepairReport> RepairPool(const std::string& path, const Options& 
 
 }  // namespace
 
-absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options) {
-  return WithoutExceptions([&] { return RepairPool(path, options); });
+absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options,
+                                    const RepairListener& listener) {
+  return WithoutExceptions([&] { return RepairPool(path, options, listener); });
 }
 
 }  // namespace daxkv::kv

@@ -19,12 +19,15 @@
 // may come back. One whose name is lost gets a new name, which the report tells.
 //
 // A new index is built aside, and one 8-byte store (of the root) puts it in the old one's place. A
-// crash before it leaves the store as it was; repair it again.
+// crash before it leaves the store as it was: a repair that comes next knows all that this one did,
+// and finds the same. After it the old index is gone, and what was lost with it only this repair
+// could tell: a RepairListener is told before.
 #ifndef DAXKV_KV_REPAIR_H_
 #define DAXKV_KV_REPAIR_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -63,17 +66,22 @@ struct RepairReport {
   bool lossless() const { return lost.empty(); }
 };
 
+// Gets the report when it is complete, before anything is changed but the table of keyspaces. Is
+// not called where nothing is to be changed.
+using RepairListener = std::function<void(const RepairReport&)>;
+
 // Opens the store at `path`, which nobody else may have open, repairs and closes it. Where all is
 // well it changes nothing. Costs a read of everything, memory of about a byte for each slot, and
 // for a rebuild the space of a new index (an eightieth of 1 KB records; a tenth of 100-byte ones),
-// of which the old one's comes back.
+// of which the old one's comes back. `listener` may be null; it may not throw.
 //   kNotFound, kFailedPrecondition  as of Db::Open
 //   kDataLoss           damage that can't be repaired: the pool's root, its run descriptors, or the
 //                       superblock's format
 //   kResourceExhausted  no room for the new index: the message says how much it takes; or no
 //                       memory. Nothing changed but the table of keyspaces
 //   kInternal           the medium failed
-absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options);
+absl::StatusOr<RepairReport> Repair(const std::string& path, const Options& options,
+                                    const RepairListener& listener = nullptr);
 
 }  // namespace daxkv::kv
 

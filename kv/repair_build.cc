@@ -82,7 +82,7 @@ absl::StatusOr<Address> TreeBuilder::Allocate(uint16_t size_class) {
     if (absl::IsResourceExhausted(run.status())) run = allocate(SmallRunPages(size_class));
     if (!run.ok()) return run.status();
     runs_.push_back(*run);
-    WriteSlabHeader(pool_, *run);
+    WriteRepairHeader(pool_, *run);
     FlushHeader(pool_, *run);
     current.run = *run;
     current.layout = SlabLayout(size_class, run->pages);

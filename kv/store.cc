@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/batch_redo.h"
+#include "kv/cut_repair.h"
 #include "kv/exceptions.h"
 #include "kv/superblock.h"
 
@@ -60,6 +61,12 @@ absl::Status Store::OpenParts() {
   }
   absl::Status status = CompareDurabilities(*has_store);
   if (status.ok()) status = SettleLastSession();
+  if (status.ok() && *has_store && !durabilities_.power_cut) {
+    // Damage is for the calls that meet it, and for a repair.
+    status = ReleaseCutRepairs(*pool_);
+    if (absl::IsDataLoss(status)) status = absl::OkStatus();
+  }
+  if (status.ok()) status = BeginSession(*pool_);
   if (!status.ok()) return status;
   absl::StatusOr<std::unique_ptr<Engine>> engine = OpenDefaultKeyspace(*has_store);
   if (!engine.ok()) return engine.status();

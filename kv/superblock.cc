@@ -1,12 +1,14 @@
 #include "kv/superblock.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "kv/record.h"
 
 namespace daxkv::kv {
 namespace {
 
-static_assert(sizeof(Superblock) <= dax::Pool::kRootAreaSizeBytes);
+static_assert(kSessionOffset + sizeof(uint64_t) <= dax::Pool::kRootAreaSizeBytes);
 
 // A creation allocates a run or two; even when crashes cut several creations short, the runs stay
 // this few, because the next one finds them free.
@@ -80,6 +82,24 @@ absl::Status CommitSuperblock(dax::Pool& pool) {
   // Commits the store's creation.
   __atomic_store_n(&superblock->magic, kSuperblockMagic, __ATOMIC_RELEASE);
   return pool.Persist(&superblock->magic, sizeof(superblock->magic));
+}
+
+uint64_t* SessionWordOf(const dax::Pool& pool) {
+  return reinterpret_cast<uint64_t*>(pool.root_area() + kSessionOffset);
+}
+
+// One 8-byte store. A crash before it: nothing was changed.
+absl::Status BeginSession(dax::Pool& pool) {
+  uint64_t* const word = SessionWordOf(pool);
+  __atomic_store_n(word, dax::Pool::SealEpoch(pool.open_epoch()), __ATOMIC_RELEASE);
+  return pool.PersistWord(word);
+}
+
+bool WasOpenSinceCleanClose(const dax::Pool& pool) {
+  if (pool.was_clean()) return false;
+  const std::optional<uint64_t> session = dax::Pool::UnsealEpoch(*SessionWordOf(pool));
+  const std::optional<uint64_t> clean = pool.last_clean_epoch();
+  return !session.has_value() || !clean.has_value() || *session > *clean;
 }
 
 }  // namespace daxkv::kv

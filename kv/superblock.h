@@ -27,6 +27,14 @@ absl::StatusOr<bool> HasStore(const dax::Pool& pool);
 // nothing refers to it. kInternal when the medium fails.
 absl::Status CommitSuperblock(dax::Pool& pool);
 
+// The session word (format.h).
+uint64_t* SessionWordOf(const dax::Pool& pool);
+// Says that this session has the store open. Durable on return. kInternal when the medium fails.
+absl::Status BeginSession(dax::Pool& pool);
+// Whether, since the pool's last clean close, the store may have been open: not if only repairs
+// have come. False if the last close was clean.
+bool WasOpenSinceCleanClose(const dax::Pool& pool);
+
 }  // namespace daxkv::kv
 
 #endif  // DAXKV_KV_SUPERBLOCK_H_

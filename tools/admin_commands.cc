@@ -283,11 +283,17 @@ absl::Status Check(const StoreArgs& store) {
 }
 
 absl::Status Repair(const StoreArgs& store) {
-  absl::StatusOr<kv::RepairReport> report = kv::Db::Repair(store.path, kv::Options());
+  // Whatever becomes of us from then on, these lines can't be had again.
+  const auto tell_losses = [](const kv::RepairReport& report) {
+    std::string text;
+    for (const std::string& line : report.lost) absl::StrAppend(&text, "lost: ", line, "\n");
+    WriteTo(stdout, text).IgnoreError();  // The next line meets it again.
+    FlushTo(stdout).IgnoreError();
+  };
+  absl::StatusOr<kv::RepairReport> report = kv::Db::Repair(store.path, kv::Options(), tell_losses);
   if (!report.ok()) return report.status();
   std::string text;
   for (const std::string& line : report->rebuilt) absl::StrAppend(&text, "repaired: ", line, "\n");
-  for (const std::string& line : report->lost) absl::StrAppend(&text, "lost: ", line, "\n");
   if (report->lists_cut) {
     absl::StrAppend(&text, "and more: each list is cut at ", kv::RepairReport::kMostLines,
                     " lines\n");

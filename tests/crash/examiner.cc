@@ -58,7 +58,9 @@ Examiner::Examiner(const Script& script, const Plan& plan, std::string directory
       progress_(*progress),
       stop_(*stop),
       operations_(script.Recorded()),
-      damaged_(script.repairs) {}
+      damage_(!script.repairs   ? Damage::kNone
+              : script.lossless ? Damage::kLossless
+                                : Damage::kSome) {}
 
 // The plain images come first.
 Survivors Examiner::SurvivorsOf(uint64_t variant) const {
@@ -120,7 +122,7 @@ void Examiner::Examine(const Trace& trace) {
     if (event.kind == EventKind::kBegin) expected.Begin(operations_[event.a]);
     if (event.kind == EventKind::kEnd) {
       expected.End(operations_[event.a]);
-      damaged_ = damaged_ && !operations_[event.a]->heals;
+      if (operations_[event.a]->heals) damage_ = Damage::kNone;
     }
     if (event.kind != EventKind::kPoint) continue;
     ++point;
@@ -163,7 +165,8 @@ void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint
 void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where) {
   hashes_.insert(image.Hash());
   progress_.images.fetch_add(1, std::memory_order_relaxed);
-  const std::string fault = damaged_ ? JudgeCopy(image, expected) : JudgeInPlace(image, expected);
+  const std::string fault =
+      damage_ == Damage::kNone ? JudgeInPlace(image, expected) : JudgeCopy(image, expected);
   if (fault.empty()) return;
   on_fault(absl::StrCat(where, ": ", fault, Keep(image)));
   if (++faults_ >= plan_.most_faults) stop_ = true;
@@ -172,7 +175,7 @@ void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const st
 std::string Examiner::JudgeInPlace(CrashImage& image, const Expectation& expected) {
   OpenCopiesOf(&image);
   alarm(kPatienceSeconds);
-  std::string fault = JudgeImage(/*damaged=*/false, image.files(), expected);
+  std::string fault = JudgeImage(Damage::kNone, image.files(), expected);
   alarm(0);
   image.RemoveAddedParts();
   return fault;
@@ -184,7 +187,7 @@ std::string Examiner::JudgeCopy(const CrashImage& image, const Expectation& expe
   OpenCopiesOf(nullptr);
   image.CopyTo(files);
   alarm(kPatienceSeconds);
-  std::string fault = JudgeImage(/*damaged=*/true, files, expected);
+  std::string fault = JudgeImage(damage_, files, expected);
   alarm(0);
   return fault;
 }
@@ -215,7 +218,7 @@ void Examiner::JudgeRecovery(CrashImage& image, const Expectation& expected, uin
     BeginProcess();
     Mutate(plan_.mutated, plan_.mutation);
     recorder.Start();
-    const absl::Status opened = Recover(damaged_, store);
+    const absl::Status opened = Recover(damage_, store);
     std::string fault = opened.ok() ? CompareStore(store.db(), expected, &found)
                                     : absl::StrCat("open: ", opened.ToString());
     CountsByName unused;

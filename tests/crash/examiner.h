@@ -15,6 +15,7 @@
 #include "tests/crash/campaign.h"
 #include "tests/crash/crash_image.h"
 #include "tests/crash/expectation.h"
+#include "tests/crash/judge.h"
 #include "tests/crash/trace.h"
 
 namespace daxkv::crash {
@@ -62,7 +63,7 @@ class Examiner {
   Progress& progress_;
   std::atomic<bool>& stop_;
   const std::vector<const Operation*> operations_;
-  bool damaged_;           // The store, at this place of the trace.
+  Damage damage_;          // To the store, at this place of the trace.
   uint64_t variants_ = 0;  // Of a point.
   uint64_t judged_ = 0;    // First level.
   unsigned faults_ = 0;

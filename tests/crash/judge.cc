@@ -88,15 +88,15 @@ std::vector<Operation> WritesAfterRecovery(const Model& all) {
   return writes;
 }
 
-absl::Status Recover(bool damaged, Store& store) {
+absl::Status Recover(Damage damage, Store& store) {
   absl::Status status;
-  if (damaged) status = store.Repair();
+  if (damage != Damage::kNone) status = store.Repair(damage == Damage::kLossless);
   return status.ok() ? store.Open() : status;
 }
 
-std::string JudgeImage(bool damaged, const StoreFiles& files, const Expectation& expected) {
+std::string JudgeImage(Damage damage, const StoreFiles& files, const Expectation& expected) {
   Store store(files);
-  const absl::Status opened = Recover(damaged, store);
+  const absl::Status opened = Recover(damage, store);
   if (!opened.ok()) return absl::StrCat("open: ", opened.ToString());
   Model model;
   std::string fault = CompareStore(store.db(), expected, &model);

@@ -14,10 +14,12 @@ namespace daxkv::crash {
 
 // Empty when all is well; then *found is what the store holds.
 std::string CompareStore(kv::Db& db, const Expectation& expected, Model* found);
+enum class Damage { kNone, kSome, kLossless };  // Script::repairs, Script::lossless
+
 // Opens the store, if it is damaged after its repair.
-absl::Status Recover(bool damaged, Store& store);
+absl::Status Recover(Damage damage, Store& store);
 // Recovers the store, compares, writes to it, and compares again.
-std::string JudgeImage(bool damaged, const StoreFiles& files, const Expectation& expected);
+std::string JudgeImage(Damage damage, const StoreFiles& files, const Expectation& expected);
 
 // A few writes that any recovered store has to take.
 std::vector<Operation> WritesAfterRecovery(const Model& found);

@@ -52,7 +52,11 @@ absl::Status Store::Open() {
   return absl::OkStatus();
 }
 
-absl::Status Store::Repair() { return kv::Db::Repair(files_.path(), MakeOptions()).status(); }
+absl::Status Store::Repair(bool lossless) {
+  const absl::StatusOr<kv::RepairReport> report = kv::Db::Repair(files_.path(), MakeOptions());
+  if (!report.ok() || !lossless || report->lossless()) return report.status();
+  return absl::DataLossError("a repair reports a loss: " + report->lost.front());
+}
 
 void Store::Abandon() {
   EndProcess();

@@ -32,9 +32,9 @@ class Store {
  public:
   explicit Store(StoreFiles files) : files_(std::move(files)) {}
   absl::Status Open();
-  // Of a store that is closed. What it reports to be lost is not asked: after a crash it may fear
-  // for keys that are there.
-  absl::Status Repair();
+  // Of a store that is closed. kDataLoss: it is `lossless`, and something is reported to be lost.
+  // Otherwise that is not asked: after a crash of the store it may fear for keys that are there.
+  absl::Status Repair(bool lossless);
   absl::Status Close();
   // What a crash leaves of the process.
   void Abandon();
@@ -82,6 +82,8 @@ struct Script {
   // The setup leaves a damaged store: who opens an image repairs it first, until an operation has
   // healed it.
   bool repairs = false;
+  // All can be found again, and so says each repair, whatever became of those before it.
+  bool lossless = false;
 
   // All that is recorded, as the trace numbers them.
   std::vector<const Operation*> Recorded() const;

@@ -95,7 +95,7 @@ std::vector<std::string> operator+(std::vector<std::string> a, const std::vector
 }
 
 Operation Repair() {
-  Operation repair{"repair", {}, [](Store& store, const Changes&) { return store.Repair(); }};
+  Operation repair{"repair", {}, [](Store& store, const Changes&) { return store.Repair(false); }};
   repair.heals = true;
   return repair;
 }
