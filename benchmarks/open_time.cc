@@ -4,11 +4,13 @@
 //
 // For each number of records (10000, 100000, 1000000), with values of BYTES (1000), makes a store
 // in FOLDER, then opens it after a clean close, and after its process was killed while it was
-// putting, nine times for each of three calls that come first: a put of a record like those there
-// are, a delete and a get. Prints medians: of the whole open; of what libpmemobj itself takes to
-// open such a pool, in turn with them and in the same state; and of the first calls.
+// putting, nine times for each of four calls that come first: a put of a record like those there
+// are, a delete, a get, and GetInfo. Prints medians: of the whole open; of what libpmemobj itself
+// takes to open such a pool, in turn with them and in the same state; of the first calls; and of
+// the close after such an open and a call or two.
 //
-// Goal: the same at every size, and at most 20 ms more than libpmemobj.
+// Goal: the same at every size, and at most 20 ms more than libpmemobj. (GetInfo counts all records
+// and walks all pages: db.h.)
 #include <libpmemobj.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -87,11 +89,12 @@ void Fill(const std::string& path, uint64_t records, size_t value_size_bytes) {
 }
 
 // What comes first after an open.
-enum Call { kPut, kDelete, kGet, kCalls };
+enum Call { kPut, kDelete, kGet, kInfo, kCalls };
 
 struct Times {
   std::vector<double> open_ms, libpmemobj_ms;
   std::array<std::vector<double>, kCalls> call_ms;
+  std::vector<double> close_ms;
 };
 
 double Median(std::vector<double> values) {
@@ -105,6 +108,8 @@ absl::Status Do(kv::Db& db, Call call, size_t value_size_bytes) {
       return db.Put(Key(17), std::string(value_size_bytes, 'w'));
     case kDelete:
       return db.Delete(Key(19));
+    case kInfo:
+      return db.GetInfo().status();
     default:
       return db.Get(Key(4711)).status();
   }
@@ -116,7 +121,7 @@ void OpenOnce(const std::string& path, size_t value_size_bytes, bool kill_it, Ca
   int results[2];
   if (pipe(results) != 0) std::abort();
   InChild(kill_it, [&](int busy_pipe) {
-    double ms[2];
+    double ms[3] = {};
     const absl::Time start = absl::Now();
     const std::unique_ptr<kv::Db> db = MustOpen(path);
     ms[0] = absl::ToDoubleMilliseconds(absl::Now() - start);
@@ -125,20 +130,23 @@ void OpenOnce(const std::string& path, size_t value_size_bytes, bool kill_it, Ca
     ms[1] = absl::ToDoubleMilliseconds(absl::Now() - call_start);
     // For the next deletes.
     if (!db->Put(Key(19), std::string(value_size_bytes, 'v')).ok()) std::abort();
-    if (write(results[1], ms, sizeof(ms)) != sizeof(ms)) std::abort();
     if (!kill_it) {
+      const absl::Time close_start = absl::Now();
       if (!db->Close().ok()) std::abort();
-      return;
+      ms[2] = absl::ToDoubleMilliseconds(absl::Now() - close_start);
     }
+    if (write(results[1], ms, sizeof(ms)) != sizeof(ms)) std::abort();
+    if (!kill_it) return;
     if (write(busy_pipe, "b", 1) != 1) std::abort();
     for (uint64_t i = 0;; ++i) {
       if (!db->Put(Key(i % 5000), std::string(value_size_bytes, 'x')).ok()) std::abort();
     }
   });
-  double ms[2];
+  double ms[3];
   if (read(results[0], ms, sizeof(ms)) != sizeof(ms)) std::abort();
   times->open_ms.push_back(ms[0]);
   times->call_ms[call].push_back(ms[1]);
+  if (!kill_it) times->close_ms.push_back(ms[2]);
   close(results[0]);
   close(results[1]);
 }
@@ -174,7 +182,7 @@ void Measure(const std::string& folder, uint64_t records, size_t value_size_byte
     std::printf("%10d %-10s %10.1f %12.1f %12.1f", static_cast<int>(records), after, all,
                 libpmemobj, all - libpmemobj);
     for (const std::vector<double>& ms : times.call_ms) std::printf(" %12.3f", Median(ms));
-    std::printf("\n");
+    std::printf(" %12.3f\n", Median(times.close_ms));
     std::fflush(stdout);
   };
   const auto open_once = [&](bool kill_it, Call call, Times* times) {
@@ -187,13 +195,16 @@ void Measure(const std::string& folder, uint64_t records, size_t value_size_byte
   }
   print("close", clean);
   // Each begins with a store whose process was killed.
-  Times killed, unused;
+  Times killed, closed, unused;
   open_once(true, kGet, &unused);
   for (int i = 0; i < kRounds; ++i) {
     for (int call = 0; call < kCalls; ++call) open_once(true, static_cast<Call>(call), &killed);
     OpenByLibpmemobjAlone(path, &killed);
     open_once(true, kGet, &unused);
+    open_once(false, kGet, &closed);
+    open_once(true, kGet, &unused);
   }
+  killed.close_ms = closed.close_ms;
   print("SIGKILL", killed);
   std::filesystem::remove_all(path);
 }
@@ -217,8 +228,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (sizes.empty()) sizes = {10'000, 100'000, 1'000'000};
-  std::printf("%10s %-10s %10s %12s %12s %12s %12s %12s\n", "records", "after", "open ms",
-              "libpmemobj", "ours", "first put", "first delete", "first get");
+  std::printf("%10s %-10s %10s %12s %12s %12s %12s %12s %12s %12s\n", "records", "after", "open ms",
+              "libpmemobj", "ours", "first put", "first delete", "first get", "GetInfo", "close");
   for (const uint64_t records : sizes) daxkv::Measure(argv[1], records, value_size_bytes);
   return 0;
 }

@@ -93,6 +93,7 @@ void LeafHistories::Move(Version* version, Address to) noexcept {
   Unlink(version);
   version->leaf.store(to, std::memory_order_relaxed);
   Link(*histories_.Load(IndexOf(to)), version);
+  EraseIfEmpty(from, histories_.Load(IndexOf(from)));
 }
 
 void LeafHistories::Remove(Version* version) noexcept {

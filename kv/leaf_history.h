@@ -118,7 +118,8 @@ class LeafHistories {
   void Unpin(Address leaf) noexcept;
   // Adds a filled-in version to the pinned history of a leaf.
   void Add(Address leaf, Version* version) noexcept;
-  // Moves a version from its leaf, whose history is pinned too, to the pinned history of `to`.
+  // Moves a version from its leaf, whose history goes with its last one if nobody has it pinned, to
+  // the pinned history of `to`.
   void Move(Version* version, Address to) noexcept;
   // Takes a version out, and deletes it after a grace period.
   void Remove(Version* version) noexcept;

@@ -39,5 +39,30 @@ TEST(LeafHistoryTest, LateVersionTellsOnlyOfItsOwnRecord) {
   histories.Unpin(kLeaf);
 }
 
+// A split that saw no snapshot has its left leaf's history pinned by nobody; versions of a snapshot
+// that is being released move all the same.
+TEST(LeafHistoryTest, GoesWithTheLastVersionThatMovesAway) {
+  constexpr Address kLeft = 4 * kLeafSizeBytes, kRight = 5 * kLeafSizeBytes;
+  LeafHistories histories;
+  ASSERT_TRUE(histories.Pin(kLeft).ok());
+  auto* version = new Version;
+  version->kind = Version::Kind::kSuperseded;
+  version->since = 20;
+  version->until = 30;
+  version->record = 4096;
+  histories.Add(kLeft, version);
+  histories.Unpin(kLeft);
+  ASSERT_TRUE(histories.Pin(kRight).ok());
+  histories.ForEachOf(kLeft, [&](Version* moving) { histories.Move(moving, kRight); });
+  {
+    rcu::ReadGuard guard;
+    EXPECT_EQ(histories.Find(kLeft), nullptr);
+    ASSERT_NE(histories.Find(kRight), nullptr);
+    EXPECT_TRUE(histories.Find(kRight)->Holds(4096));
+  }
+  histories.Remove(version);
+  histories.Unpin(kRight);
+}
+
 }  // namespace
 }  // namespace daxkv::kv
