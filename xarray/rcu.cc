@@ -1,7 +1,7 @@
 #include "xarray/rcu.h"
 
 #include <pthread.h>
-#include <urcu/static/urcu-memb.h>
+#include <urcu/static/urcu-bp.h>
 
 #include <cassert>
 #include <condition_variable>
@@ -18,20 +18,13 @@ namespace daxkv::rcu {
 namespace internal {
 namespace {
 
-pthread_key_t g_exit_key;
-
-// Runs at thread exit after all thread_local destructors, which may still use RCU. Should another
-// key's destructor use it even later, the thread registers again and this runs again.
-void UnregisterThread(void*) {
-  t_registered = false;
-  urcu_memb_unregister_thread();
-}
-
-void InitializeOnce() {
-  pthread_key_create(&g_exit_key, &UnregisterThread);
-  // The callback thread must neither hold a lock across fork() nor be missing in the child.
-  pthread_atfork(&urcu_memb_call_rcu_before_fork, &urcu_memb_call_rcu_after_fork_parent,
-                 &urcu_memb_call_rcu_after_fork_child);
+// Prepare handlers run in the reverse order. First the callback thread is stopped, which may have to
+// wait for its grace period; then liburcu takes its own locks, and forgets in the child the threads
+// that are not there.
+void InstallForkHandlers() {
+  pthread_atfork(&urcu_bp_before_fork, &urcu_bp_after_fork_parent, &urcu_bp_after_fork_child);
+  pthread_atfork(&urcu_bp_call_rcu_before_fork, &urcu_bp_call_rcu_after_fork_parent,
+                 &urcu_bp_call_rcu_after_fork_child);
 }
 
 #ifdef DAXKV_RCU_TSAN
@@ -69,32 +62,27 @@ void AnnotateCallback(::rcu_head* head) {
 }
 #endif
 
-void RegisterThread() {
+void GetReady() {
   static std::once_flag once;
-  std::call_once(once, &InitializeOnce);
-  t_registered = true;
-  // liburcu registers its callback threads itself; a callback may use RCU, too.
-  if (URCU_TLS(urcu_memb_reader).registered) return;
-  urcu_memb_register_thread();
-  pthread_setspecific(g_exit_key, &g_exit_key);
+  std::call_once(once, &InstallForkHandlers);
+  t_is_ready = true;
 }
 
 void Call(::rcu_head* head, void (*callback)(::rcu_head*)) {
-  // liburcu reads its per-thread state to pick a callback queue.
-  if (!t_registered) RegisterThread();
+  if (!t_is_ready) GetReady();
 #ifdef DAXKV_RCU_TSAN
   __tsan_release(head);
 #endif
-  urcu_memb_call_rcu(head, callback);
+  urcu_bp_call_rcu(head, callback);
 }
 
 }  // namespace internal
 
-bool InReadSection() { return internal::t_registered && urcu_memb_read_ongoing() != 0; }
+bool InReadSection() { return internal::t_is_ready && urcu_bp_read_ongoing() != 0; }
 
 void Synchronize() {
   assert(!InReadSection());
-  urcu_memb_synchronize_rcu();
+  urcu_bp_synchronize_rcu();
   internal::AnnotateGracePeriodEnd();
 }
 

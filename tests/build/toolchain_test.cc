@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <isa-l/crc.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 #include <atomic>
 #include <cerrno>
@@ -72,20 +72,18 @@ TEST(ToolchainTest, GracePeriodWaitsForTheReader) {
   std::atomic<bool> may_leave{false};
   std::atomic<bool> left{false};
   std::thread reader([&] {
-    urcu_memb_register_thread();
-    urcu_memb_read_lock();
+    urcu_bp_read_lock();
     reading = true;
     while (!may_leave) std::this_thread::yield();
     left = true;
-    urcu_memb_read_unlock();
-    urcu_memb_unregister_thread();
+    urcu_bp_read_unlock();
   });
   while (!reading) std::this_thread::yield();
   std::thread release([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     may_leave = true;
   });
-  urcu_memb_synchronize_rcu();
+  urcu_bp_synchronize_rcu();
   EXPECT_TRUE(left);
   release.join();
   reader.join();
@@ -96,12 +94,9 @@ TEST(ToolchainTest, CallRcuRunsItsCallback) {
     rcu_head head;
     std::atomic<bool> freed{false};
   } node;
-  urcu_memb_register_thread();
-  urcu_memb_call_rcu(&node.head,
-                     [](rcu_head* head) { reinterpret_cast<Node*>(head)->freed = true; });
-  urcu_memb_barrier();
+  urcu_bp_call_rcu(&node.head, [](rcu_head* head) { reinterpret_cast<Node*>(head)->freed = true; });
+  urcu_bp_barrier();
   EXPECT_TRUE(node.freed);
-  urcu_memb_unregister_thread();
 }
 
 // The check value that every CRC32C catalogue gives for these nine digits.

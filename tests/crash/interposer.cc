@@ -346,10 +346,9 @@ void* pmem_memset_nodrain(void* to, int byte, size_t size_bytes) {
   return pmem_memset(to, byte, size_bytes, PMEM_F_MEM_NODRAIN);
 }
 
-void urcu_memb_synchronize_rcu() {
+void urcu_bp_synchronize_rcu() {
   using Function = void (*)();
-  static const auto next =
-      reinterpret_cast<Function>(dlsym(RTLD_NEXT, "urcu_memb_synchronize_rcu"));
+  static const auto next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "urcu_bp_synchronize_rcu"));
   auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire);
   const uint64_t flushes = seen_by == nullptr ? 0 : seen_by->OnBarrierBegin();
   next();

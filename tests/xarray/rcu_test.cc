@@ -142,6 +142,29 @@ TEST(RcuTest, ForkedChildGoesOn) {
   EXPECT_EQ(deleted, 1);
 }
 
+// The section's thread is not in the child, and can't end it there.
+TEST(RcuTest, SectionOfAnotherThreadDoesNotHoldUpAForkedChild) {
+  std::atomic<bool> reading{false}, may_leave{false};
+  std::thread reader([&] {
+    ReadGuard guard;
+    reading = true;
+    while (!may_leave) std::this_thread::yield();
+  });
+  while (!reading) std::this_thread::yield();
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    Synchronize();
+    _exit(0);
+  }
+  may_leave = true;
+  reader.join();
+  ASSERT_GE(child, 0);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+}
+
 // Readers check plain memory that writers replace and free all the time.
 TEST(RcuTest, ReplaceAndRetireStress) {
   std::atomic<int> deleted{0};

@@ -8,7 +8,7 @@
 
 // NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's run time looks for this name.
 extern "C" const char* __tsan_default_suppressions() {
-  return "called_from_lib:liburcu-memb.so\n"
+  return "called_from_lib:liburcu-bp.so\n"
          "called_from_lib:liburcu-common.so\n"
          "called_from_lib:liburcu-cds.so\n";
 }
