@@ -241,6 +241,8 @@ struct Space::Impl final : SpaceWorker::Task {
   absl::Status DrainLinks() noexcept;
   // Empties `in_round`, but for slots that there is no memory for.
   void FreeRetired() noexcept;
+  // Brings the next few slots of the round into the cache.
+  void TouchRetired(size_t first) const;
   absl::Status FreeRetiredSlot(Address address);
   void FreeHeld();
   // Lets go of a frame's held slots; DropUnheldFrames must follow.

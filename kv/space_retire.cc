@@ -10,7 +10,7 @@
 namespace daxkv::kv {
 namespace {
 
-constexpr size_t kStampsAhead = 16;
+constexpr size_t kFreedTogether = 16;
 // A queue of so many addresses is not left waiting for more.
 constexpr size_t kUrgentRetires = 4096;
 // Extents whose layout is broken at once: their pages can't be pinned meanwhile.
@@ -25,6 +25,7 @@ constexpr std::chrono::milliseconds kLastHeldPoll(1000);
 // Back-pressure. Below the first a thread does not look at what the others have retired; what all
 // have may be the second, or a part of the store.
 constexpr uint64_t kUncheckedRetiredBytes = 512 << 10;
+constexpr size_t kCheckedEvery = 32;  // If those are no more bytes than that.
 constexpr uint64_t kLeastRetiredBytes = 2 << 20;
 constexpr uint64_t kRetiredPart = 32;
 
@@ -71,10 +72,11 @@ bool Space::Impl::IsTooMuch(uint64_t slots, uint64_t size_bytes) const {
 
 // Those that wait are taken to be of the size that is wanted now.
 void Space::LimitRetired(uint64_t size_bytes) noexcept {
-  // Relaxed: a hint, and mostly our own.
+  // Relaxed: a hint, and mostly our own. The others' counts are in their caches.
   const size_t waiting =
       impl_->retire_queues[QueueNumber()].waiting.load(std::memory_order_relaxed);
-  if (__builtin_expect(waiting * size_bytes <= kUncheckedRetiredBytes, true)) return;
+  if (waiting * size_bytes <= kUncheckedRetiredBytes) return;
+  if (waiting % kCheckedEvery != 0 && kCheckedEvery * size_bytes <= kUncheckedRetiredBytes) return;
   if (!impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) return;
   // Whoever has it is freeing, or about to. With process durability nothing is freed before the
   // next writeback, however long a call waits: whoever has it may wait for the medium.
@@ -184,14 +186,23 @@ absl::Status Space::Impl::DrainLinks() noexcept {
   return pool->Drain();
 }
 
+// Each slot is stamped dead, and neither its line nor what translates its page's address is in the
+// cache. Loads that follow each other closely miss together; of prefetches, which wait for the
+// translation, only the first few do.
+void Space::Impl::TouchRetired(size_t first) const {
+  const size_t end = std::min(first + kFreedTogether, in_round.size());
+  for (size_t i = first; i < end; ++i) {
+    const Address address = in_round[i].address;
+    if (FindFrame(address) == nullptr) continue;  // It may be wrong.
+    static_cast<void>(*static_cast<const volatile char*>(pool->At(address)));
+  }
+}
+
 void Space::Impl::FreeRetired() noexcept {
   size_t kept = 0;
   for (size_t i = 0; i < in_round.size(); ++i) {
+    if (i % kFreedTogether == 0) TouchRetired(i);
     const Retired slot = in_round[i];
-    // Each slot is stamped dead, and none of them is in the cache: the misses overlap.
-    if (i + kStampsAhead < in_round.size()) {
-      __builtin_prefetch(pool->At(in_round[i + kStampsAhead].address), /*for writing=*/1);
-    }
     const absl::Status freed = WithoutExceptions([&] { return FreeRetiredSlot(slot.address); });
     if (!freed.ok()) in_round[kept++] = slot;
   }
