@@ -26,11 +26,13 @@ InnerFrame* Index::Impl::FrameOf(Address node, unsigned level) {
 }
 
 // The children that the node holds, in order, all set up. Children beyond the right neighbour's
-// fence moved there in a split; their slots are freed. Caller holds the frame's mutex.
+// fence moved there in a split; their slots are freed, durably: the neighbour will not tell us when
+// such a child goes, and the slot must not lead there then. Caller holds the frame's mutex.
 absl::Status Index::Impl::CollectChildren(InnerFrame* frame, const InnerView::Right& right,
                                           std::vector<Child>* children) {
   InnerNode& node = Inner(frame->address);
   const unsigned level = frame->level - 1;
+  bool freed = false;
   for (uint64_t& slot : node.slots) {
     Child child;
     child.address = LoadWord(slot);
@@ -42,9 +44,13 @@ absl::Status Index::Impl::CollectChildren(InnerFrame* frame, const InnerView::Ri
     if (right.frame != nullptr && child.separator >= right.fence) {
       StoreWord(slot, 0);
       memory->Flush(&slot, sizeof(slot));
+      freed = true;
       continue;
     }
     children->push_back(child);
+  }
+  if (freed) {
+    if (absl::Status status = Drain(); !status.ok()) return status;
   }
   if (children->empty()) return Damaged(frame->address, "it has no child");
   std::sort(children->begin(), children->end(), BySeparator);
@@ -323,10 +329,13 @@ absl::Status Index::Impl::LinkRightInner(InnerFrame* left, const std::vector<Chi
   slot->Release();
   StoreWord(node.header.next, right_address | kSplitUnfinished);
   memory->Flush(&node.header, sizeof(node.header));
-  return Drain();
+  return absl::OkStatus();
 }
 
 // After a split: frees the slots of children that moved, then stores those that had found no slot.
+// Waits for that and for the link, in no order: without the link, and with the slots freed, the
+// children are found through their left neighbours again. Without a wait a slot might lead to a
+// child that the right node has given up since, and the parent to a node without a link to it.
 void Index::Impl::KeepChildren(InnerFrame* frame, const std::vector<Child>& kept) noexcept {
   InnerNode& node = Inner(frame->address);
   const auto is_kept = [&kept](Address address) {
@@ -343,6 +352,7 @@ void Index::Impl::KeepChildren(InnerFrame* frame, const std::vector<Child>& kept
     }
   }
   memory->Flush(node.slots, sizeof(node.slots));
+  Drain().IgnoreError();  // Which keeps writers away if it fails.
   StoreWord(node.header.next, NextOf(LoadWord(node.header.next)));
   memory->Flush(&node.header, sizeof(node.header));
 }

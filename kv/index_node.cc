@@ -172,7 +172,8 @@ absl::Status Index::Impl::FinishInheritedSplit(Address node, unsigned level) {
   absl::Status status;
   if (level > 0) {
     // An inner node needs no clearing: its view leaves out children beyond the right neighbour's
-    // fence and frees their slots, once the link is durable.
+    // fence and frees their slots. The level above must not name the neighbour before the link is
+    // durable.
     memory->Flush(&header, sizeof(header));
     status = Drain();
   } else {
@@ -212,9 +213,9 @@ absl::Status Index::Impl::SetUp(Address node, unsigned level) {
     if (absl::Status status = FinishInheritedSplit(node, level); !status.ok()) return status;
   }
   uint64_t overflow = 0;
+  // Whoever asks whether the index refers to a slot comes through here first.
+  memory->FlushInherited(&header + 1, NodeSizeBytes(level) - sizeof(header));
   if (level == 0) {
-    // Whoever asks whether the index refers to a slot comes through here first.
-    memory->FlushInherited(Leaf(node).slots, sizeof(LeafNode::slots));
     LeafImage image = LeafImage::Of(Leaf(node));
     image.RebuildOverflow();
     overflow = image.overflow;
