@@ -146,16 +146,17 @@ absl::Status KeyspaceTable::Load() {
 }
 
 // A process that died may have stored a state, or the word that commits the table, and not flushed
-// it: what is done for that state, as giving extents back, must not be durable before it.
+// it: what is done for that state, as giving extents back, must not be durable before it. (The
+// superblock's word lies in the line of Superblock::maps_valid_since, which the open has flushed
+// after a crash.) With one wait: no state but free is older than the run's own word.
 absl::Status KeyspaceTable::MakeInheritedDurable() {
-  pool_.Flush(&SuperblockOf(pool_)->keyspaces, sizeof(uint64_t));
+  if (pool_.media().durability != dax::Durability::kPower) return pool_.Sync();
   for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) {
     if (states_[id] == KeyspaceState::kLive || states_[id] == KeyspaceState::kDropping) {
       pool_.Flush(EntryOf(id), sizeof(KeyspaceEntry));
     }
   }
-  const absl::Status status = MakeDurable();
-  return status.ok() ? pool_.CommitRun(run_) : status;
+  return pool_.CommitRun(run_);
 }
 
 absl::StatusOr<KeyspaceId> KeyspaceTable::Find(std::string_view name) const {

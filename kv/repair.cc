@@ -49,10 +49,11 @@ struct KeyspaceRepair {
 //   2  what a dead process left in caches is made durable, as the close will say that it is;
 //      headers of extents, which say nothing that the runs don't, are written anew
 //   3  Superblock::root, KeyspaceEntry::root: each commits one keyspace
-//   4  the batch table is cleared; an open that comes before finds the batches applied
-//   5  saved maps stop counting; an open that comes before sees an unclean close, and does the
+//   4  in no order, durable before the close marks the pool clean:
+//      the batch table is cleared; an open that comes before finds the batches applied
+//      saved maps stop counting; an open that comes before sees an unclean close, and does the
 //      same; a repair that does sees a new index, and does not believe them for that keyspace
-//   6  records that nothing refers to now are stamped dead; lost runs are given back
+//      records that nothing refers to now are stamped dead; lost runs are given back
 class Repairer {
  public:
   Repairer(dax::Pool* pool, const RepairListener& listener, RepairReport* report)
@@ -193,10 +194,8 @@ class Repairer {
       if (!status.ok()) return status;
     }
     std::memset(batch_words(), 0, kBatchTableWords * sizeof(uint64_t));
-    status = pool_.Persist(batch_words(), kBatchTableWords * sizeof(uint64_t));
-    if (!status.ok()) return status;
-    status = ForgetMaps();
-    if (!status.ok()) return status;
+    pool_.Flush(batch_words(), kBatchTableWords * sizeof(uint64_t));
+    ForgetMaps();
     for (const auto& part : parts_) {
       for (const Address address : part->plan.rejected()) StampDead(address);
     }
@@ -209,10 +208,12 @@ class Repairer {
     if (!status.ok()) return status;
     if (listener_) listener_(report_);
     RepairHeaders();
-    status = ForgetMaps();
-    return status.ok() ? GiveBackHopeless() : status;
+    ForgetMaps();
+    return GiveBackHopeless();
   }
 
+  // With one wait: a run that the dead process made live has the bytes that it was committed with,
+  // for these were drained before; what was stored in it since may come before its word or after.
   absl::Status MakeInheritedDurable() {
     if (pool_.was_clean()) return absl::OkStatus();
     if (pool_.media().media_class == dax::MediaClass::kPageCache) return pool_.Sync();
@@ -223,8 +224,7 @@ class Repairer {
         runs.push_back(extent.run);
       }
     }
-    absl::Status drained = pool_.Drain();
-    return drained.ok() ? pool_.CommitRuns(runs) : drained;
+    return pool_.CommitRuns(runs);
   }
 
   // Not waited for: who comes before they are durable finds them damaged, as they were.
@@ -246,22 +246,22 @@ class Repairer {
   }
 
   // What is in use is another thing now. 8-byte store; as in Space::Open.
-  absl::Status ForgetMaps() {
+  void ForgetMaps() {
     superblock_->maps_valid_since = dax::Pool::SealEpoch(pool_.open_epoch());
-    return pool_.Persist(&superblock_->maps_valid_since, sizeof(superblock_->maps_valid_since));
+    pool_.Flush(&superblock_->maps_valid_since, sizeof(superblock_->maps_valid_since));
   }
 
-  // Durable when the repair closes the pool.
+  // Not flushed, as in Space: only another repair reads the stamp, and does not rely on it after a
+  // power cut. On a page cache, where recovery does, the close syncs all.
   void StampDead(Address address) {
-    auto* header = reinterpret_cast<RecordHeader*>(pool_.At(address));
-    header->kind_and_flags = kNoRecord;
-    pool_.Flush(header, sizeof(*header));
+    reinterpret_cast<RecordHeader*>(pool_.At(address))->kind_and_flags = kNoRecord;
   }
 
   absl::Status GiveBackHopeless() {
     absl::Status status;
     for (Survey* survey : surveys_) {
-      if (status.ok()) status = pool_.ReleaseRuns(survey->hopeless());
+      const bool any = !survey->hopeless().empty();
+      if (status.ok() && any) status = pool_.ReleaseRuns(survey->hopeless());
     }
     return status;
   }

@@ -32,8 +32,7 @@ NodeHeader MakeHeader(Address self, unsigned level, Address low_fence, Address n
 // Of Memory only what WriteRecord needs.
 class TreeBuilder::Slots final : public Memory {
  public:
-  Slots(dax::Pool* pool, KeyspaceId keyspace)
-      : Memory(pool->At(0), pool->open_epoch(), keyspace), pool_(*pool) {}
+  Slots(dax::Pool* pool, KeyspaceId keyspace) : Memory(pool->At(0), pool->open_epoch(), keyspace) {}
   Address PresentUntil(Address) const override { return kAddressMask; }
   absl::Status FaultIn(Address) override { return absl::OkStatus(); }
   absl::StatusOr<Address> Allocate(SlotKind, uint64_t) override {
@@ -41,13 +40,8 @@ class TreeBuilder::Slots final : public Memory {
   }
   void Abandon(Address) noexcept override {}
   void Retire(Address, const uint64_t*) noexcept override {}
-  void Flush(const void* address, size_t size_bytes) noexcept override {
-    pool_.Flush(address, size_bytes);
-  }
-  absl::Status Drain() override { return pool_.Drain(); }
-
- private:
-  dax::Pool& pool_;
+  void Flush(const void*, size_t) noexcept override {}  // Finish does.
+  absl::Status Drain() override { return absl::OkStatus(); }
 };
 
 TreeBuilder::~TreeBuilder() {
@@ -83,7 +77,6 @@ absl::StatusOr<Address> TreeBuilder::Allocate(uint16_t size_class) {
     if (!run.ok()) return run.status();
     runs_.push_back(*run);
     WriteRepairHeader(pool_, *run);
-    FlushHeader(pool_, *run);
     current.run = *run;
     current.layout = SlabLayout(size_class, run->pages);
     current.next_slot = 0;
@@ -130,7 +123,6 @@ void TreeBuilder::WriteLeaf(Address next) {
   auto* node = reinterpret_cast<LeafNode*>(pool_.At(leaf_.address));
   node->header = MakeHeader(leaf_.address, 0, leaf_.low_fence, next);
   std::memcpy(node->slots, image_.slots, sizeof(node->slots));
-  pool_.Flush(node, sizeof(*node));
   level_.push_back(leaf_);
 }
 
@@ -151,7 +143,6 @@ absl::Status TreeBuilder::BuildLevel(unsigned level) {
     for (size_t child = i * kInnerFill; child < end; ++child) {
       node->slots[child - i * kInnerFill] = below[child].address;
     }
-    pool_.Flush(node, sizeof(*node));
   }
   return absl::OkStatus();
 }
@@ -165,6 +156,9 @@ absl::StatusOr<uint64_t> TreeBuilder::Finish() {
   while (level_.size() > 1) {
     if (absl::Status built = BuildLevel(++level); !built.ok()) return built;
   }
+  // All of it before any of the runs is live: another repair, which looks at whatever lies in live
+  // runs, must not meet nodes that are whole in part.
+  for (const dax::Run& run : runs_) pool_.Flush(pool_.At(run.offset()), run.size_bytes());
   absl::Status durable = pool_.Drain();
   if (durable.ok()) durable = pool_.CommitRuns(runs_);
   if (!durable.ok()) return durable;

@@ -19,13 +19,14 @@ class TableRepair {
 
   absl::Status Run() {
     absl::Status status = FindRuns();
-    if (status.ok()) status = RepairWord();
-    if (!status.ok() || tables_.empty()) return status;
+    if (!status.ok()) return status;
+    RepairWord();
+    if (tables_.empty()) return status;
     table_ = tables_.front();
     RepairHeader();
     FindNames();
     for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) RepairEntry(id);
-    return pool_.Sync();
+    return absl::OkStatus();
   }
 
  private:
@@ -46,25 +47,25 @@ class TableRepair {
 
   // One 8-byte store. A word that leads to where no table lies is what a crash leaves that cuts its
   // creation short.
-  absl::Status RepairWord() {
+  void RepairWord() {
     uint64_t& word = SuperblockOf(pool_)->keyspaces;
     const Address wanted = tables_.empty() ? word & kAddressMask : tables_.front().offset();
-    if (word == KeyspaceTable::SealOffset(wanted) || (tables_.empty() && word == 0)) {
-      return absl::OkStatus();
-    }
+    if (word == KeyspaceTable::SealOffset(wanted) || (tables_.empty() && word == 0)) return;
     findings_.rebuilt("superblock: the word that names the table of keyspaces is damaged");
     const uint64_t repaired = tables_.empty() ? 0 : KeyspaceTable::SealOffset(wanted);
     __atomic_store_n(&word, repaired, __ATOMIC_RELEASE);
-    return pool_.Persist(&word, sizeof(word));
+    pool_.Flush(&word, sizeof(word));
   }
 
   void RepairHeader() {
     const KeyspaceTableHeader wanted = KeyspaceTable::MakeHeader(table_.offset());
     char* const header = pool_.At(table_.offset());
-    if (std::memcmp(header, &wanted, offsetof(KeyspaceTableHeader, reserved)) == 0) return;
-    findings_.rebuilt(absl::StrCat("table of keyspaces at pool offset ", table_.offset(),
-                                   ": its header is damaged"));
-    std::memcpy(header, &wanted, sizeof(wanted));
+    if (std::memcmp(header, &wanted, offsetof(KeyspaceTableHeader, reserved)) != 0) {
+      findings_.rebuilt(absl::StrCat("table of keyspaces at pool offset ", table_.offset(),
+                                     ": its header is damaged"));
+      std::memcpy(header, &wanted, sizeof(wanted));
+    }
+    // Also when a repair that died has stored it.
     pool_.Flush(header, sizeof(wanted));
   }
 
@@ -95,11 +96,10 @@ class TableRepair {
           where, ": its state is damaged; it has ",
           *state == KeyspaceState::kLive ? "extents: it lives" : "no extent: it is free"));
     }
+    // Either may be durable first: another repair looks at both again.
     if (*state == KeyspaceState::kLive) GiveName(id, where, &entry);
-    // After the name: commits the entry's repair.
-    pool_.Flush(&entry, sizeof(entry));
     __atomic_store_n(&entry.state, KeyspaceTable::SealState(id, *state), __ATOMIC_RELEASE);
-    pool_.Flush(&entry.state, sizeof(entry.state));
+    pool_.Flush(&entry, sizeof(entry));
   }
 
   void GiveName(KeyspaceId id, const std::string& where, KeyspaceEntry* entry) {

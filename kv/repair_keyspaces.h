@@ -22,10 +22,9 @@ struct TableFindings {
 };
 
 // Has the superblock lead to the table, if there is one, and to nothing otherwise; makes the
-// table's header and its damaged entries whole. Durable on return. A crash meanwhile: repair it
-// again.
+// table's header and its damaged entries whole. Durable with the caller's next drain. A crash
+// before that: repair it again.
 //   kDataLoss  there are several tables, or the pool's run descriptors are damaged
-//   kInternal  the medium failed
 absl::Status RepairKeyspaceTable(dax::Pool& pool, const TableFindings& findings);
 
 }  // namespace daxkv::kv

@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -26,7 +29,7 @@ std::vector<char> ReadFile(int file) {
 }
 
 template <typename Header>
-bool IsThere(const char* bytes, uint32_t magic, kv::Address address) {
+bool IsThere(const char* bytes, uint64_t magic, kv::Address address) {
   Header header;
   memcpy(&header, bytes, sizeof(header));
   return header.magic == magic && header.self == address;
@@ -72,6 +75,67 @@ Operation DamageOfBatch(const std::string& key) {
               if (done) return absl::OkStatus();
             }
           }};
+}
+
+// Flips a bit of the byte at `at` of the structure.
+template <typename Header>
+struct Damaged {
+  uint64_t at;
+  std::function<bool(const char* bytes, kv::Address address)> is_there;
+
+  bool Do(int file, const std::vector<char>& bytes, uint64_t part_offset) const {
+    for (uint64_t begin = 0; begin + sizeof(Header) <= bytes.size(); begin += 64) {
+      if (!is_there(&bytes[begin], part_offset + begin)) continue;
+      const char wrong = static_cast<char>(bytes[begin + at] ^ 1);
+      return pwrite(file, &wrong, 1, static_cast<off_t>(begin + at)) == 1;
+    }
+    return false;
+  }
+};
+
+// Of a closed store with keyspaces: the word that leads to their table, the table's header, the
+// state of keyspace 1, the name of keyspace 2. All of that begins in the first part.
+Operation DamageOfTable() {
+  return {"damage", {}, [](Store& store, const Changes&) {
+            const auto is_superblock = [](const char* bytes, kv::Address) {
+              kv::Superblock superblock;
+              memcpy(&superblock, bytes, sizeof(superblock));
+              return superblock.magic == kv::kSuperblockMagic &&
+                     superblock.format_version == kv::kFormatVersion;
+            };
+            const auto is_table = [](const char* bytes, kv::Address address) {
+              return IsThere<kv::KeyspaceTableHeader>(bytes, kv::kKeyspaceTableMagic, address);
+            };
+            constexpr uint64_t kEntry = sizeof(kv::KeyspaceEntry);
+            const int file = open(store.files().PartPath(0).c_str(), O_RDWR | O_CLOEXEC);
+            if (file < 0) return absl::NotFoundError("no part");
+            const std::vector<char> bytes = ReadFile(file);
+            bool done =
+                Damaged<kv::Superblock>{offsetof(kv::Superblock, keyspaces) + 7, is_superblock}.Do(
+                    file, bytes, 0);
+            for (const uint64_t at : {offsetof(kv::KeyspaceTableHeader, entries),
+                                      kEntry + offsetof(kv::KeyspaceEntry, state),
+                                      2 * kEntry + offsetof(kv::KeyspaceEntry, name)}) {
+              done = done && Damaged<kv::KeyspaceTableHeader>{at, is_table}.Do(file, bytes, 0);
+            }
+            close(file);
+            return done ? absl::OkStatus() : absl::NotFoundError("nothing to damage");
+          }};
+}
+
+// What a store holds after `setup`, if a keyspace gets another name.
+Operation Renamed(const std::vector<Operation>& setup, const std::string& from,
+                  const std::string& to, Operation damage) {
+  std::map<std::string, std::optional<std::string>> held;
+  for (const Operation& operation : setup) {
+    for (const Operation::Change& change : operation.changes) held[change.key] = change.value;
+  }
+  for (const auto& [key, value] : held) {
+    if (key.compare(0, from.size() + 1, "@" + from) != 0 || !value.has_value()) continue;
+    damage.changes.push_back({key, std::nullopt});
+    damage.changes.push_back({"@" + to + key.substr(from.size() + 1), value});
+  }
+  return damage;
 }
 
 // A batch that a crash cuts short at that fence, and what a repair is to make of it.
@@ -120,8 +184,8 @@ std::vector<Script> Scripts() {
       {"RepairExtents", closed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again},
       // The repair meets what only the caches have.
       {"RepairInherited",
-       {PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40))},
-       std::vector{Killed(PutGroup(Keys(0, 90), 30), 0)} + Damage<kv::NodeHeader>(kv::kLeafMagic) +
+       std::vector{PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40))} + CloseAndOpen(),
+       std::vector{Killed(PutGroup(Keys(0, 90), 200), 0)} + Damage<kv::NodeHeader>(kv::kLeafMagic) +
            again},
       {"RepairAfterCrash", crashed + Damage<kv::NodeHeader>(kv::kLeafMagic), again},
       {"RepairExtentsAfterCrash", crashed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again}};
@@ -146,6 +210,19 @@ std::vector<Script> Scripts() {
       {"RepairAppliedBatch",
        keyspaces + CutBatch(members, 6, {"cut", In("b", "cut b")}) + DamageOfBatch("cut a"),
        std::vector{Repair(), Open(), BatchAcross({"new", In("a", "new"), In("b", "new")}, 50)}});
+  scripts.push_back({"RepairTable",
+                     keyspaces + Close() + Renamed(keyspaces, "b", "name lost 2", DamageOfTable()),
+                     std::vector{Repair(), Open(), PutIn("name lost 2", "new", 50)} +
+                         CloseAndOpen() + PutIn("a", "new", 40)});
+  scripts.push_back(OnPages(scripts.back()));
+  // A session that wrote into free slots of old extents, whose maps a close had saved, and died.
+  const std::vector<Operation> maps_of_old =
+      std::vector{PutGroup(Keys(0, 40), 60), PutGroup(Keys(100, 20), 300),
+                  PutGroup(Keys(200, 20), 700), PutGroup(Keys(300, 20), 1500)} +
+      CloseAndOpen() + PutGroup(Keys(50, 20), 60) + PutGroup(Keys(130, 10), 300) +
+      PutGroup(Keys(230, 5), 700) + DeleteGroup(Keys(0, 20)) + Crash();
+  scripts.push_back(
+      {"RepairExtentsWithOldMaps", maps_of_old + Damage<kv::ExtentHeader>(kv::kSlabMagic), again});
   scripts.push_back(OnPages(scripts[0]));
   for (Script& script : scripts) {
     script.repairs = true;
