@@ -515,12 +515,20 @@ absl::StatusOr<PoolStats> Pool::Stats() const {
     PoolStats stats;
     const absl::Status status = impl_->space->AddStats(stats);
     if (!status.ok()) return status;
-    stats.file_size_bytes = impl_->files->size_bytes();
+    const absl::StatusOr<FileSizes> files = SizesOfFiles();
+    if (!files.ok()) return files.status();
+    stats.file_size_bytes = files->size_bytes;
+    stats.file_blocks_bytes = files->blocks_bytes;
     stats.has_holes = impl_->files->HasHoles();
+    return stats;
+  });
+}
+
+absl::StatusOr<Pool::FileSizes> Pool::SizesOfFiles() const {
+  return WithoutExceptions([&]() -> absl::StatusOr<FileSizes> {
     const absl::StatusOr<uint64_t> blocks_bytes = impl_->files->BlocksBytes();
     if (!blocks_bytes.ok()) return blocks_bytes.status();
-    stats.file_blocks_bytes = *blocks_bytes;
-    return stats;
+    return FileSizes{impl_->files->size_bytes(), *blocks_bytes};
   });
 }
 

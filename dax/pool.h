@@ -317,8 +317,15 @@ class Pool {
   // Runs allocated since open; any thread.
   uint64_t runs_allocated() const;
 
-  // Walks descriptors and files. Costs O(pages / 64). kDataLoss: descriptors are damaged.
+  // Walks descriptors and files: reads eight bytes of every page's. kDataLoss: descriptors are
+  // damaged.
   absl::StatusOr<PoolStats> Stats() const;
+  // Of that, what the files alone tell: a system call for each.
+  struct FileSizes {
+    uint64_t size_bytes = 0;    // PoolStats::file_size_bytes
+    uint64_t blocks_bytes = 0;  // PoolStats::file_blocks_bytes
+  };
+  absl::StatusOr<FileSizes> SizesOfFiles() const;
 
  private:
   struct Impl;

@@ -1,4 +1,4 @@
-// Check and GetInfo: what the store holds, and whether it all fits together.
+// Check, GetInfo and GetStats: what the store holds, and whether it all fits together.
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -242,6 +242,27 @@ absl::StatusOr<Info> Store::GetInfo(bool count_bytes) const {
   if (!dax.ok()) return dax.status();
   info.dax = *std::move(dax);
   return info;
+}
+
+absl::StatusOr<Stats> Store::GetStats() const {
+  Stats stats;
+  const absl::StatusOr<dax::Pool::FileSizes> files = pool_->SizesOfFiles();
+  if (!files.ok()) return files.status();
+  stats.file_size_bytes = files->size_bytes;
+  stats.file_blocks_bytes = files->blocks_bytes;
+  const SnapshotStats snapshots = snapshots_->Stats();
+  stats.snapshots = snapshots.snapshots;
+  stats.oldest_snapshot_age = absl::FromChrono(snapshots.oldest_age);
+  stats.snapshot_versions = snapshots.versions;
+  stats.snapshot_version_size_bytes = snapshots.size_bytes;
+  stats.keyspaces_dropping = keyspaces_->CountDrops();
+  stats.lost_pages = pool_->ListLostPages().size();
+  if (writeback_ != nullptr) {
+    const WritebackStats writeback = writeback_->stats();
+    stats.writeback = {writeback.completed, writeback.last_took};
+  }
+  stats.scrub = scrubber_->stats();
+  return stats;
 }
 
 absl::StatusOr<uint64_t> Engine::KeyValueSizeBytes() const {

@@ -284,6 +284,12 @@ absl::StatusOr<Info> Db::GetInfo(bool count_bytes) const {
   });
 }
 
+absl::StatusOr<Stats> Db::GetStats() const {
+  return OnOpenStore(store_, [](Store& store) {
+    return store.default_keyspace().Reading([&] { return store.GetStats(); });
+  });
+}
+
 absl::StatusOr<Keyspace> Db::CreateKeyspace(std::string_view name) {
   return OnOpenStore(store_, [&](Store& store) -> absl::StatusOr<Keyspace> {
     absl::StatusOr<std::shared_ptr<Engine>> engine = store.keyspaces().Create(name);

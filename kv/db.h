@@ -292,6 +292,21 @@ struct Info {
   dax::DaxStats dax;
 };
 
+// What an open store can tell of itself in a time that does not grow with it: for who watches it
+// all the time. How many records there are is not in it: ApproximateRange tells about, Info just.
+struct Stats {
+  uint64_t file_size_bytes = 0;    // Sum of the backing files' lengths.
+  uint64_t file_blocks_bytes = 0;  // What the file system really holds for them.
+  uint64_t snapshots = 0;          // This and the next four as in Info.
+  absl::Duration oldest_snapshot_age;
+  uint64_t snapshot_versions = 0;
+  uint64_t snapshot_version_size_bytes = 0;
+  uint64_t keyspaces_dropping = 0;
+  uint64_t lost_pages = 0;  // To media errors.
+  std::optional<WritebackInfo> writeback;
+  ScrubStats scrub;
+};
+
 // A value that is written in place in the pool: no copy of it is made. Until Commit nobody sees it,
 // and a crash leaves nothing of it. Move-only; used by one thread at a time, but the bytes may be
 // filled by several. Must not outlive the Db. Without Commit, the destructor gives the space back.
@@ -436,7 +451,9 @@ class Db : public Keyspace {
   ~Db();
   // Saves what makes the next open's first writes quick, and closes. Iterators, snapshots and pins
   // must be gone (kFailedPrecondition: they are not, and nothing was done). Every later call
-  // returns kFailedPrecondition.
+  // returns kFailedPrecondition. Takes longer the more this session has changed; of one that began
+  // after a crash it also reads the descriptor words of all pages (8 bytes each: 2 GiB of them in
+  // 1 TiB), for free ones that hide blocks. Measured: 10 ms for ten million records of 100 bytes.
   absl::Status Close();
 
   // Makes an empty keyspace. Its name: 1..64 arbitrary bytes. Durable on return, whole or not at
@@ -488,8 +505,13 @@ class Db : public Keyspace {
   static absl::StatusOr<RepairReport> Repair(
       const std::string& path, const Options& options,
       const std::function<void(const RepairReport&)>& listener = nullptr);
-  // With `count_bytes`, reads every record's header.
+  // Everything that can be told of the store. Takes longer the larger that is: it reads every leaf
+  // to count the records, the descriptor words of all pages (8 bytes each: 2 GiB of them in 1 TiB)
+  // and the kernel's list of mapped pages; with `count_bytes` every record's header, too. Measured:
+  // 14 ms for a million records of 100 bytes, 0.25 s for ten.
   absl::StatusOr<Info> GetInfo(bool count_bytes = false) const;
+  // What can be told at once. Makes a system call for each of the pool's files.
+  absl::StatusOr<Stats> GetStats() const;
 
   // Writes a snapshot of the store, taken now, to `sink` as a stream (kv/backup_format.h), with
   // every record verified. Writers go on meanwhile; what they supersede is kept until it is done.

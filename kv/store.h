@@ -11,7 +11,7 @@
 //     `-----> Engine       a keyspace: Index --> Memory (= Space) --> dax::Mapping
 //
 // store.cc opens and closes; durability.cc has what process durability needs at an open; batch.cc
-// has Write; check.cc has Check and GetInfo.
+// has Write; check.cc has Check, GetInfo and GetStats.
 //
 // Thread safety: as Db.
 #ifndef DAXKV_KV_STORE_H_
@@ -74,6 +74,7 @@ class Store final : private CompactionTargets {
   absl::StatusOr<ScrubReport> Scrub() const { return scrubber_->Scrub(); }
   absl::StatusOr<CheckReport> Check() const;
   absl::StatusOr<Info> GetInfo(bool count_bytes) const;
+  absl::StatusOr<Stats> GetStats() const;
 
  private:
   class BatchWriter;

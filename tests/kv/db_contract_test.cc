@@ -151,6 +151,22 @@ TEST_P(DbTest, ReusesTheCallersCapacity) {
   EXPECT_EQ(value.data(), bytes);
 }
 
+TEST_P(DbTest, TellsTheSameAtOnce) {
+  for (uint64_t i = 0; i < 50; ++i) {
+    ASSERT_THAT(db().Put(NumberedKey(i), std::string(50'000, 'v')), IsOk());
+  }
+  ASSERT_THAT(db().Compact().status(), IsOk());
+  const absl::StatusOr<Info> info = db().GetInfo();
+  const absl::StatusOr<Stats> stats = db().GetStats();
+  ASSERT_THAT(stats.status(), IsOk());
+  EXPECT_EQ(stats->file_size_bytes, info->dax.pool.file_size_bytes);
+  EXPECT_EQ(stats->file_blocks_bytes, info->dax.pool.file_blocks_bytes);
+  EXPECT_GT(stats->file_blocks_bytes, 50u * 50'000);
+  EXPECT_EQ(stats->snapshots, 0u);
+  EXPECT_EQ(stats->lost_pages, 0u);
+  EXPECT_FALSE(stats->writeback.has_value());
+}
+
 TEST_P(DbTest, TellsWhatItHolds) {
   ASSERT_THAT(db().Put("small", std::string(10, 's')), IsOk());
   ASSERT_THAT(db().Put("large", std::string(3 << 20, 'l')), IsOk());

@@ -82,7 +82,14 @@ TEST_P(SnapshotTest, EachOfManyShowsItsOwn) {
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(*db().Get("key", snapshots[static_cast<size_t>(i)]), absl::StrCat(2 * i));
   }
-  EXPECT_EQ(db().GetInfo()->snapshot_versions, 10u);
+  const absl::StatusOr<Info> info = db().GetInfo();
+  EXPECT_EQ(info->snapshot_versions, 10u);
+  const absl::StatusOr<Stats> stats = db().GetStats();
+  ASSERT_THAT(stats.status(), IsOk());
+  EXPECT_EQ(stats->snapshots, 10u);
+  EXPECT_EQ(stats->snapshot_versions, 10u);
+  EXPECT_EQ(stats->snapshot_version_size_bytes, info->snapshot_version_size_bytes);
+  EXPECT_GT(stats->oldest_snapshot_age, absl::ZeroDuration());
 }
 
 TEST_P(SnapshotTest, SurvivesSplitsOfItsLeaves) {
