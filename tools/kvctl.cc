@@ -12,6 +12,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "tools/commands.h"
 
 namespace daxkv::tools {
@@ -211,6 +212,16 @@ void AddStoreCommands(CLI::App& app, CommandLine& line) {
              [] { return Quickstart(); });
 }
 
+// Of the command that was named, as far as one was.
+std::string SeeHelp(const CLI::App& app) {
+  std::string commands;
+  for (const CLI::App* command = &app; !command->get_subcommands().empty();) {
+    command = command->get_subcommands().front();
+    absl::StrAppend(&commands, " ", command->get_name());
+  }
+  return absl::StrCat(" (see kvctl", commands, " --help)");
+}
+
 int Main(int argc, char** argv) {
   // A closed pipe is a write error, so that the store is closed cleanly first.
   std::signal(SIGPIPE, SIG_IGN);
@@ -237,8 +248,12 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
     return app.exit(success);  // --help
+  } catch (const CLI::ExtrasError&) {
+    // The error's own text has them from the last to the first.
+    return Report(absl::InvalidArgumentError(absl::StrCat(
+        "not expected: ", absl::StrJoin(app.remaining(/*recurse=*/true), " "), SeeHelp(app))));
   } catch (const CLI::ParseError& error) {
-    return Report(absl::InvalidArgumentError(absl::StrCat(error.what(), " (see kvctl --help)")));
+    return Report(absl::InvalidArgumentError(absl::StrCat(error.what(), SeeHelp(app))));
   }
   return Report(line.run());
 }

@@ -35,6 +35,7 @@ OLDPWD_KVCTL="${OLDPWD}/${KVCTL}"
 # ---- Usage
 expect 2 "subcommand" ""
 expect 2 "see kvctl --help" frobnicate
+expect 2 "not expected: 1 3 (see kvctl cas --help)" cas a 1 3
 expect 2 "KEY is required" put
 expect 2 "VALUE or --value-file" put key
 expect 2 "one of the two" del
