@@ -7,7 +7,7 @@ import tempfile
 import unittest
 from unittest import mock
 
-from comparison import (command_line, engines, goals, load_watch, plots, results, studies, summary,
+from comparison import (command_line, engines, goals, load_watch, memory, plots, results, studies, summary,
                         tables, workloads, ycsb)
 
 RECORDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorded")
@@ -130,6 +130,18 @@ class LoadWatchTest(unittest.TestCase):
                                                read=lambda: readings.pop(0)), len(readings)
         self.assertEqual(waits([5, 6, 6.5, 6.55, 7], 60), (True, 1))
         self.assertEqual(waits([5, 6, 7, 8, 9], 3), (False, 1))
+
+    def test_memory_is_touched_and_given_back(self):
+        def own(name):
+            with open("/proc/self/status", encoding="ascii") as file:
+                return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+        size_bytes = 64 << 20
+        before = own("VmRSS:")
+        self.assertEqual(memory.touch(size_bytes + 1), size_bytes)
+        self.assertGreater(own("VmHWM:"), before + size_bytes // 2)
+        self.assertLess(own("VmRSS:"), before + size_bytes // 2)
+        self.assertEqual(memory.touch(0), 0)
+        self.assertGreater(memory.available_bytes(), size_bytes)
 
     def test_this_machine(self):
         before = load_watch.read_now()

@@ -4,6 +4,7 @@
     workloads      what is run
     ycsb           one run of the program, and its report
     load_watch     what else the machine did meanwhile
+    memory         pages that a virtual machine's host has to give first
     results        the file of samples, one JSON object a line
     studies        which samples there are to take, in which order
     summary        medians over rounds

@@ -75,6 +75,9 @@ def _parser():
                         help="other load that a quiet round may have (default: 0.1)")
     parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
                         help="wait so long for a quiet machine before each store (default: 0)")
+    parser.add_argument("--touch", type=float, default=2, metavar="GIB",
+                        help="memory to touch and give back before each store, so that loads do "
+                        "not measure how fast a virtual machine's host gives pages (default: 2)")
     parser.add_argument("--retake", action="store_true",
                         help="take disturbed samples again, beside those there are")
     parser.add_argument("--warm", action="store_true",
@@ -120,7 +123,8 @@ def _take_samples(options, kept):
         engines=engines.chosen(names, present), workloads=workloads.chosen(options.workloads),
         value_sizes=options.values, thread_counts=options.threads, record_counts=records,
         operations=options.operations, rounds=options.rounds, warm=options.warm,
-        quiet_cpus=options.disturbed, patience_s=options.patience)
+        quiet_cpus=options.disturbed, patience_s=options.patience,
+        touched_bytes=int(max(0.0, options.touch) * 2**30))
     kept.add(results.machine())
     studies.STUDIES[options.study](bench)
 

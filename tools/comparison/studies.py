@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from comparison import engines, load_watch, workloads, ycsb
+from comparison import engines, load_watch, memory, workloads, ycsb
 
 READS = "C"
 # What is deleted of the records in the study of space.
@@ -36,6 +36,7 @@ class Bench:
     warm: bool = False  # Whether runs read every record once before they begin.
     quiet_cpus: float = 0.1  # Before a store is made, others are waited for until they keep at most
     patience_s: float = 0  # so many CPUs busy, but no longer than this.
+    touched_bytes: int = 0  # Memory to touch before a store is made.
 
     def operations_for(self, records):
         """How many operations a run on so many records does."""
@@ -52,10 +53,11 @@ class Bench:
         return {**chosen, "warmup": "true"} if self.warm else chosen
 
     def store(self, engine):
-        """A new store, once the machine is quiet or patience is at its end."""
+        """A new store, once the machine is quiet or patience is at its end, and memory there."""
         if self.patience_s > 0 and not load_watch.wait_until_quiet(self.quiet_cpus,
                                                                    self.patience_s):
             ycsb.warn(f"not quiet within {self.patience_s:g} s; goes on")
+        memory.touch(self.touched_bytes)
         return ycsb.Store(self.program, engine, self.place)
 
     def keep(self, name, sample):
