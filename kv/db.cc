@@ -36,13 +36,16 @@ auto OnOpenStore(const std::unique_ptr<Store>& store, Function&& function)
   return WithoutExceptions([&] { return function(*store); });
 }
 
-// The same for a read at a snapshot: what was dropped after that was taken stays as long as it.
+// The same for a read at a snapshot, an entry of `snapshots`: what was dropped after that was taken
+// stays as long as it.
 template <typename Function>
-auto AtSnapshot(const std::shared_ptr<Engine>& engine, const SnapshotEntry& snapshot,
-                Function&& function) -> decltype(function(*engine)) {
+auto AtSnapshot(const std::shared_ptr<Engine>& engine, const Snapshots* snapshots,
+                const SnapshotEntry* snapshot, Function&& function) -> decltype(function(*engine)) {
   if (engine == nullptr) return Closed();
+  const absl::Status usable = engine->CheckSnapshot(snapshots, snapshot);
+  if (__builtin_expect(!usable.ok(), false)) return usable;
   const dax::SurviveMediaErrors survive;
-  if (__builtin_expect(!engine->IsSeenBy(snapshot), false)) return engine->Refusal();
+  if (__builtin_expect(!engine->IsSeenBy(*snapshot), false)) return engine->Refusal();
   if (engine->is_shut()) return engine->Refusal();
   return WithoutExceptions([&] { return function(*engine); });
 }
@@ -171,20 +174,22 @@ absl::StatusOr<std::string> Keyspace::Get(std::string_view key, const Snapshot& 
 
 absl::Status Keyspace::Get(std::string_view key, const Snapshot& snapshot,
                            std::string* value) const {
-  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) {
+  return AtSnapshot(engine_, snapshot.snapshots_, snapshot.entry_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.GetAt(*snapshot.entry_, key, value); });
   });
 }
 
 absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key, const Snapshot& snapshot) const {
-  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
-    return PinnedValue::Pins::ValueOf(
-        engine, engine.Reading([&] { return engine.PinAt(*snapshot.entry_, key); }));
-  });
+  return AtSnapshot(engine_, snapshot.snapshots_, snapshot.entry_,
+                    [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
+                      return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] {
+                        return engine.PinAt(*snapshot.entry_, key);
+                      }));
+                    });
 }
 
 absl::Status Keyspace::Contains(std::string_view key, const Snapshot& snapshot) const {
-  return AtSnapshot(engine_, *snapshot.entry_, [&](Engine& engine) {
+  return AtSnapshot(engine_, snapshot.snapshots_, snapshot.entry_, [&](Engine& engine) {
     return engine.Reading([&] { return engine.ContainsAt(*snapshot.entry_, key); });
   });
 }

@@ -199,7 +199,7 @@ class Iterator {
   // False at either end and after an error; status() tells which.
   bool Valid() const;
   // kDataLoss naming key or offset, kResourceExhausted without memory, kFailedPrecondition of a
-  // closed store.
+  // closed store; kInvalidArgument as of Get at a snapshot.
   const absl::Status& status() const;
   std::string_view key() const;    // Requires Valid().
   std::string_view value() const;  // Requires Valid().
@@ -373,7 +373,8 @@ class Keyspace {
   absl::StatusOr<PinnedValue> Pin(std::string_view key) const;
   // OK or kNotFound; kInvalidArgument, kDataLoss. The value is neither read nor verified.
   absl::Status Contains(std::string_view key) const;
-  // As these, of the store as the snapshot sees it.
+  // As these, of the store as the snapshot sees it. kInvalidArgument: the snapshot is of another
+  // store, or was moved from.
   absl::StatusOr<std::string> Get(std::string_view key, const Snapshot& snapshot) const;
   absl::Status Get(std::string_view key, const Snapshot& snapshot, std::string* value) const;
   absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot) const;

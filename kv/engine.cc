@@ -182,6 +182,12 @@ absl::Status Engine::Verify(const RecordView& record) const {
   return VerifyRecord(*space_, record);
 }
 
+absl::Status Engine::WrongSnapshot(bool of_another_store) {
+  return absl::InvalidArgumentError(
+      of_another_store ? "the snapshot is one of another store; take one of this store"
+                       : "the snapshot was moved from; use the one that it was moved to");
+}
+
 absl::Status Engine::CheckLost(std::string_view bytes) const {
   space_->SettleMediaErrors();
   const uint64_t offset = pool_->OffsetOf(bytes.data());

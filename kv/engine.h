@@ -99,6 +99,13 @@ class Engine {
   Gate* gate() { return id_ == kDefaultKeyspace ? nullptr : &gate_; }
   // What a call gets that the gate has refused.
   absl::Status Refusal() const;
+  // kInvalidArgument: there is no such entry of a Snapshot, or it is one of another store.
+  absl::Status CheckSnapshot(const Snapshots* snapshots, const SnapshotEntry* entry) const {
+    if (__builtin_expect(entry != nullptr && snapshots == &snapshots_, true)) {
+      return absl::OkStatus();
+    }
+    return WrongSnapshot(entry != nullptr);
+  }
   // Whether a snapshot shows this keyspace: it was taken before the drop.
   bool IsSeenBy(const SnapshotEntry& snapshot) const;
   // The drop is committed: new calls are refused.
@@ -195,6 +202,7 @@ class Engine {
   enum class PinMode { kTry, kWait };
 
   Engine(Store* store, KeyspaceId id);
+  static absl::Status WrongSnapshot(bool of_another_store);
   // `make_index` gets the engine's space.
   static absl::StatusOr<std::unique_ptr<Engine>> OpenWith(
       Store* store, KeyspaceId id,

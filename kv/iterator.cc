@@ -228,10 +228,11 @@ std::unique_ptr<Iterator> Keyspace::NewIterator(IteratorOptions options) const n
                                         : engine_->Refusal();
     } else if (given == nullptr) {
       impl->status = WithoutExceptions([&] { return impl->Refresh(); });
-    } else if (engine_->IsSeenBy(*given->entry_)) {
-      impl->snapshot = engine_->snapshots().Share(given->entry_);
     } else {
-      impl->status = engine_->Refusal();
+      impl->status = engine_->CheckSnapshot(given->snapshots_, given->entry_);
+      if (impl->status.ok() && !engine_->IsSeenBy(*given->entry_))
+        impl->status = engine_->Refusal();
+      if (impl->status.ok()) impl->snapshot = engine_->snapshots().Share(given->entry_);
     }
     return std::unique_ptr<Iterator>(new Iterator(std::move(impl)));
   } catch (const std::bad_alloc&) {

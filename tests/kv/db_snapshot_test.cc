@@ -92,6 +92,34 @@ TEST_P(SnapshotTest, EachOfManyShowsItsOwn) {
   EXPECT_GT(stats->oldest_snapshot_age, absl::ZeroDuration());
 }
 
+TEST_P(SnapshotTest, IsOfNoUseToAnotherStoreNorMovedFrom) {
+  ASSERT_THAT(db().Put("key", "value"), IsOk());
+  const TemporaryDirectory directory(GetParam());
+  absl::StatusOr<std::unique_ptr<Db>> other = Db::Open(directory.Path("other"), Options());
+  ASSERT_THAT(other.status(), IsOk());
+  ASSERT_THAT((*other)->Put("key", "another"), IsOk());
+  {
+    Snapshot snapshot = *(*other)->GetSnapshot();
+    const auto expect_refused = [&] {
+      IteratorOptions options;
+      options.snapshot = &snapshot;
+      const auto is_refused = HasCode(absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(db().Get("key", snapshot).status(), is_refused);
+      EXPECT_THAT(db().Pin("key", snapshot).status(), is_refused);
+      EXPECT_THAT(db().Contains("key", snapshot), is_refused);
+      const std::unique_ptr<Iterator> it = db().NewIterator(options);
+      it->SeekToFirst();
+      EXPECT_FALSE(it->Valid());
+      EXPECT_THAT(it->status(), is_refused);
+    };
+    expect_refused();
+    const Snapshot moved = std::move(snapshot);
+    expect_refused();
+    EXPECT_EQ(*(*other)->Get("key", moved), "another");
+  }
+  ASSERT_THAT((*other)->Close(), IsOk());
+}
+
 TEST_P(SnapshotTest, SurvivesSplitsOfItsLeaves) {
   PutAll(100, 0);
   const Snapshot snapshot = Take();
