@@ -147,9 +147,10 @@ class PinnedValue {
 
 // The store at a moment: reads with it see every change that was complete before it was taken, and
 // none that began after; one that ran meanwhile it sees or not, but always alike. It keeps values
-// that are overwritten and deleted meanwhile, and their space, until it is released; Stats tells how
-// many. Readers are not slowed down; puts are, by a tenth to a fifth. It is gone when the process ends, however that ends. Any
-// number of threads may read with one; move-only; must not outlive the Db.
+// that are overwritten and deleted meanwhile, and their space, until it is released; Stats tells
+// how many. Readers are not slowed down; puts are, by a tenth to a fifth. It is gone when the
+// process ends, however that ends. Any number of threads may read with one; move-only; must not
+// outlive the Db.
 class Snapshot {
  public:
   Snapshot(Snapshot&& other) noexcept;

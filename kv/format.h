@@ -9,6 +9,7 @@
 //   Record       a key and its value, written once and never changed; see RecordHeader
 //   Batch table  32 words behind the superblock: atomic batches, and sets of stores, that are being
 //                applied
+//   Session      a word behind the batch table: when the store was open last
 //   Table of     a run of its own, once there is another keyspace than the default one: the names
 //   keyspaces    of keyspaces, and where their indexes begin
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
@@ -27,6 +28,7 @@
 //                        |   Superblock -----> root node of the default keyspace
 //                        |      `------------> table of keyspaces ----> their root nodes
 //                        |   Batch table ----> batch records
+//                        |   Session
 //
 //   segment   | SegmentHeader | descriptor words, one a page | data pages, at a multiple of 2 MiB |
 //                                 each run has one word: pages, kind, owner, reserved or live
