@@ -20,7 +20,7 @@ take() {
   code=$1
   shift
   "$compare" "$@" --ycsb benchmarks/ycsb/ycsb --place "$place" --results "$kept" \
-    --engines daxkv,floor-serial,null --records 500 --values 100 --threads 1 --rounds 1 \
+    --touch 0 --engines daxkv,floor-serial,null --records 500 --values 100 --threads 1 --rounds 1 \
     --disturbed 1000 >"$TEST_TMPDIR/out" 2>"$TEST_TMPDIR/err"
   got=$?
   [ "$got" -eq "$code" ] || fail "compare $*: exit code $got, expected $code"
