@@ -147,7 +147,7 @@ class Store::BatchWriter final : public AtomicCommit {
     // The extent of the batch record may be new (Space, E1), which only its keyspace's drains
     // commit.
     if (engines_.count(kDefaultKeyspace) == 0) {
-      absl::Status drained = store_.default_keyspace().space().Drain();
+      absl::Status drained = store_.default_keyspace().space().DrainRest();
       if (!drained.ok()) return drained;
     }
     committed_ = true;

@@ -294,11 +294,12 @@ absl::Status Index::Impl::AllAfterDrain(absl::Span<RoundPart> parts,
   return parts.front().index->AfterDrain(drained);
 }
 
+// The indexes are of one pool.
 absl::Status Index::Impl::DrainAll(absl::Span<RoundPart> parts) noexcept {
-  absl::Status status;
-  for (const RoundPart& part : parts) {
-    status = WithoutExceptions([&] { return part.index->memory->Drain(); });
+  absl::Status status = WithoutExceptions([&] { return parts.front().index->memory->Drain(); });
+  for (const RoundPart& part : parts.subspan(1)) {
     if (!status.ok()) break;
+    status = WithoutExceptions([&] { return part.index->memory->DrainRest(); });
   }
   return AllAfterDrain(parts, status);
 }

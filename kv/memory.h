@@ -84,6 +84,9 @@ class Memory {
   //   kInternal  the medium failed; what was flushed may not be durable
   virtual void Flush(const void* address, size_t size_bytes) noexcept = 0;
   virtual absl::Status Drain() = 0;
+  // The same, after a Drain of other memory of the pool, which has waited for what this thread
+  // flushed here, too: only what that can't do is left, as committing new extents.
+  virtual absl::Status DrainRest() { return Drain(); }
   // Starts flushing what a process that died may have stored here without flushing it. We see its
   // stores, but they may be in the processor's caches only, and a power cut would undo them: what
   // they unlinked must not be reused before they are durable. A no-op where that is seen to

@@ -305,6 +305,11 @@ absl::Status Space::Drain() {
   return impl_->DrainAndCommit();
 }
 
+absl::Status Space::DrainRest() {
+  if (impl_->uncommitted_count.load(std::memory_order_acquire) == 0) return absl::OkStatus();
+  return impl_->DrainAndCommit();
+}
+
 // Two drains, however many extents are new. Commit points: the words that CommitRuns stores. A
 // crash before one: that run is free, and nothing refers to it, as publishing comes after this;
 // after it: an extent without a reachable slot, which deriving finds empty.

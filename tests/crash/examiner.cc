@@ -23,7 +23,7 @@ constexpr uint64_t kMostMisses = 20;
 // ...and those that have many may have so many times their share.
 constexpr uint64_t kMostShare = 4;
 // For a mutation: at least so many images at a point, of which so many are next to a mutated call.
-constexpr uint64_t kMutatedVariants = 4;
+constexpr uint64_t kMutatedVariants = 5;
 constexpr uint64_t kNearPoints = 2;
 
 // So many of them or fewer, at equal distances, the last among them.
@@ -66,9 +66,9 @@ Examiner::Examiner(const Script& script, const Plan& plan, std::string directory
 Survivors Examiner::SurvivorsOf(uint64_t variant) const {
   static constexpr Survivors kPlain[] = {Survivors::kNone, Survivors::kFlushed,
                                          Survivors::kEverything};
-  static constexpr Survivors kMutated[] = {
-      Survivors::kAllButWithheld, Survivors::kNone, Survivors::kAllButLastWithheld,
-      Survivors::kFlushedButWithheld, Survivors::kSomeWithheld};
+  static constexpr Survivors kMutated[] = {Survivors::kAllButWithheld, Survivors::kSomeWithheld,
+                                           Survivors::kNone, Survivors::kAllButLastWithheld,
+                                           Survivors::kFlushedButWithheld};
   if (plan_.for_mutation) {
     if (variant < std::size(kMutated)) return kMutated[variant];
     return variant % 2 == 0 ? Survivors::kRandom : Survivors::kSomeWithheld;

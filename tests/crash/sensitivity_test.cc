@@ -67,48 +67,64 @@ std::string Describe(const Mutant& mutant) {
 struct Explained {
   const char* mutant;
   const char* why;
+  // Whether it is caught depends on how threads happen to interleave.
+  bool may_be_caught = false;
 };
 constexpr const char* kMovedSlotsFlag =
     "the flag of a split that is done: where it stays, the next set-up clears the moved slots "
     "again, and changes nothing. The flush spares the next session that";
 constexpr const char* kParentsEntry =
-    "a child that its parent does not name is found through its left neighbour, and one that is "
-    "named twice counts where its fence lies; the next view sees to both. The flush spares it "
-    "that";
+    "a child that its parent does not name is found through its left neighbour "
+    "(AddMissingChildren). The flush spares the next view that";
 constexpr const char* kNewExtent =
     "what it points to lies in a new extent, whose header and commit bring two fences before the "
-    "word that refers to it is stored";
+    "word that refers to it is stored (DrainAndCommit)";
+constexpr const char* kRootOfNewIndex =
+    "who makes the store or the keyspace known, CommitSuperblock or KeyspaceTable::SetState, "
+    "drains before; an index by itself is durable all the same";
+constexpr const char* kGracePeriod =
+    "nobody waits for it: a grace period, in which each processor passes a barrier, comes before "
+    "what the word led to is reused (Memory::Retire) or given back (MappingImpl::Truncate). Late, "
+    "it comes still before that";
+constexpr const char* kUntilClose =
+    "late, it is still durable when the repair returns: Pool::Close fences twice, for all and for "
+    "the word that marks the pool clean. A repair that is cut short is done again";
+constexpr const char* kLineOfSuperblock =
+    "Repairer::ForgetMaps, which follows, flushes the same line, and a session after a crash does "
+    "so, too (Space::Open). The flush is for a repair that then fails for want of room";
 constexpr Explained kExplained[] = {
     {"kv::Compactor::Compact fence 1 left out",
      "nothing is flushed before it: it asks whether the medium has failed"},
     {"kv::Index::Create flush 1 late", kNewExtent},
-    {"kv::Index::Create fence 1 left out",
-     "who makes the store or the keyspace known, CommitSuperblock or KeyspaceTable::SetState, "
-     "drains before; an index by itself is durable all the same"},
+    {"kv::Index::Create fence 1 left out", kRootOfNewIndex},
+    {"kv::Index::Create flush 2 late", kRootOfNewIndex},
     {"kv::Index::Impl::FinishSplit flush 1 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishSplit flush 1 late", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishInheritedSplit flush 2 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::FinishInheritedSplit flush 2 late", kMovedSlotsFlag},
     {"kv::Index::Impl::KeepChildren flush 2 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::KeepChildren flush 2 late", kMovedSlotsFlag},
-    {"kv::Index::Impl::KeepChildren flush 1 left out", kParentsEntry},
-    {"kv::Index::Impl::KeepChildren flush 1 late", kParentsEntry},
-    {"kv::Index::Impl::CollectChildren flush 1 left out", kParentsEntry},
-    {"kv::Index::Impl::CollectChildren flush 1 late", kParentsEntry},
+    {"kv::Index::Impl::KeepChildren flush 1 late", kGracePeriod},
+    {"kv::Index::Impl::RelocateInLeaf flush 1 late", kGracePeriod},
+    {"kv::Index::Impl::RelocateInLeaf flush 2 late", kGracePeriod, /*may_be_caught=*/true},
     {"kv::Index::Impl::StoreChild flush 1 left out", kParentsEntry},
     {"kv::Index::Impl::StoreChild flush 1 late", kParentsEntry},
-    {"kv::Index::Impl::GrowRoot fence 2 left out",
-     "from the old root all is found by going right. It goes only when compaction moves it: that "
-     "is committed in the batch table, in the same page as the root's word, and waits for a "
-     "grace period, which completes the flush. Once for each level of the tree, so it may stay"},
-    {"kv::Store::BatchWriter::Commit fence 1 left out",
-     "the fences that commit a new extent of the batch record are DrainAndCommit's; else nothing "
-     "is flushed before it"},
+    {"kv::KeyspaceTable::MakeInheritedDurable flush 1 late", kGracePeriod},
+    {"kv::KeyspaceTable::Reserve flush 1 late",
+     "two fences come before the state that makes the entry count: of the index that is made "
+     "(Index::Create), and of KeyspaceTable::SetState before it stores"},
+    {"kv::RepairKeyspaceTable flush 1 left out", kLineOfSuperblock},
+    {"kv::RepairKeyspaceTable flush 1 late", kLineOfSuperblock},
+    {"kv::RepairKeyspaceTable flush 2 late", kUntilClose},
+    {"kv::TableRepair::RepairEntry flush 1 late", kUntilClose},
+    {"kv::Repairer::Rebuild flush 2 late", kUntilClose},
+    {"kv::Repairer::Rebuild flush 3 late", kUntilClose},
+    {"kv::Repairer::Run flush 1 late", kUntilClose},
 };
 
-const char* WhyHarmless(const Mutant& mutant) {
+const Explained* ExplanationOf(const Mutant& mutant) {
   for (const Explained& explained : kExplained) {
-    if (Describe(mutant) == explained.mutant) return explained.why;
+    if (Describe(mutant) == explained.mutant) return &explained;
   }
   return nullptr;
 }
@@ -182,20 +198,22 @@ Caught Catch(const Mutant& mutant, const SiteUse& use, size_t most) {
 class SensitivityTest : public testing::Test {
  protected:
   void Try(const Mutant& mutant, const SiteUse& use) {
-    const char* why = WhyHarmless(mutant);
-    const Caught caught = Catch(mutant, use, why == nullptr ? SIZE_MAX : most_scripts);
+    const Explained* explained = ExplanationOf(mutant);
+    const Caught caught = Catch(mutant, use, explained == nullptr ? SIZE_MAX : most_scripts);
     std::string& cell = table_[mutant.name][mutant.mutation == Mutation::kLate];
     if (!caught.script.empty()) {
       ++caught_;
       cell = "caught by " + caught.script;
       printf("caught:   %s\n          %s\n", Describe(mutant).c_str(), caught.fault.c_str());
-      EXPECT_EQ(why, nullptr) << Describe(mutant) << " is caught: strike its explanation out";
+      EXPECT_TRUE(explained == nullptr || explained->may_be_caught)
+          << Describe(mutant) << " is caught: strike its explanation out";
     } else {
       ++survived_;
-      cell = why == nullptr ? "survives" : "explained";
+      cell = explained == nullptr ? "survives" : "explained";
       printf("survives: %s, in %zu scripts, %" PRIu64 " images\n          %s\n",
-             Describe(mutant).c_str(), caught.scripts, caught.images, why == nullptr ? "?" : why);
-      EXPECT_NE(why, nullptr) << Describe(mutant) << " survives without an explanation";
+             Describe(mutant).c_str(), caught.scripts, caught.images,
+             explained == nullptr ? "?" : explained->why);
+      EXPECT_NE(explained, nullptr) << Describe(mutant) << " survives without an explanation";
     }
     fflush(stdout);
   }
