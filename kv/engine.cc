@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kv/batch_redo.h"
+#include "kv/exceptions.h"
 #include "kv/power_cut.h"
 #include "kv/store.h"
 #include "xarray/rcu.h"
@@ -205,10 +206,19 @@ absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
   return address;
 }
 
-bool Engine::MakeRoom(unsigned* attempts) {
-  if ((*attempts)++ == 0) return space_->MakeRoom().ok();
-  if (*attempts == 2 && store_.MakeRoom(*this)) return true;
-  return *attempts <= kMostAttemptsForRoom && store_.MakeRoomByMoving();
+bool Engine::MakeRoom(unsigned* attempts) noexcept {
+  bool made_room = false;
+  WithoutExceptions([&] {
+    const unsigned attempt = (*attempts)++;
+    if (attempt == 0) {
+      made_room = space_->MakeRoom().ok();
+    } else {
+      made_room = (attempt == 1 && store_.MakeRoom(*this)) ||
+                  (attempt < kMostAttemptsForRoom && store_.MakeRoomByMoving());
+    }
+    return absl::OkStatus();
+  }).IgnoreError();  // Of memory there is none either.
+  return made_room;
 }
 
 absl::Status Engine::Put(std::string_view key, std::string_view value) {

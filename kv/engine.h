@@ -148,8 +148,8 @@ class Engine {
 
   // After an allocation failed: whether it may succeed now. First gives back what is empty, here
   // and in other keyspaces, then moves what is sparse, again and again as long as that gains.
-  // *attempts begins with 0. Hold nothing.
-  bool MakeRoom(unsigned* attempts);
+  // *attempts begins with 0. Hold nothing. Callers have slots to give back: it does not throw.
+  bool MakeRoom(unsigned* attempts) noexcept;
   // Allocates a record's slot, making room if there seems to be none.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // For ValueWriter: a slot for a value of `size_bytes` with its key in place, and what becomes of
