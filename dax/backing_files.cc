@@ -96,7 +96,32 @@ std::string BackingFiles::PartPath(size_t number) const {
   return absl::StrCat(directory_, "/", absl::Dec(number, absl::kZeroPad6), ".pmem");
 }
 
-absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes, bool huge_pages) {
+absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes, absl::Span<const Range> written) {
+  const uint64_t begin = this->size_bytes();
+  const auto length = static_cast<off_t>(size_bytes);
+  return MakeNextPart(size_bytes, [&](int file) {
+    if (ftruncate(file, length) != 0) return errno;
+    for (const Range& range : written) {
+      if (fallocate(file, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset - begin),
+                    static_cast<off_t>(range.size_bytes)) == 0) {
+        continue;
+      }
+      const bool unknown = errno == EOPNOTSUPP || errno == ENOSYS;
+      return unknown ? posix_fallocate(file, 0, length) : errno;
+    }
+    return 0;
+  });
+}
+
+absl::Status BackingFiles::MakeNextPartOfHugePages(uint64_t size_bytes) {
+  return MakeNextPart(size_bytes, [size_bytes](int file) {
+    AllocateByHugePages(file, size_bytes);
+    return posix_fallocate(file, 0, static_cast<off_t>(size_bytes));
+  });
+}
+
+absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes,
+                                        absl::FunctionRef<int(int file)> allocate) {
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   const std::string path = PartPath(parts_.size());
   // Without a name until it is whole, where the file system knows that.
@@ -104,8 +129,7 @@ absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes, bool huge_pages) {
   const bool named = !file.valid();
   if (named) file = FileDescriptor(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", path));
-  if (huge_pages) AllocateByHugePages(file.get(), size_bytes);
-  int error = posix_fallocate(file.get(), 0, static_cast<off_t>(size_bytes));
+  int error = allocate(file.get());
   if (error == 0 && !named &&
       linkat(AT_FDCWD, absl::StrCat("/proc/self/fd/", file.get()).c_str(), AT_FDCWD, path.c_str(),
              AT_SYMLINK_FOLLOW) != 0) {

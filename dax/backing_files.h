@@ -15,6 +15,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "dax/file_descriptor.h"
 
 namespace daxkv::dax {
@@ -40,12 +41,20 @@ class BackingFiles {
   static absl::StatusOr<DeviceShape> ReadDeviceShape(const std::string& sysfs,
                                                      const std::string& path);
 
-  // Makes the file that libpmemobj would make to grow by `size_bytes`, a multiple of 2 MiB, with
-  // all its blocks. libpmemobj takes a file that is there; when making one itself fails, it goes on
-  // counting, and leaves a gap in the numbers that keeps the pool from ever opening again. The file
-  // appears whole or not at all. `huge_pages`: they are tried for.
+  // Makes the file that libpmemobj would make to grow by `size_bytes`, a multiple of 2 MiB.
+  // libpmemobj takes a file that is there; when making one itself fails, it goes on counting, and
+  // leaves a gap in the numbers that keeps the pool from ever opening again. The file appears whole
+  // or not at all: with blocks for the ranges of pool offsets that `written` names, which must lie
+  // behind the files there are, and otherwise one hole. Its cost does not depend on its size. Where
+  // the file system does not know fallocate it has all its blocks.
   //   kResourceExhausted  the file system is full
-  absl::Status MakeNextPart(uint64_t size_bytes, bool huge_pages);
+  struct Range {
+    uint64_t offset = 0;
+    uint64_t size_bytes = 0;
+  };
+  absl::Status MakeNextPart(uint64_t size_bytes, absl::Span<const Range> written);
+  // The same with all its blocks, in huge pages if there are any (AllocateByHugePages).
+  absl::Status MakeNextPartOfHugePages(uint64_t size_bytes);
   // Removes that file if libpmemobj did not take it.
   void RemoveNextPart();
   // Takes in the parts that have come since, and makes them and their names durable.
@@ -87,6 +96,8 @@ class BackingFiles {
 
   explicit BackingFiles(std::string directory) : directory_(std::move(directory)) {}
   std::string PartPath(size_t number) const;
+  // `allocate` gives the new file its length and blocks; it returns an errno.
+  absl::Status MakeNextPart(uint64_t size_bytes, absl::FunctionRef<int(int file)> allocate);
   absl::Status Append(const std::string& path);
   absl::Status ForEachPiece(
       uint64_t offset, uint64_t size_bytes,

@@ -19,6 +19,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "dax/exceptions.h"
+#include "dax/object_chunks.h"
 #include "dax/object_lanes.h"
 #include "dax/segment.h"
 
@@ -60,25 +61,29 @@ absl::Status Translate(const std::string& action, Call call) {
   }
 }
 
-// While it lives, pools are created without libpmemobj's record of unsafe shutdowns. That record
-// sums up the devices of all the part files as they are at an open: a pool that has grown since is
-// taken for one on a failed device, and after a crash refuses to open ever again. On real NVDIMMs
-// its counters can't even be read without privilege.
-class WithoutShutdownState {
+// libpmemobj's record of unsafe shutdowns. It sums up the devices of all the part files as they are
+// at an open: a pool that has grown since is taken for one on a failed device, and after a crash
+// refuses to open ever again. On real NVDIMMs its counters can't even be read without privilege.
+constexpr char kShutdownState[] = "sds.at_create";
+// Whether it gives a new part all its blocks, which is for us to do, a little at a time.
+constexpr char kFullAllocation[] = "fallocate.at_create";
+
+// Turns one of libpmemobj's settings off meanwhile. They are of the whole process.
+class Without {
  public:
-  WithoutShutdownState() : lock_(mutex_) {
-    pmemobj_ctl_get(nullptr, kName, &before_);
+  explicit Without(const char* setting) : lock_(mutex_), setting_(setting) {
+    pmemobj_ctl_get(nullptr, setting_, &before_);
     int off = 0;
-    pmemobj_ctl_set(nullptr, kName, &off);
+    pmemobj_ctl_set(nullptr, setting_, &off);
   }
-  WithoutShutdownState(const WithoutShutdownState&) = delete;
-  WithoutShutdownState& operator=(const WithoutShutdownState&) = delete;
-  ~WithoutShutdownState() { pmemobj_ctl_set(nullptr, kName, &before_); }
+  Without(const Without&) = delete;
+  Without& operator=(const Without&) = delete;
+  ~Without() { pmemobj_ctl_set(nullptr, setting_, &before_); }
 
  private:
-  static constexpr char kName[] = "sds.at_create";  // Of the whole process.
   static inline std::mutex mutex_;
   std::lock_guard<std::mutex> lock_;
+  const char* const setting_;
   int before_ = 1;
 };
 
@@ -110,7 +115,7 @@ absl::StatusOr<std::unique_ptr<ObjectHeap>> ObjectHeap::Create(const std::string
                                                                const Protection& protection) {
   std::unique_ptr<ObjectHeap> heap;
   absl::Status status = Translate(absl::StrCat("create a pool at ", path), [&] {
-    const WithoutShutdownState without_shutdown_state;
+    const Without without_shutdown_state(kShutdownState);
     heap = Own(pmemobj_create(path.c_str(), kLayoutName, size_bytes, 0644), "Failed creating pool");
     heap->WriteRoot();
   });
@@ -226,6 +231,7 @@ absl::Status ObjectHeap::FindRoot(const std::string& path) {
 }
 
 absl::Status ObjectHeap::Extend(uint64_t size_bytes) {
+  const Without without_full_allocation(kFullAllocation);
   auto step = static_cast<PmemobjInteger>(size_bytes);
   // libpmemobj overwrites errno on its way out, so its text is all there is to go by.
   if (pmemobj_ctl_exec(pool_.handle(), "heap.size.extend", &step) == 0) return absl::OkStatus();
@@ -239,6 +245,7 @@ absl::Status ObjectHeap::AppendSegment(uint64_t most_bytes, uint64_t least_bytes
     return absl::ResourceExhaustedError(
         absl::StrCat("the pool has all the ", kMaxSegments, " segments that it can have"));
   }
+  constexpr uint64_t kChunkBytes = ObjectChunks::kChunkBytes;
   const uint64_t least_chunks =
       std::max<uint64_t>((least_bytes + kChunkBytes - 1) / kChunkBytes, 1);
   bool appended = false;

@@ -53,7 +53,8 @@ class ObjectHeap {
   PoolRoot* root() const { return root_; }
   LostPages& lost_pages() { return lost_pages_; }
 
-  // Grows a pool made by a set file by one part of `size_bytes`, fully allocated.
+  // Grows a pool made by a set file by one part of `size_bytes`. A file that is there for it is
+  // taken as it is (BackingFiles::MakeNextPart).
   //   kResourceExhausted  no room on the file system, or the set's limit
   absl::Status Extend(uint64_t size_bytes);
   // Takes an object of at most `most_bytes`, as large as the heap allows but not below
@@ -67,9 +68,6 @@ class ObjectHeap {
   // to its place: one transaction, whose commit is the commit point. A crash before it leaves the
   // segment as it was; after it, the object is free heap.
   absl::Status RemoveSegment(uint64_t number);
-  // libpmemobj's unit for large objects, which begin kObjectHeaderBytes at most after its start.
-  static constexpr uint64_t kChunkBytes = 256 << 10;
-  static constexpr uint64_t kObjectHeaderBytes = 64;
   // Stores one word of the root, durably. The 8-byte store commits it.
   void StoreDurably(pmem::obj::p<uint64_t>& word, uint64_t value);
 

@@ -19,6 +19,7 @@ namespace {
 // libpmemobj's layout version 6 (its layout.h, lane.h and ulog.h).
 constexpr uint64_t kLaneTableAt =
     4096 + 1024;  // Words: lanes' offset, their number, heap's offset.
+constexpr uint64_t kHeapHeaderSizeBytes = 1024;             // The zones come behind it.
 constexpr uint64_t kLogDataSizeBytes[] = {192, 640, 2048};  // Internal redo, external redo, undo.
 constexpr uint64_t kLogsOfALane = 3;
 constexpr uint64_t kLaneSizeBytes = 3072;
@@ -117,6 +118,10 @@ std::optional<uint64_t> FindUnwalkableLog(const char* lanes, uint64_t count) {
 }
 
 }  // namespace
+
+uint64_t HeapOffset(const char* base) {
+  return WordAt(base + kLaneTableAt + offsetof(LaneTable, heap_offset)) + kHeapHeaderSizeBytes;
+}
 
 absl::Status CheckLanes(int fd, const std::string& path) {
   const auto damaged = [&path](uint64_t offset, const char* what) {

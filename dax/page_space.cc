@@ -23,6 +23,7 @@ PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
       persister_(*parts.persister),
       bad_pages_(*parts.bad_pages),
       huge_pages_(parts.huge_pages),
+      map_ahead_(parts.map_ahead),
       most_bytes_(most_bytes) {}
 
 absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
@@ -50,6 +51,10 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
     has_blocks = spare.AllSet(taken->first, used_pages);
     rest_has_blocks = !spare.NoneSet(taken->first + used_pages, pages - used_pages);
     spare.Clear(taken->first, pages);
+  }
+  // A block was broken, or one that is not ahead used: see NextAhead.
+  if ((!has_blocks || taken->first % kHugePages == 0) && !WantsAhead()) {
+    wants_ahead_.store(true, std::memory_order_relaxed);
   }
   if (!has_blocks) {
     const absl::Status reserved = ReserveBlocks(*taken, pages, used_pages);
@@ -114,6 +119,7 @@ absl::Status PageSpace::ReserveBlocks(const Taken& taken, uint64_t pages, uint64
   const uint64_t length = used_pages * kPageSizeBytes;
   absl::Status status = files_.Reserve(offset, length);
   if (absl::IsResourceExhausted(status)) {
+    const Lock ahead_lock(ahead_mutex_);  // What is on its way counts, too.
     const Lock lock(mutex_);
     PunchSpare().IgnoreError();  // What was punched may be enough.
     status = files_.Reserve(offset, length);
@@ -228,6 +234,7 @@ void PageSpace::GiveBack(const Taken& taken, uint64_t pages, bool punched) noexc
   if (punched) Restore(first_page, pages);
   const Lock lock(mutex_);
   taken.segment->allocator()->Free(taken.first, pages);
+  ++taken.segment->punches;
   // Never to be handed out again, but at an open that can get fresh blocks for them.
   ForEachLost(first_page, pages, [&](uint64_t page) {
     taken.segment->allocator()->Take(page - taken.segment->first_page(), 1);
@@ -297,6 +304,7 @@ bool PageSpace::FindMoreFreePages() {
 void PageSpace::QuarantineFree(Segment& segment, uint64_t page) {
   const uint64_t first = page - segment.first_page();
   if (!segment.allocator()->free().Test(first)) return;
+  ++segment.punches;
   if (PunchRun(segment, first, 1).ok()) Restore(page, 1);
   if (!bad_pages_.Overlaps(page, page + 1)) return;
   segment.allocator()->Take(first, 1);

@@ -1,9 +1,14 @@
 // The pages of a pool: its segments, and the runs in them. Everything of the Pool's contract that
 // is about runs is here; see pool.h for what the calls promise.
 //
+// A free page is a hole or a *spare* one, which is known to have its blocks. Growth makes the files
+// longer, by holes; blocks come run by run, or shortly before (ReserveAhead), so that what a call
+// may have to wait for does not grow with the pool.
+//
 // Thread safety: all methods from any thread, except Attach, which comes first. One mutex guards
-// the allocators and growth; blocks are reserved and punched outside it, while the pages are in no
-// allocator and so nobody else's.
+// the allocators and growth. Blocks are reserved and punched for runs outside it, while the pages
+// are in no allocator and so nobody else's. Those of free pages are punched under it, and reserved
+// under another, which comes before it and which whoever gives a whole segment away holds, too.
 #ifndef DAXKV_DAX_PAGE_SPACE_H_
 #define DAXKV_DAX_PAGE_SPACE_H_
 
@@ -35,6 +40,7 @@ class PageSpace {
     Persister* persister;
     BadPages* bad_pages;
     bool huge_pages;  // PoolOptions::huge_pages.
+    bool map_ahead;   // What is reserved ahead is also mapped.
   };
   // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
   PageSpace(const Parts& parts, uint64_t most_bytes);
@@ -63,7 +69,10 @@ class PageSpace {
   // fresh blocks for it if the medium can. Pages of runs wait for their run's release.
   void Quarantine(uint64_t page);
 
-  // Punches the free pages that growth has left with blocks.
+  bool WantsAhead() const { return wants_ahead_.load(std::memory_order_relaxed); }
+  void ReserveAhead();
+
+  // Punches the spare pages.
   absl::Status TrimSpare();
   uint64_t runs_allocated() const { return runs_allocated_.load(std::memory_order_relaxed); }
   // Punches all free pages, and gives segments without runs back to libpmemobj.
@@ -85,14 +94,20 @@ class PageSpace {
   // Looks at no more than so many windows more.
   std::optional<Taken> Take(uint64_t pages, uint64_t most_windows);
   absl::Status Grow(uint64_t pages);
-  absl::Status ExtendHeap(uint64_t least_bytes);
+  absl::Status MakePart(uint64_t size_bytes, bool* has_blocks);
+  absl::Status ExtendHeap(uint64_t least_bytes, bool* has_blocks);
   absl::Status VerifyMapping() const;
-  // `fresh_offset`: from there on the heap's free memory has all its blocks.
-  absl::Status TakeGrowth(uint64_t least_bytes, uint64_t fresh_offset);
-  absl::Status AppendSegments(uint64_t least_bytes, uint64_t fresh_offset);
-  absl::Status ReserveChunkStarts();
+  // What is known of the heap's free memory from an offset on: all its pages have blocks, or none.
+  struct Fresh {
+    uint64_t offset;
+    bool has_blocks;
+  };
+  absl::Status TakeGrowth(uint64_t least_bytes, const Fresh& fresh);
+  absl::Status AppendSegments(uint64_t least_bytes, const Fresh& fresh);
+  absl::Status ReserveObjectHeader(uint64_t chunk);
   absl::Status ReturnEmptySegments();
   absl::StatusOr<Segment*> AttachEntry(uint64_t number);
+  std::optional<Taken> NextAhead();
   absl::Status PunchSpare();
   absl::Status PunchFree(Segment& segment);
   // Segment::Build, and no lost page stays in the allocator.
@@ -100,6 +115,8 @@ class PageSpace {
   absl::Status BuildAll(Segment& segment);
   void QuarantineFree(Segment& segment, uint64_t page);
 
+  // False: there is nothing more to reserve, or no room for it.
+  bool ReserveNextAhead();
   absl::Status ReserveBlocks(const Taken& taken, uint64_t pages, uint64_t used_pages);
   absl::Status PunchRun(const Segment& segment, uint64_t first, uint64_t pages);
   void GiveBack(const Taken& taken, uint64_t pages, bool punched) noexcept;
@@ -120,15 +137,17 @@ class PageSpace {
   BackingFiles& files_;
   Persister& persister_;
   BadPages& bad_pages_;
-  const bool huge_pages_;
+  const bool huge_pages_, map_ahead_;
   const uint64_t most_bytes_;
   uint64_t open_epoch_ = 0;
 
+  std::mutex ahead_mutex_;  // Held while blocks of free pages are reserved; before mutex_.
   std::mutex mutex_;
   std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
   // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.
   bool heap_may_have_rest_ = true;
   std::atomic<uint64_t> runs_allocated_{0};
+  std::atomic<bool> wants_ahead_{false};  // Spare pages were taken, or there were none.
   mutable std::atomic<uint64_t> descriptors_read_{0};
   bool can_grow_ = true;        // The last growth did not fail. Guarded by mutex_.
   bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.

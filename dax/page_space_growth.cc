@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "dax/huge_pages.h"
+#include "dax/object_chunks.h"
 #include "dax/page_space.h"
 #include "xarray/rcu.h"
 
@@ -17,8 +19,8 @@ constexpr uint64_t kHugeBytes = kHugePages * kPageSizeBytes;
 constexpr uint64_t kMostSegmentBytes = uint64_t{12} << 30;
 // Below this an object holds nothing of use beside its alignment.
 constexpr uint64_t kLeastSegmentBytes = 3 * kMiB;
-// Growth from this size on keeps its blocks until Trim or Close: punching them and reserving them
-// again run by run costs more than their short stay. Small pools stay small.
+// What comes with all its blocks, a new pool and huge pages, keeps them until Trim or Close from
+// this size on: punching them and reserving them again run by run costs more than their short stay.
 constexpr uint64_t kKeepBlocksFromBytes = 64 * kMiB;
 
 bool KeepsBlocks(uint64_t growth_bytes) { return growth_bytes >= kKeepBlocksFromBytes; }
@@ -82,13 +84,13 @@ absl::Status PageSpace::VerifyMapping() const {
 
 absl::Status PageSpace::TakeWholeHeap() {
   const Lock lock(mutex_);
-  absl::Status status = AppendSegments(kLeastSegmentBytes, 0);
+  absl::Status status = AppendSegments(kLeastSegmentBytes, {0, /*has_blocks=*/true});
   if (!status.ok() || !segments_.empty()) return status;
   return absl::ResourceExhaustedError("no room on the file system for the pool's first segment");
 }
 
 // Makes segments from what the heap has, while it has objects of `least_bytes`.
-absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offset) {
+absl::Status PageSpace::AppendSegments(uint64_t least_bytes, const Fresh& fresh) {
   const uint64_t most_bytes = std::min(kMostSegmentBytes, files_.size_bytes());
   const auto reserve = [this](uint64_t offset, uint64_t size_bytes) {
     const uint64_t first = offset & ~(kPageSizeBytes - 1);
@@ -97,6 +99,11 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
   while (true) {
     // The table may have more: if memory ran out before a new one was attached.
     if (segments_.size() == heap_.root()->segment_count) {
+      absl::Status reserved;
+      ObjectChunks(heap_.base()).ForEachFreeBlock(files_.size_bytes(), [&](uint64_t chunk) {
+        if (reserved.ok()) reserved = ReserveObjectHeader(chunk);
+      });
+      if (!reserved.ok()) return reserved;
       absl::Status appended = heap_.AppendSegment(most_bytes, least_bytes, reserve);
       if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
       if (!appended.ok()) return appended;
@@ -110,40 +117,22 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, uint64_t fresh_offs
     files_.Punch(segment.gap_offset(), segment.gap_bytes()).IgnoreError();
     // Rounded up without an overflow.
     const uint64_t fresh_page =
-        fresh_offset / kPageSizeBytes + (fresh_offset % kPageSizeBytes != 0);
+        fresh.offset / kPageSizeBytes + (fresh.offset % kPageSizeBytes != 0);
     const uint64_t first_fresh = std::clamp(fresh_page, segment.first_page(), segment.end_page());
-    segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
+    if (fresh.has_blocks) {
+      segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
+    }
     segment.may_hide_blocks = first_fresh != segment.first_page();
-    const bool keeps = KeepsBlocks(segment.pages() * kPageSizeBytes);
+    const bool keeps = !fresh.has_blocks || KeepsBlocks(segment.pages() * kPageSizeBytes);
     if (!keeps || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
   }
 }
 
-// Heap that was a segment before has holes, and libpmemobj writes a header where it puts an object:
-// at a chunk's start. Those bytes get their blocks first, in all that is no segment's now. The
-// first segment, which always stays, tells where chunks start.
-absl::Status PageSpace::ReserveChunkStarts() {
-  constexpr uint64_t kChunk = ObjectHeap::kChunkBytes;
-  // A crash in the creation of a fixed pool leaves it without; then nothing was ever punched
-  // either.
-  if (segments_.empty()) return absl::OkStatus();
-  const uint64_t phase = segments_.front()->object_offset() % kChunk;
-  absl::Status status;
-  const auto reserve_between = [&](uint64_t first, uint64_t end) {
-    for (uint64_t start = first / kChunk * kChunk + phase; start < end && status.ok();
-         start += kChunk) {
-      const uint64_t header = start - std::min(start, ObjectHeap::kObjectHeaderBytes);
-      const uint64_t page = header & ~(kPageSizeBytes - 1);
-      if (start >= first) status = files_.Reserve(page, RoundUp(start, kPageSizeBytes) - page);
-    }
-  };
-  uint64_t seen = 0;
-  for (const Segment* segment : index_.All()) {
-    reserve_between(seen, segment->object_offset());
-    seen = segment->object_end();
-  }
-  reserve_between(seen, files_.size_bytes());
-  return status;
+// What is in no segment may be a hole, and libpmemobj writes a header where it puts an object.
+absl::Status PageSpace::ReserveObjectHeader(uint64_t chunk) {
+  const uint64_t first = chunk & ~(kPageSizeBytes - 1);
+  const uint64_t end = RoundUp(chunk + ObjectChunks::kObjectHeaderBytes, kPageSizeBytes);
+  return files_.Reserve(first, end - first);
 }
 
 absl::Status PageSpace::Grow(uint64_t pages) {
@@ -154,15 +143,14 @@ absl::Status PageSpace::Grow(uint64_t pages) {
     });
   };
   if (heap_may_have_rest_) {
-    absl::Status status = ReserveChunkStarts();
-    if (status.ok()) status = TakeGrowth(kLeastSegmentBytes, UINT64_MAX);
+    absl::Status status = TakeGrowth(kLeastSegmentBytes, {UINT64_MAX, false});
     if (!status.ok() || fits()) return status;
   }
   // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
   for (int attempt = 0; attempt < 3; ++attempt) {
-    const uint64_t fresh_offset = files_.size_bytes();
-    absl::Status status = ExtendHeap(least_bytes);
-    if (status.ok()) status = TakeGrowth(least_bytes, fresh_offset);
+    Fresh fresh{files_.size_bytes(), /*has_blocks=*/false};
+    absl::Status status = ExtendHeap(least_bytes, &fresh.has_blocks);
+    if (status.ok()) status = TakeGrowth(least_bytes, fresh);
     if (!status.ok() || fits()) return status;
   }
   return absl::ResourceExhaustedError(
@@ -170,20 +158,45 @@ absl::Status PageSpace::Grow(uint64_t pages) {
 }
 
 // Takes in what the heap has grown by. After an error it is there still, and taken in next time.
-absl::Status PageSpace::TakeGrowth(uint64_t least_bytes, uint64_t fresh_offset) {
+absl::Status PageSpace::TakeGrowth(uint64_t least_bytes, const Fresh& fresh) {
   heap_may_have_rest_ = true;
   absl::Status status = files_.AddNewParts();
   if (status.ok()) status = VerifyMapping();
   if (status.ok() && huge_pages_) AdviseHugePages(heap_.base(), files_.size_bytes());
-  if (status.ok()) status = AppendSegments(least_bytes, fresh_offset);
-  if (status.ok()) status = AppendSegments(kLeastSegmentBytes, fresh_offset);
+  if (status.ok()) status = AppendSegments(least_bytes, fresh);
+  if (status.ok()) status = AppendSegments(kLeastSegmentBytes, fresh);
   heap_may_have_rest_ = !status.ok();
   return status;
 }
 
+// Makes the next part, with blocks for what is written to it before any run comes: libpmemobj's
+// headers, and a segment's as large as it can be.
+absl::Status PageSpace::MakePart(uint64_t size_bytes, bool* has_blocks) {
+  *has_blocks = huge_pages_ && KeepsBlocks(size_bytes);
+  if (*has_blocks) return files_.MakeNextPartOfHugePages(size_bytes);
+  const uint64_t begin = files_.size_bytes(), end = begin + size_bytes;
+  const ObjectChunks heap(heap_.base());
+  // The chunk that the pool's end cuts is new, too.
+  const uint64_t chunk = heap.StartOfChunkAt(begin);
+  if (chunk < begin) {
+    absl::Status status = ReserveObjectHeader(chunk);
+    if (!status.ok()) return status;
+  }
+  std::vector<BackingFiles::Range> written;
+  const auto add = [&](uint64_t offset, uint64_t bytes) {
+    const uint64_t first = std::max(begin, offset & ~(kPageSizeBytes - 1));
+    const uint64_t last = std::min(end, RoundUp(offset + bytes, kPageSizeBytes));
+    if (first < last) written.push_back({first, last - first});
+  };
+  const uint64_t object = chunk + ObjectChunks::kObjectHeaderBytes;
+  add(chunk, ObjectChunks::kObjectHeaderBytes + Segment::FormatBytes(object, end - object));
+  heap.ForEachZoneHeader(begin, end, add);
+  return files_.MakeNextPart(size_bytes, written);
+}
+
 // Adds one part: the step that suits the pool's size, or as much of it as the file system has room
-// for, but enough for an object of `least_bytes`.
-absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
+// for the headers of, but enough for an object of `least_bytes`.
+absl::Status PageSpace::ExtendHeap(uint64_t least_bytes, bool* has_blocks) {
   const std::string full = absl::StrCat("no free run of that size, and the pool ");
   if (most_bytes_ == 0) return absl::ResourceExhaustedError(full + "has a fixed size");
   const uint64_t size_bytes = files_.size_bytes();
@@ -198,14 +211,14 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
   }
   bool punched = false;
   uint64_t step = std::clamp(RoundUp(GrowthStep(size_bytes), kHugeBytes), least, room);
-  absl::Status status = files_.MakeNextPart(step, huge_pages_ && KeepsBlocks(step));
+  absl::Status status = MakePart(step, has_blocks);
   while (absl::IsResourceExhausted(status) && !(step == least && punched)) {
     if (step == least) {
       punched = true;
       PunchSpare().IgnoreError();  // What was punched may be enough.
     }
     step = std::max(least, RoundUp(step / 2, kHugeBytes));
-    status = files_.MakeNextPart(step, huge_pages_ && KeepsBlocks(step));
+    status = MakePart(step, has_blocks);
   }
   if (!status.ok()) return status;
   status = heap_.Extend(step);
@@ -221,6 +234,7 @@ absl::Status PageSpace::PunchSpare() {
   for (const std::unique_ptr<Segment>& segment : segments_) {
     if (segment->allocator() == nullptr) continue;
     absl::Status status;
+    ++segment->punches;
     PageBitmap& spare = segment->spare();
     spare.ForEachRange(segment->pages(), [&](uint64_t first, uint64_t pages) {
       status.Update(PunchRun(*segment, first, pages));
@@ -238,6 +252,7 @@ absl::Status PageSpace::PunchSpare() {
 absl::Status PageSpace::PunchFree(Segment& segment) {
   absl::Status status = BuildAll(segment);
   if (!status.ok()) return status;
+  ++segment.punches;
   segment.allocator()->free().ForEachRange(segment.pages(), [&](uint64_t first, uint64_t pages) {
     status.Update(PunchRun(segment, first, pages));
   });
@@ -247,6 +262,7 @@ absl::Status PageSpace::PunchFree(Segment& segment) {
 }
 
 absl::Status PageSpace::Trim() {
+  const Lock ahead_lock(ahead_mutex_);
   const Lock lock(mutex_);
   absl::Status status;
   for (const std::unique_ptr<Segment>& segment : segments_) status.Update(PunchFree(*segment));
@@ -255,8 +271,7 @@ absl::Status PageSpace::Trim() {
 }
 
 // Neighbouring ones become one object in libpmemobj's hands, and a larger segment when the pool
-// next grows. The first one stays, for ReserveChunkStarts and so that a small pool does not come
-// and go.
+// next grows. The first one stays, so that a small pool does not come and go.
 absl::Status PageSpace::ReturnEmptySegments() {
   std::vector<uint64_t> empty;  // Numbers, descending: the table's end moves down.
   for (uint64_t number = segments_.size(); number-- > 1;) {
@@ -293,11 +308,13 @@ absl::Status PageSpace::ReturnEmptySegments() {
 }
 
 absl::Status PageSpace::TrimSpare() {
+  const Lock ahead_lock(ahead_mutex_);
   const Lock lock(mutex_);
   return PunchSpare();
 }
 
 absl::Status PageSpace::TrimKnown() {
+  const Lock ahead_lock(ahead_mutex_);
   const Lock lock(mutex_);
   absl::Status status = PunchSpare();
   for (const std::unique_ptr<Segment>& segment : segments_) {

@@ -260,7 +260,8 @@ absl::Status Pool::Impl::SetUp() {
   persister = std::make_unique<Persister>(media.media_class, heap->base(), &heap->lost_pages());
   bad_pages = std::make_unique<BadPages>(heap->root(), persister.get());
   space = std::make_unique<PageSpace>(
-      PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get(), huge_pages},
+      PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get(), huge_pages,
+                       /*map_ahead=*/media.media_class != MediaClass::kPageCache},
       is_directory ? directory->max_size_bytes() : 0);
   persister->SetDataPages(
       [this](uint64_t page) { return space->Contains(page << kPageShift, kPageSizeBytes); });
@@ -469,6 +470,17 @@ std::vector<uint64_t> Pool::ListLostPages() const { return impl_->bad_pages->In(
 MediaGuard::MediaGuard(const Pool& pool) : pool_(pool), events_(pool.media_events()) {}
 
 bool MediaGuard::Intact() const { return pool_.media_events() == events_; }
+
+void Pool::ReserveAhead() {
+  const SurviveMediaErrors survive;
+  // Without memory it is for whoever allocates.
+  WithoutExceptions([&] {
+    impl_->space->ReserveAhead();
+    return absl::OkStatus();
+  }).IgnoreError();
+}
+
+bool Pool::WantsReserveAhead() const { return impl_->space->WantsAhead(); }
 
 absl::Status Pool::TrimSpare() {
   const SurviveMediaErrors survive;

@@ -109,7 +109,8 @@ struct PoolOptions {
   // mounted with huge=advise or within_size). Not the default: where the advice counts, the
   // kernel's khugepaged may fill 2 MiB up that were punched in part. DAX, and tmpfs with
   // huge=always, need no advice; Mapping::Prefault gets single huge extents mapped huge without it.
-  // On any tmpfs, growth by 64 MiB or more then takes huge pages at once, if the kernel has any.
+  // On any tmpfs, growth by 64 MiB or more then takes huge pages at once, if the kernel has any: all
+  // of a step's, up to 8 GiB, for which the allocation that meets it waits.
   bool huge_pages = false;
 };
 
@@ -198,8 +199,10 @@ class Pool {
   // Hands out a free run of at least `pages` pages (rounded up to a power of two, or above 512 to
   // a multiple of 512), in state reserved, with blocks for its first `used_bytes` (rounded up to
   // pages). Grows the pool when it must and may. The bytes are unspecified, not zero.
-  // Cost: about a microsecond, a fallocate for pages without blocks, and now and then a growth
-  // step, which other allocations wait for. After open: see Lazy work above.
+  // Cost: about a microsecond, a fallocate for pages without blocks (but see ReserveAhead), and now
+  // and then a growth step, which other allocations wait for. A step makes the files longer by a
+  // hole: its cost is that of libpmemobj's transactions and, per 1 GiB, 2 MiB of descriptor words.
+  // After open: see Lazy work above.
   //   kResourceExhausted  the pool or the file system is full; nothing changed
   //   kInvalidArgument    pages 0 or above kMaxRunPages, kind 0, used_bytes above the run
   absl::StatusOr<Run> AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,
@@ -310,9 +313,18 @@ class Pool {
   //   kInternal  the file system or libpmemobj refused; others of the segments were trimmed
   absl::StatusOr<uint64_t> Trim();
 
-  // Punches the blocks that growth has left spare; Trim without the search for others. The runs
-  // that come next reserve theirs anew: to be called when none have come for a while. O(segments)
-  // if there are none.
+  // Does what AllocateRun has to do for pages without blocks ahead of time, for whoever has the
+  // time: reserves blocks for the pages that will be handed out next, 1/128 of what is in use but
+  // 2 MiB at least and 32 MiB at most, and maps them where that writes nothing (not on kPageCache).
+  // Nothing in pools that use less than 64 MiB, nor without holes. Spare blocks go back when the
+  // file system has no others. 2 MiB at a time, during which no other call waits for it, but one
+  // that meets a full file system, and Trim.
+  void ReserveAhead();
+  // Whether it may have something to do: AllocateRun came to pages that are not ahead. A load.
+  bool WantsReserveAhead() const;
+
+  // Punches the spare blocks; Trim without the search for others. The runs that come next reserve
+  // theirs anew: to be called when none have come for a while. O(segments) if there are none.
   absl::Status TrimSpare();
   // Runs allocated since open; any thread.
   uint64_t runs_allocated() const;

@@ -121,6 +121,13 @@ std::optional<uint64_t> RunAllocator::FindBlocks(uint64_t count) const {
   return std::nullopt;
 }
 
+std::optional<uint64_t> RunAllocator::NextFreeBlock(uint64_t first) const {
+  for (uint64_t block = first / kHugePages; block < largest_.size(); ++block) {
+    if (largest_[block] == kHugeOrder) return block * kHugePages;
+  }
+  return std::nullopt;
+}
+
 void RunAllocator::Take(uint64_t first, uint64_t pages) {
   free_.Clear(first, pages);
   free_pages_ -= pages;

@@ -37,6 +37,10 @@ class RunAllocator {
   // Gives taken pages back.
   void Free(uint64_t first, uint64_t pages);
 
+  // The first block of 2 MiB at or behind `first`, itself the first page of one, that is free as a
+  // whole: Allocate breaks them in this order.
+  std::optional<uint64_t> NextFreeBlock(uint64_t first) const;
+
   uint64_t free_pages() const { return free_pages_; }
   const PageBitmap& free() const { return free_; }
   // Adds this segment's free buddies, by order, to `counts`.

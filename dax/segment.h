@@ -87,7 +87,10 @@ class Segment {
   RunAllocator* allocator() { return allocator_.get(); }
   // Free pages that are known to have blocks. The other free ones are holes, or unknown.
   PageBitmap& spare() { return spare_; }
-  // Free pages not in spare() may have blocks too: after a crash, or a punch that failed.
+  // How often free pages of it were punched, or pages that may be holes became free.
+  uint64_t punches = 0;
+  // Free pages not in spare() may have blocks too: after a crash, or a punch that failed,
+  // or where some were reserved ahead while the pages came and went.
   bool may_hide_blocks = false;
   // Lost pages of no run, which are neither free nor anybody's.
   uint64_t quarantined_free_pages = 0;

@@ -269,6 +269,7 @@ absl::StatusOr<ExtentFrame*> Space::Impl::NewSlabExtent(uint16_t class_number) {
   absl::StatusOr<dax::Run> run = allocate(pages);
   if (pages > small_pages && absl::IsResourceExhausted(run.status())) run = allocate(small_pages);
   if (!run.ok()) return run.status();
+  WantReserveAhead();
   WriteSlabHeader(*pool, *run);
   return AdoptRun(*run);
 }
@@ -283,10 +284,16 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
       pool->AllocateRun(pages, kLargeRun, keyspace, used_size_bytes);
   if (absl::IsResourceExhausted(run.status())) WantRoom();
   if (!run.ok()) return run.status();
+  WantReserveAhead();
   WriteLargeHeader(*pool, *run, size_bytes);
   const absl::StatusOr<ExtentFrame*> frame = AdoptRun(*run);
   if (!frame.ok()) return frame.status();
   return (*frame)->SlotAddress(0);
+}
+
+// The worker gets the blocks of the runs to come.
+void Space::Impl::WantReserveAhead() noexcept {
+  if (pool->WantsReserveAhead()) worker.Call(this, std::chrono::milliseconds(0));
 }
 
 // All of a new run will be written soon, and its pages are there: one call for all page faults. In

@@ -212,6 +212,7 @@ struct Space::Impl final : SpaceWorker::Task {
   absl::StatusOr<ExtentFrame*> NewSlabExtent(uint16_t class_number);
   absl::StatusOr<Address> AllocateLarge(uint64_t size_bytes);
   absl::StatusOr<ExtentFrame*> AdoptRun(const dax::Run& run);
+  void WantReserveAhead() noexcept;
   void PrefaultNew(const dax::Run& run) noexcept;
   // Makes everything flushed by this thread, and all headers of new extents, durable; then commits
   // the new extents' runs.

@@ -1,0 +1,98 @@
+// How a PageSpace gets blocks for free pages before anybody asks for them.
+
+#include <algorithm>
+#include <optional>
+
+#include "dax/huge_pages.h"
+#include "dax/page_space.h"
+
+namespace daxkv::dax {
+namespace {
+
+constexpr uint64_t kBlockBytes = kHugePages * kPageSizeBytes;
+// Of what is in use: so much may be ahead of it, in whole blocks of 2 MiB, one at least.
+constexpr uint64_t kAheadShare = 128;
+constexpr uint64_t kMostBlocksAhead = 16;
+// Nothing is done ahead in pools that use less: a block would be much of them.
+constexpr uint64_t kLeastUsedPages = (uint64_t{64} << 20) / kPageSizeBytes;
+// Pages mapped by one call, during which a writer's first touch may have to wait.
+constexpr uint64_t kMapBytes = uint64_t{512} << 10;
+
+}  // namespace
+
+// The free block of 2 MiB that lacks blocks and that Take will break first, if it is one of those
+// that belong ahead. What Take finds in a broken block has its blocks mostly: it was ahead when
+// the block was whole.
+std::optional<PageSpace::Taken> PageSpace::NextAhead() {
+  uint64_t used_pages = 0;
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    const RunAllocator* allocator = segment->allocator();
+    used_pages += segment->pages() - (allocator == nullptr ? 0 : allocator->free_pages());
+  }
+  if (used_pages < kLeastUsedPages) return std::nullopt;
+  uint64_t left = std::clamp(used_pages / kAheadShare / kHugePages, uint64_t{1}, kMostBlocksAhead);
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    if (segment->allocator() == nullptr) continue;
+    std::optional<uint64_t> block = segment->allocator()->NextFreeBlock(0);
+    for (; block && left > 0; block = segment->allocator()->NextFreeBlock(*block + kHugePages)) {
+      if (!segment->spare().AllSet(*block, kHugePages)) return Taken{segment.get(), *block};
+      --left;
+    }
+  }
+  return std::nullopt;
+}
+
+// The block stays in the allocator meanwhile: out of it, others could grow the pool, or be refused,
+// for want of it. Reserving and mapping harms nobody who has pages of it in use, and they have their
+// blocks anyway. But pages that were punched meanwhile have blocks now, or not.
+bool PageSpace::ReserveNextAhead() {
+  const Lock ahead_lock(ahead_mutex_);
+  std::optional<Taken> next;
+  uint64_t punches = 0;
+  {
+    const Lock lock(mutex_);
+    next = NextAhead();
+    if (!next) return false;
+    punches = next->segment->punches;
+  }
+  const uint64_t offset = (next->segment->first_page() + next->first) * kPageSizeBytes;
+  const absl::Status reserved = files_.Reserve(offset, kBlockBytes);
+  // Without it the pages are mapped when they are touched.
+  const uint64_t map_bytes = huge_pages_ ? kBlockBytes : kMapBytes;
+  for (uint64_t done = 0; reserved.ok() && map_ahead_ && done < kBlockBytes; done += map_bytes) {
+    const char* const begin = heap_.base() + offset + done;
+    if (!PopulatePages(begin, map_bytes, /*for_writing=*/true).ok()) break;
+  }
+  const Lock lock(mutex_);
+  Segment& segment = *next->segment;
+  const PageBitmap& free = segment.allocator()->free();
+  const uint64_t end = next->first + kHugePages;
+  const auto for_each_free = [&](auto visit) {
+    for (uint64_t first = free.Find(next->first, end, true), last; first < end;
+         first = free.Find(last, end, true)) {
+      last = free.Find(first, end, false);
+      visit(first, last - first);
+    }
+  };
+  if (reserved.ok()) {
+    const bool known = punches == segment.punches;
+    if (!known) segment.may_hide_blocks = true;
+    if (known) for_each_free([&](uint64_t first, uint64_t n) { segment.spare().Set(first, n); });
+    return known;
+  }
+  // Some of the blocks may have come.
+  ++segment.punches;
+  for_each_free([&](uint64_t first, uint64_t n) {
+    segment.spare().Clear(first, n);
+    if (!PunchRun(segment, first, n).ok()) segment.may_hide_blocks = true;
+  });
+  return false;
+}
+
+void PageSpace::ReserveAhead() {
+  wants_ahead_.store(false, std::memory_order_relaxed);
+  while (files_.HasHoles() && ReserveNextAhead()) {
+  }
+}
+
+}  // namespace daxkv::dax
