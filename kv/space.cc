@@ -54,6 +54,7 @@ Space::Impl::~Impl() {
 void Space::Impl::StopWorker() {
   stopping.store(true, std::memory_order_relaxed);
   worker.Detach(this);
+  worker.Detach(&ahead);
 }
 
 // ---- Frames ----

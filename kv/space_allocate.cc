@@ -105,7 +105,7 @@ void Space::Impl::WantRoom() {
     std::lock_guard<std::mutex> lock(wanted_mutex);
     room_wanted = true;
   }
-  worker.Call(this, std::chrono::milliseconds(0));
+  worker.Call(&ahead, std::chrono::milliseconds(0));
 }
 
 // Gives the shard another current extent, one with a free slot. Moved records also fill extents

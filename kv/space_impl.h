@@ -168,6 +168,26 @@ void ReserveMore(std::vector<T>& elements, size_t more) {
   }
 }
 
+// Gets blocks for the runs to come.
+class AheadTask final : public SpaceWorker::Task {
+ public:
+  // Throws std::bad_alloc.
+  AheadTask(dax::Pool* pool, SpaceWorker* worker) : pool_(pool), worker_(worker) {
+    worker_->Attach(this);
+  }
+  AheadTask(const AheadTask&) = delete;
+  AheadTask& operator=(const AheadTask&) = delete;
+  ~AheadTask() override { worker_->Detach(this); }
+  std::optional<std::chrono::milliseconds> Run() noexcept override {
+    pool_->ReserveAhead();
+    return std::nullopt;
+  }
+
+ private:
+  dax::Pool* const pool_;
+  SpaceWorker* const worker_;
+};
+
 struct Space::Impl final : SpaceWorker::Task {
   // `shared_worker` may be null.
   Impl(dax::Pool* pool, KeyspaceId keyspace, Space* space,
@@ -400,6 +420,7 @@ struct Space::Impl final : SpaceWorker::Task {
   std::chrono::milliseconds held_poll{0};  // Of Run.
   std::unique_ptr<SpaceWorker> own_worker;
   SpaceWorker& worker;
+  AheadTask ahead{pool, &worker};
 };
 
 }  // namespace daxkv::kv

@@ -341,7 +341,6 @@ absl::Status Space::Impl::TruncateTogether(absl::Span<ExtentFrame*> group) {
 
 std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
   if (stopping.load(std::memory_order_relaxed)) return std::nullopt;
-  if (pool->WantsReserveAhead()) pool->ReserveAhead();
   std::vector<uint16_t> wanted;
   bool make_room;
   {

@@ -191,7 +191,10 @@ TEST_P(ReservationTest, EveryStepOfGrowingPuts) {
     }
   }
   std::cout << refused << " puts refused\n";
-  EXPECT_GT(refused, 0);  // Where one failure alone is met by another try there are few.
+  // One failure alone is met by another try.
+  if (how() == Failing::kThatAndAllAfter) {
+    EXPECT_GT(refused, 0);
+  }
   ASSERT_NO_FATAL_FAILURE(ExpectModel(**db, model));
   ASSERT_THAT((*db)->Close(), IsOk());
 }
