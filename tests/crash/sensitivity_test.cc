@@ -86,6 +86,9 @@ constexpr const char* kGracePeriod =
     "nobody waits for it: a grace period, in which each processor passes a barrier, comes before "
     "what the word led to is reused (Memory::Retire) or given back (MappingImpl::Truncate). Late, "
     "it comes still before that";
+constexpr const char* kGracePeriodInTime =
+    "as nobody waits for it, late it comes after the thread's next fence, which may be the next "
+    "round's: before or after the grace period behind which the old place is reused";
 constexpr const char* kUntilClose =
     "late, it is still durable when the repair returns: Pool::Close fences twice, for all and for "
     "the word that marks the pool clean. A repair that is cut short is done again";
@@ -105,8 +108,8 @@ constexpr Explained kExplained[] = {
     {"kv::Index::Impl::KeepChildren flush 2 left out", kMovedSlotsFlag},
     {"kv::Index::Impl::KeepChildren flush 2 late", kMovedSlotsFlag},
     {"kv::Index::Impl::KeepChildren flush 1 late", kGracePeriod},
-    {"kv::Index::Impl::RelocateInLeaf flush 1 late", kGracePeriod},
-    {"kv::Index::Impl::RelocateInLeaf flush 2 late", kGracePeriod, /*may_be_caught=*/true},
+    {"kv::Index::Impl::RelocateInLeaf flush 1 late", kGracePeriodInTime, /*may_be_caught=*/true},
+    {"kv::Index::Impl::RelocateInLeaf flush 2 late", kGracePeriodInTime, /*may_be_caught=*/true},
     {"kv::Index::Impl::StoreChild flush 1 left out", kParentsEntry},
     {"kv::Index::Impl::StoreChild flush 1 late", kParentsEntry},
     {"kv::KeyspaceTable::MakeInheritedDurable flush 1 late", kGracePeriod},
@@ -118,8 +121,7 @@ constexpr Explained kExplained[] = {
     {"kv::RepairKeyspaceTable flush 2 late", kUntilClose},
     {"kv::TableRepair::RepairEntry flush 1 late", kUntilClose},
     {"kv::Repairer::Rebuild flush 2 late", kUntilClose},
-    {"kv::Repairer::Rebuild flush 3 late", kUntilClose},
-    {"kv::Repairer::Run flush 1 late", kUntilClose},
+    {"kv::Repairer::MakeInheritedDurable flush 1 late", kUntilClose},
 };
 
 const Explained* ExplanationOf(const Mutant& mutant) {

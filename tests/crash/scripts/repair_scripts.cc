@@ -187,6 +187,11 @@ std::vector<Script> Scripts() {
        std::vector{PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40))} + CloseAndOpen(),
        std::vector{Killed(PutGroup(Keys(0, 90), 200), 0)} + Damage<kv::NodeHeader>(kv::kLeafMagic) +
            again},
+      // What a dead process had unlinked, and only the caches know of, is taken by others.
+      {"RepairExtentsInherited", std::vector{PutGroup(Keys(0, 400), 30)} + CloseAndOpen(),
+       std::vector{Killed(DeleteGroup(Keys(0, 100)), 0)} +
+           Damage<kv::ExtentHeader>(kv::kSlabMagic) + Repair() + Open() +
+           PutGroup(Keys(500, 90), 30) + Put("new", 40)},
       {"RepairAfterCrash", crashed + Damage<kv::NodeHeader>(kv::kLeafMagic), again},
       {"RepairExtentsAfterCrash", crashed + Damage<kv::ExtentHeader>(kv::kSlabMagic), again}};
   const std::vector<Operation> keyspaces =
