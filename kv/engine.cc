@@ -230,6 +230,7 @@ absl::Status Engine::PutIf(std::string_view key, std::string_view value,
   absl::Status valid = CheckKey(key);
   if (valid.ok()) valid = CheckValue(value);
   if (!valid.ok()) return valid;
+  index_->PrefetchFor(key);  // The leaf comes while the record is written.
   absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
   if (!address.ok()) return address.status();
   const uint32_t body_checksum =

@@ -189,7 +189,7 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
   const uint16_t tag = KeyTag(key);
   LeafPosition at;
   LeafLock lock;
-  if (absl::Status status = LockLeafFor(key, &at, &lock); !status.ok()) return status;
+  if (absl::Status status = LockLeafFor(key, &at, &lock, tag); !status.ok()) return status;
   LeafNode& leaf = *at.leaf;
   const uint64_t slot = MakeSlot(tag, address);
   ForgetStray(leaf, slot);
@@ -276,6 +276,14 @@ absl::Status Index::ReadLeafAt(const SnapshotEntry& snapshot, const LeafTarget& 
   return impl_->ReadLeafAt(snapshot.number(), target, contents);
 }
 void Index::PrefetchLeaf(Address leaf) const { impl_->PrefetchLeaf(leaf); }
+void Index::PrefetchFor(std::string_view key) const {
+  const rcu::ReadGuard guard;
+  Obstacle obstacle;  // Overcome by who comes for the key in earnest.
+  LeafGuess guess;
+  if (impl_->GuessLeaf(key, &guess, obstacle).ok()) {
+    impl_->PrefetchLeaf(guess.address, KeyTag(key));
+  }
+}
 size_t Index::CountLeafOrders() const { return impl_->orders.size(); }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
                                    const ExpectedVersion* expected) {

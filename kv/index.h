@@ -206,6 +206,8 @@ class Index {
                           LeafContents* contents) const;
   // Asks the processor for a leaf. `leaf` may be anything.
   void PrefetchLeaf(Address leaf) const;
+  // And for what an Upsert of the key will read first. Outside any ReadGuard.
+  void PrefetchFor(std::string_view key) const;
   // Of orders that are kept of leaves.
   size_t CountLeafOrders() const;
 

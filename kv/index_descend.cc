@@ -138,6 +138,13 @@ void Index::Impl::PrefetchLeaf(Address leaf) const {
   }
 }
 
+void Index::Impl::PrefetchRecords(const LeafNode& leaf, uint16_t tag, uint64_t size_bytes) const {
+  const uint64_t* slots = leaf.slots + HomeLine(tag) * kSlotsPerLine;
+  for (unsigned matches = MatchTags(slots, tag); matches != 0; matches &= matches - 1) {
+    PrefetchRecord(*memory, SlotAddress(LoadWord(slots[__builtin_ctz(matches)])), size_bytes);
+  }
+}
+
 absl::Status Index::Impl::CheckLost(const LeafPosition& at) const {
   if (__builtin_expect(!memory->AnyLost(), true)) return absl::OkStatus();
   if (!memory->IsLost(at.address, kLeafSizeBytes)) return absl::OkStatus();
@@ -202,11 +209,13 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
   return absl::OkStatus();
 }
 
-absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock) {
+absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
+                                      std::optional<uint16_t> tag) {
   LeafLockWait wait;
   for (bool locked = false; !locked; wait.Wait()) {
     absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
       absl::Status descended = DescendToLeaf(target, at, obstacle);
+      if (descended.ok() && tag.has_value()) PrefetchRecords(*at->leaf, *tag, kShortKeyEnd);
       if (!descended.ok() || !wait.Try(*at->leaf)) return descended;
       LeafLock taken = LeafLock::Adopt(*at->leaf);
       // An even count that did not change: no split began, and the leaf did not die, since the

@@ -50,11 +50,7 @@ void Index::Impl::FindMany(absl::Span<const std::string_view> keys,
         look.status = GoToCoveringLeaf(keys[begin + i], look.guess, &look.at, obstacle);
         if (look.status.ok()) look.status = CheckLost(look.at);
         if (!look.status.ok()) continue;
-        const uint64_t* slots = look.at.leaf->slots + HomeLine(look.tag) * kSlotsPerLine;
-        for (unsigned matches = MatchTags(slots, look.tag); matches != 0; matches &= matches - 1) {
-          PrefetchRecord(*memory, SlotAddress(LoadWord(slots[__builtin_ctz(matches)])),
-                         sizeof(RecordHeader) + keys[begin + i].size());
-        }
+        PrefetchRecords(*look.at.leaf, look.tag, sizeof(RecordHeader) + keys[begin + i].size());
       }
       for (size_t i = 0; i < count; ++i) {
         Look& look = looks[i];

@@ -208,12 +208,16 @@ struct Index::Impl {
   void PrefetchLeaf(Address leaf, uint16_t tag) const;
   // And for all of the leaf.
   void PrefetchLeaf(Address leaf) const;
+  // And for the first bytes of the records that it has of a tag, in the line where that begins.
+  void PrefetchRecords(const LeafNode& leaf, uint16_t tag, uint64_t size_bytes) const;
   // Searches a leaf for a key. A miss tells only what the leaf holds, not whether it covers.
   // `expected_size_bytes` of a record that may be the key's are prefetched; 0: none.
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle, uint64_t expected_size_bytes = 0) const;
   // Locks the leaf that is meant.
-  absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock);
+  // With a tag, asks the processor for the records that the leaf may have of it.
+  absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
+                           std::optional<uint16_t> tag = std::nullopt);
   // kDataLoss when a media error took the leaf.
   absl::Status CheckLost(const LeafPosition& at) const;
   // Probe for the holder of the leaf's lock.
