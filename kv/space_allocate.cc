@@ -105,7 +105,7 @@ void Space::Impl::WantRoom() {
     std::lock_guard<std::mutex> lock(wanted_mutex);
     room_wanted = true;
   }
-  worker.Call(&ahead, std::chrono::milliseconds(0));
+  worker.Call(this, std::chrono::milliseconds(0));
 }
 
 // Gives the shard another current extent, one with a free slot. Moved records also fill extents
@@ -293,7 +293,7 @@ absl::StatusOr<Address> Space::Impl::AllocateLarge(uint64_t size_bytes) {
 
 // The worker gets the blocks of the runs to come.
 void Space::Impl::WantReserveAhead() noexcept {
-  if (pool->WantsReserveAhead()) worker.Call(this, std::chrono::milliseconds(0));
+  if (pool->WantsReserveAhead()) worker.Call(&ahead, std::chrono::milliseconds(0));
 }
 
 // All of a new run will be written soon, and its pages are there: one call for all page faults. In
