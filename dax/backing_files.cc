@@ -113,13 +113,6 @@ absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes, absl::Span<const Ra
   });
 }
 
-absl::Status BackingFiles::MakeNextPartOfHugePages(uint64_t size_bytes) {
-  return MakeNextPart(size_bytes, [size_bytes](int file) {
-    AllocateByHugePages(file, size_bytes);
-    return posix_fallocate(file, 0, static_cast<off_t>(size_bytes));
-  });
-}
-
 absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes,
                                         absl::FunctionRef<int(int file)> allocate) {
   const std::shared_lock<std::shared_mutex> lock(mutex_);

@@ -53,8 +53,6 @@ class BackingFiles {
     uint64_t size_bytes = 0;
   };
   absl::Status MakeNextPart(uint64_t size_bytes, absl::Span<const Range> written);
-  // The same with all its blocks, in huge pages if there are any (AllocateByHugePages).
-  absl::Status MakeNextPartOfHugePages(uint64_t size_bytes);
   // Removes that file if libpmemobj did not take it.
   void RemoveNextPart();
   // Takes in the parts that have come since, and makes them and their names durable.

@@ -67,23 +67,9 @@ void AdviseHugePages(void* begin, uint64_t size_bytes) {
   static_cast<void>(madvise(begin, size_bytes, MADV_HUGEPAGE));
 }
 
-void AllocateByHugePages(int file, uint64_t size_bytes) {
-  struct statfs system;
-  if (fstatfs(file, &system) != 0 || system.f_type != TMPFS_MAGIC) return;
-  if (ftruncate(file, static_cast<off_t>(size_bytes)) != 0) return;
-  for (uint64_t offset = 0; offset < size_bytes; offset += kHugeBytes) {
-    // By a store the page would come too, and SIGBUS where there is no room for it.
-    if (fallocate(file, 0, static_cast<off_t>(offset), 1) != 0) return;
-  }
-  void* const room = mmap(nullptr, size_bytes + kHugeBytes, PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (room == MAP_FAILED) return;
-  const uint64_t aligned = (reinterpret_cast<uint64_t>(room) + kHugeBytes - 1) & ~(kHugeBytes - 1);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): it was one.
-  void* const mapped = mmap(reinterpret_cast<void*>(aligned), size_bytes, PROT_READ | PROT_WRITE,
-                            MAP_SHARED | MAP_FIXED, file, 0);
-  if (mapped != MAP_FAILED) static_cast<void>(madvise(mapped, size_bytes, kCollapse));
-  munmap(room, size_bytes + kHugeBytes);
+bool AllocateHugePage(const char* begin) {
+  return PopulatePages(begin, 1, /*for_writing=*/true).ok() &&
+         madvise(const_cast<char*>(begin), kHugeBytes, kCollapse) == 0;
 }
 
 absl::Status PopulatePages(const char* begin, uint64_t size_bytes, bool for_writing) {

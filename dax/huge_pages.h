@@ -41,12 +41,10 @@ void AdviseHugePages(void* begin, uint64_t size_bytes);
 //   kResourceExhausted  no memory, or no blocks
 absl::Status PopulatePages(const char* begin, uint64_t size_bytes, bool for_writing);
 
-// Gives a new file on tmpfs, 2 MiB times some, its size, and blocks in huge pages as far as there
-// are any (MADV_COLLAPSE, which for a block of 2 MiB that has one page takes a huge page and clears
-// the rest). Who maps the file at a multiple of 2 MiB then takes one page fault for each of them;
-// and all that costs less time than 512 small pages. A hint: on other file systems, and on older
-// kernels, nothing happens, and what has no blocks yet is for the caller to allocate.
-void AllocateByHugePages(int file, uint64_t size_bytes);
+// Gives 2 MiB of a mapped file on tmpfs, which begin at a multiple of that in memory and in the
+// file, a huge page (MADV_COLLAPSE): a third of what 512 small pages cost. It takes one small page
+// first. Whether it came; all that has been stored there stays.
+bool AllocateHugePage(const char* begin);
 
 }  // namespace daxkv::dax
 

@@ -24,6 +24,7 @@ PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
       bad_pages_(*parts.bad_pages),
       huge_pages_(parts.huge_pages),
       map_ahead_(parts.map_ahead),
+      huge_ahead_(parts.huge_ahead),
       most_bytes_(most_bytes) {}
 
 absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_t owner,

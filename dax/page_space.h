@@ -40,7 +40,8 @@ class PageSpace {
     Persister* persister;
     BadPages* bad_pages;
     bool huge_pages;  // PoolOptions::huge_pages.
-    bool map_ahead;   // What is reserved ahead is also mapped.
+    bool map_ahead;   // What is reserved ahead is also mapped,
+    bool huge_ahead;  // and comes in huge pages as long as the kernel has some.
   };
   // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
   PageSpace(const Parts& parts, uint64_t most_bytes);
@@ -94,8 +95,8 @@ class PageSpace {
   // Looks at no more than so many windows more.
   std::optional<Taken> Take(uint64_t pages, uint64_t most_windows);
   absl::Status Grow(uint64_t pages);
-  absl::Status MakePart(uint64_t size_bytes, bool* has_blocks);
-  absl::Status ExtendHeap(uint64_t least_bytes, bool* has_blocks);
+  absl::Status MakePart(uint64_t size_bytes);
+  absl::Status ExtendHeap(uint64_t least_bytes);
   absl::Status VerifyMapping() const;
   // What is known of the heap's free memory from an offset on: all its pages have blocks, or none.
   struct Fresh {
@@ -137,11 +138,12 @@ class PageSpace {
   BackingFiles& files_;
   Persister& persister_;
   BadPages& bad_pages_;
-  const bool huge_pages_, map_ahead_;
+  const bool huge_pages_, map_ahead_, huge_ahead_;
   const uint64_t most_bytes_;
   uint64_t open_epoch_ = 0;
 
-  std::mutex ahead_mutex_;  // Held while blocks of free pages are reserved; before mutex_.
+  std::mutex ahead_mutex_;      // Held while blocks of free pages are reserved; before mutex_.
+  unsigned huge_refusals_ = 0;  // ahead_mutex_
   std::mutex mutex_;
   std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
   // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.

@@ -17,6 +17,8 @@ constexpr uint64_t kMostBlocksAhead = 16;
 constexpr uint64_t kLeastUsedPages = (uint64_t{64} << 20) / kPageSizeBytes;
 // Pages mapped by one call, during which a writer's first touch may have to wait.
 constexpr uint64_t kMapBytes = uint64_t{512} << 10;
+// A kernel that has looked for a huge page so often in vain is not asked again.
+constexpr unsigned kMostHugeRefusals = 4;
 
 }  // namespace
 
@@ -56,12 +58,15 @@ bool PageSpace::ReserveNextAhead() {
     punches = next->segment->punches;
   }
   const uint64_t offset = (next->segment->first_page() + next->first) * kPageSizeBytes;
+  if (huge_ahead_ && huge_refusals_ < kMostHugeRefusals &&
+      !AllocateHugePage(heap_.base() + offset)) {
+    ++huge_refusals_;
+  }
   const absl::Status reserved = files_.Reserve(offset, kBlockBytes);
   // Without it the pages are mapped when they are touched.
-  const uint64_t map_bytes = huge_pages_ ? kBlockBytes : kMapBytes;
-  for (uint64_t done = 0; reserved.ok() && map_ahead_ && done < kBlockBytes; done += map_bytes) {
+  for (uint64_t done = 0; reserved.ok() && map_ahead_ && done < kBlockBytes; done += kMapBytes) {
     const char* const begin = heap_.base() + offset + done;
-    if (!PopulatePages(begin, map_bytes, /*for_writing=*/true).ok()) break;
+    if (!PopulatePages(begin, kMapBytes, /*for_writing=*/true).ok()) break;
   }
   const Lock lock(mutex_);
   Segment& segment = *next->segment;

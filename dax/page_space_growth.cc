@@ -19,8 +19,8 @@ constexpr uint64_t kHugeBytes = kHugePages * kPageSizeBytes;
 constexpr uint64_t kMostSegmentBytes = uint64_t{12} << 30;
 // Below this an object holds nothing of use beside its alignment.
 constexpr uint64_t kLeastSegmentBytes = 3 * kMiB;
-// What comes with all its blocks, a new pool and huge pages, keeps them until Trim or Close from
-// this size on: punching them and reserving them again run by run costs more than their short stay.
+// A new pool, which comes with all its blocks, keeps them until Trim or Close from this size on:
+// punching them and reserving them again run by run costs more than their short stay.
 constexpr uint64_t kKeepBlocksFromBytes = 64 * kMiB;
 
 bool KeepsBlocks(uint64_t growth_bytes) { return growth_bytes >= kKeepBlocksFromBytes; }
@@ -148,8 +148,8 @@ absl::Status PageSpace::Grow(uint64_t pages) {
   }
   // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
   for (int attempt = 0; attempt < 3; ++attempt) {
-    Fresh fresh{files_.size_bytes(), /*has_blocks=*/false};
-    absl::Status status = ExtendHeap(least_bytes, &fresh.has_blocks);
+    const Fresh fresh{files_.size_bytes(), /*has_blocks=*/false};
+    absl::Status status = ExtendHeap(least_bytes);
     if (status.ok()) status = TakeGrowth(least_bytes, fresh);
     if (!status.ok() || fits()) return status;
   }
@@ -171,9 +171,7 @@ absl::Status PageSpace::TakeGrowth(uint64_t least_bytes, const Fresh& fresh) {
 
 // Makes the next part, with blocks for what is written to it before any run comes: libpmemobj's
 // headers, and a segment's as large as it can be.
-absl::Status PageSpace::MakePart(uint64_t size_bytes, bool* has_blocks) {
-  *has_blocks = huge_pages_ && KeepsBlocks(size_bytes);
-  if (*has_blocks) return files_.MakeNextPartOfHugePages(size_bytes);
+absl::Status PageSpace::MakePart(uint64_t size_bytes) {
   const uint64_t begin = files_.size_bytes(), end = begin + size_bytes;
   const ObjectChunks heap(heap_.base());
   // The chunk that the pool's end cuts is new, too.
@@ -196,7 +194,7 @@ absl::Status PageSpace::MakePart(uint64_t size_bytes, bool* has_blocks) {
 
 // Adds one part: the step that suits the pool's size, or as much of it as the file system has room
 // for the headers of, but enough for an object of `least_bytes`.
-absl::Status PageSpace::ExtendHeap(uint64_t least_bytes, bool* has_blocks) {
+absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
   const std::string full = absl::StrCat("no free run of that size, and the pool ");
   if (most_bytes_ == 0) return absl::ResourceExhaustedError(full + "has a fixed size");
   const uint64_t size_bytes = files_.size_bytes();
@@ -211,14 +209,14 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes, bool* has_blocks) {
   }
   bool punched = false;
   uint64_t step = std::clamp(RoundUp(GrowthStep(size_bytes), kHugeBytes), least, room);
-  absl::Status status = MakePart(step, has_blocks);
+  absl::Status status = MakePart(step);
   while (absl::IsResourceExhausted(status) && !(step == least && punched)) {
     if (step == least) {
       punched = true;
       PunchSpare().IgnoreError();  // What was punched may be enough.
     }
     step = std::max(least, RoundUp(step / 2, kHugeBytes));
-    status = MakePart(step, has_blocks);
+    status = MakePart(step);
   }
   if (!status.ok()) return status;
   status = heap_.Extend(step);

@@ -261,7 +261,8 @@ absl::Status Pool::Impl::SetUp() {
   bad_pages = std::make_unique<BadPages>(heap->root(), persister.get());
   space = std::make_unique<PageSpace>(
       PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get(), huge_pages,
-                       /*map_ahead=*/media.media_class != MediaClass::kPageCache},
+                       /*map_ahead=*/media.media_class != MediaClass::kPageCache,
+                       /*huge_ahead=*/media.media_class == MediaClass::kVolatile},
       is_directory ? directory->max_size_bytes() : 0);
   persister->SetDataPages(
       [this](uint64_t page) { return space->Contains(page << kPageShift, kPageSizeBytes); });

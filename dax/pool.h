@@ -109,8 +109,7 @@ struct PoolOptions {
   // mounted with huge=advise or within_size). Not the default: where the advice counts, the
   // kernel's khugepaged may fill 2 MiB up that were punched in part. DAX, and tmpfs with
   // huge=always, need no advice; Mapping::Prefault gets single huge extents mapped huge without it.
-  // On any tmpfs, growth by 64 MiB or more then takes huge pages at once, if the kernel has any: all
-  // of a step's, up to 8 GiB, for which the allocation that meets it waits.
+  // What ReserveAhead reserves on any tmpfs comes in huge pages without it, if the kernel has any.
   bool huge_pages = false;
 };
 

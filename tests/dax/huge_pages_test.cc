@@ -9,6 +9,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "tests/dax/pool_test_base.h"
 
@@ -58,51 +59,62 @@ class AlignedMapping {
   char* bytes_;
 };
 
-// Whether the kernel has huge pages for a file on tmpfs that are asked for.
-bool HasHugePagesForTmpfs() {
+TEST(AllocateHugePageTest, WhatIsThereStaysAndTheRestReadsAsZeros) {
   const NamelessFile file(ScratchDirectory::OnMemory());
-  AllocateByHugePages(file.get(), kHugeBytes);
-  if (ftruncate(file.get(), kHugeBytes) != 0) return false;
+  ASSERT_EQ(ftruncate(file.get(), kHugeBytes), 0);
   const AlignedMapping mapped(file.get(), kHugeBytes);
-  mapped.bytes()[0] = 1;
-  const absl::StatusOr<HugePages> pages = CountHugePages(mapped.bytes(), kHugeBytes);
-  return pages.ok() && pages->shmem_bytes == kHugeBytes;
+  std::string expected(kHugeBytes, '\0');
+  expected[kHugeBytes / 2] = mapped.bytes()[kHugeBytes / 2] = 'a';
+  const bool came = AllocateHugePage(mapped.bytes());
+  EXPECT_EQ(std::string_view(mapped.bytes(), kHugeBytes), expected);
+  if (!came) GTEST_SKIP() << "no huge page to be had for tmpfs";
+  EXPECT_EQ(file.Examine().st_blocks * 512, static_cast<blkcnt_t>(kHugeBytes));
+  EXPECT_EQ(CountHugePages(mapped.bytes(), kHugeBytes)->shmem_bytes, kHugeBytes);
 }
 
-TEST(AllocateByHugePagesTest, AFileAllocatedByThemReadsAsZeros) {
-  constexpr uint64_t kSizeBytes = 4 * kHugeBytes;
-  const NamelessFile file(ScratchDirectory::OnMemory());
-  AllocateByHugePages(file.get(), kSizeBytes);
-  ASSERT_EQ(posix_fallocate(file.get(), 0, kSizeBytes), 0);
-  EXPECT_EQ(file.Examine().st_size, static_cast<off_t>(kSizeBytes));
-  EXPECT_EQ(file.Examine().st_blocks * 512, static_cast<blkcnt_t>(kSizeBytes));
-  const AlignedMapping mapped(file.get(), kSizeBytes);
-  EXPECT_EQ(std::string_view(mapped.bytes(), kSizeBytes), std::string(kSizeBytes, '\0'));
-}
-
-TEST(AllocateByHugePagesTest, OnOtherFileSystemsNothingIsAllocatedByThem) {
+TEST(AllocateHugePageTest, OnOtherFileSystemsNoneComes) {
   const NamelessFile file(ScratchDirectory::OnDisk());
   struct statfs system;
   ASSERT_EQ(fstatfs(file.get(), &system), 0);
   if (system.f_type == TMPFS_MAGIC) GTEST_SKIP() << "TEST_TMPDIR is on tmpfs";
-  AllocateByHugePages(file.get(), kHugeBytes);
-  EXPECT_EQ(file.Examine().st_size, 0);
+  ASSERT_EQ(ftruncate(file.get(), kHugeBytes), 0);
+  const AlignedMapping mapped(file.get(), kHugeBytes);
+  EXPECT_FALSE(AllocateHugePage(mapped.bytes()));
 }
 
-// Only where asked for: a store that gives single pages back is better off with small ones.
-TEST(AllocateByHugePagesTest, APoolGrowsByThemIfToldTo) {
-  if (!HasHugePagesForTmpfs()) GTEST_SKIP() << "no huge pages to be had for tmpfs";
-  const ScratchDirectory scratch(ScratchDirectory::OnMemory());
-  PoolOptions options = TestOptions();
-  options.huge_pages = true;
-  const std::unique_ptr<Pool> pool = MustOpen(scratch.Child("pool"), options);
-  const PoolRun run = MustAllocate(*pool, 64 * kTestMiB / kPageSizeBytes);
-  const uint64_t before = CountHugePages(pool->At(run.offset()), run.size_bytes())->shmem_bytes;
-  for (uint64_t offset = 0; offset < run.size_bytes(); offset += kHugeBytes) {
-    *pool->At(run.offset() + offset) = 1;
+// A page beyond the file's end would be SIGBUS for who stored there.
+TEST(AllocateHugePageTest, BehindTheEndOfTheFileNoneComes) {
+  const NamelessFile file(ScratchDirectory::OnMemory());
+  const AlignedMapping mapped(file.get(), kHugeBytes);
+  EXPECT_FALSE(AllocateHugePage(mapped.bytes()));
+  EXPECT_EQ(file.Examine().st_blocks, 0);
+}
+
+// And its blocks come back page by page all the same.
+TEST(AllocateHugePageTest, APoolReservesThemAheadAndPunchesTheirPages) {
+  const NamelessFile probe(ScratchDirectory::OnMemory());
+  ASSERT_EQ(ftruncate(probe.get(), kHugeBytes), 0);
+  if (!AllocateHugePage(AlignedMapping(probe.get(), kHugeBytes).bytes())) {
+    GTEST_SKIP() << "no huge page to be had for tmpfs";
   }
-  EXPECT_GE(CountHugePages(pool->At(run.offset()), run.size_bytes())->shmem_bytes,
-            before + run.size_bytes() / 2);
+  const ScratchDirectory scratch(ScratchDirectory::OnMemory());
+  const std::unique_ptr<Pool> pool = MustOpen(scratch.Child("pool"), TestOptions());
+  MustAllocate(*pool, 64 * kTestMiB / kPageSizeBytes);
+  pool->ReserveAhead();
+  // Other halves may be left; the two of one block follow each other.
+  PoolRun run = MustAllocate(*pool, kHugeBytes / 2 / kPageSizeBytes);
+  PoolRun other = MustAllocate(*pool, kHugeBytes / 2 / kPageSizeBytes);
+  for (int i = 0; i < 8 && other.offset() != run.offset() + run.size_bytes(); ++i) {
+    run = std::exchange(other, MustAllocate(*pool, kHugeBytes / 2 / kPageSizeBytes));
+  }
+  ASSERT_EQ(run.offset() % kHugeBytes, 0u);
+  ASSERT_EQ(other.offset(), run.offset() + run.size_bytes());
+  *pool->At(run.offset()) = *pool->At(other.offset()) = 1;
+  EXPECT_EQ(CountHugePages(pool->At(run.offset()), kHugeBytes)->shmem_bytes, kHugeBytes);
+  const uint64_t before = pool->Stats()->file_blocks_bytes;
+  ASSERT_EQ(pool->ReleaseRun(run), absl::OkStatus());
+  EXPECT_EQ(before - pool->Stats()->file_blocks_bytes, kHugeBytes / 2);
+  EXPECT_EQ(*pool->At(other.offset()), 1);
 }
 
 }  // namespace
