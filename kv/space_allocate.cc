@@ -298,7 +298,7 @@ void Space::Impl::WantReserveAhead() noexcept {
 
 // All of a new run will be written soon, and its pages are there: one call for all page faults. In
 // the page cache it would make pages dirty that are not written for long. Huge runs come in huge
-// pages where these can be had (dax::AllocateByHugePages).
+// pages where these can be had (dax::Pool::ReserveAhead).
 void Space::Impl::PrefaultNew(const dax::Run& run) noexcept {
   if (pool->media().media_class == dax::MediaClass::kPageCache || run.pages >= dax::kHugePages) {
     return;
