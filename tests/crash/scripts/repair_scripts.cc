@@ -210,10 +210,10 @@ std::vector<Script> Scripts() {
   // but for the one that is damaged.
   const std::vector<std::string> members = {"cut", In("a", "cut a"), In("b", "cut b")};
   scripts.push_back(
-      {"RepairCutBatch", keyspaces + CutBatch(members, 5, {}) + DamageOfBatch("cut a"), across});
+      {"RepairCutBatch", keyspaces + CutBatch(members, 4, {}) + DamageOfBatch("cut a"), across});
   scripts.push_back(
       {"RepairAppliedBatch",
-       keyspaces + CutBatch(members, 6, {"cut", In("b", "cut b")}) + DamageOfBatch("cut a"),
+       keyspaces + CutBatch(members, 5, {"cut", In("b", "cut b")}) + DamageOfBatch("cut a"),
        std::vector{Repair(), Open(), BatchAcross({"new", In("a", "new"), In("b", "new")}, 50)}});
   scripts.push_back({"RepairTable",
                      keyspaces + Close() + Renamed(keyspaces, "b", "name lost 2", DamageOfTable()),
