@@ -145,7 +145,7 @@ std::map<std::string, SiteUse> FindSites(const std::vector<Script>& scripts) {
     plan.workers = 0;
     plan.count_sites = true;
     const Outcome outcome = RunCampaign(script, plan);
-    EXPECT_TRUE(outcome.faults.empty()) << outcome.faults[0];
+    EXPECT_TRUE(outcome.faults.empty()) << script.name << ": " << outcome.faults[0];
     for (const CallSite& site : outcome.sites) {
       SiteUse& use = by_address[site.kind == CallKind::kFence][site.return_address];
       use.site = site;
