@@ -114,6 +114,14 @@ Operation Delete(const std::string& key) {
           }};
 }
 
+Operation IfThere(Operation change) {
+  change.run = [run = change.run](Store& store, const Changes& changes) {
+    const absl::Status status = run(store, changes);
+    return absl::IsNotFound(status) ? absl::OkStatus() : status;
+  };
+  return change;
+}
+
 Operation PutGroup(const std::vector<std::string>& keys, size_t size_bytes) {
   Operation group{absl::StrFormat("put group of %d", keys.size()), {}, nullptr};
   for (const std::string& key : keys) group.changes.push_back({key, NewValue(size_bytes)});

@@ -62,7 +62,8 @@ std::vector<Script> Scripts() {
       {std::vector{Batch(Keys(0, 30, 20), 50), Batch(Keys(10, 30, 20), 50, Keys(0, 10, 20)),
                    Batch(Keys(0, 20, 10), 20)},
        std::vector{Batch(Keys(5, 40, 20), 50), Batch(Keys(0, 10, 20), 40, Keys(5, 20, 20))},
-       Puts(Keys(0, 8, 20), 30) + Deletes(Keys(20, 3, 20)) + Puts(Keys(3, 8, 10), 60)}};
+       Puts(Keys(0, 8, 20), 30) + IfThere(Delete("key000020")) + IfThere(Delete("key000040")) +
+           IfThere(Delete("key000060")) + Puts(Keys(3, 8, 10), 60)}};
   return {batches,  OnPages(batches), splits, OnPages(splits), large,
           sessions, threads,          killed, OnPages(killed), killed_splits};
 }

@@ -33,7 +33,8 @@ std::vector<Script> Scripts() {
       {},
       {{TakeSnapshot(), TakeSnapshot(), Put("key000100", 40), ReleaseSnapshot(), TakeSnapshot(),
         Put("key000101", 40), ReleaseSnapshot(), Compact()},
-       Puts(Keys(0, 12), 80) + Batch(Keys(0, 6), 60) + Deletes(Keys(6, 6)),
+       Puts(Keys(0, 12), 80) + Batch(Keys(0, 6), 60) + Deletes(Keys(6, 4)) +
+           IfThere(Delete("key000010")) + IfThere(Delete("key000011")),
        std::vector{PutGroup(Keys(0, 20), 70), DeleteGroup(Keys(10, 8))} + Puts(Keys(30, 6), 100)}};
   const Script killed{"KilledWithSnapshot", some,
                       std::vector{TakeSnapshot()} + Puts(Keys(0, 6), 100) +
