@@ -15,7 +15,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "dax/exceptions.h"
-#include "dax/huge_pages.h"
 #include "dax/pool.h"
 #include "dax/small_file.h"
 

@@ -1,4 +1,5 @@
-// The lanes of a libpmemobj pool, and its heap: where it says that they are. Lanes are the logs from which it finishes or undoes what a crash cut short.
+// The lanes of a libpmemobj pool, and its heap: where it says that they are. Lanes are the logs
+// from which it finishes or undoes what a crash cut short.
 //
 // libpmemobj 1.12 follows the links, lengths and entries of these logs before it knows whether they
 // are whole, and dies or never ends on damaged ones. So their shape is checked before it sees them.

@@ -61,7 +61,7 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
     const absl::Status reserved = ReserveBlocks(*taken, pages, used_pages);
     if (!reserved.ok()) return reserved;
   }
-  if (rest_has_blocks) {  // From growth. A failure to punch costs blocks, nothing else.
+  if (rest_has_blocks) {  // Reserved ahead. A failure to punch costs blocks, nothing else.
     PunchRun(*taken->segment, taken->first + used_pages, pages - used_pages).IgnoreError();
   }
   Run run;

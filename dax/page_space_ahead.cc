@@ -45,8 +45,8 @@ std::optional<PageSpace::Taken> PageSpace::NextAhead() {
 }
 
 // The block stays in the allocator meanwhile: out of it, others could grow the pool, or be refused,
-// for want of it. Reserving and mapping harms nobody who has pages of it in use, and they have their
-// blocks anyway. But pages that were punched meanwhile have blocks now, or not.
+// for want of it. Reserving and mapping harms nobody who has pages of it in use, and they have
+// their blocks anyway. But pages that were punched meanwhile have blocks now, or not.
 bool PageSpace::ReserveNextAhead() {
   const Lock ahead_lock(ahead_mutex_);
   std::optional<Taken> next;

@@ -18,9 +18,9 @@ namespace daxkv::rcu {
 namespace internal {
 namespace {
 
-// Prepare handlers run in the reverse order. First the callback thread is stopped, which may have to
-// wait for its grace period; then liburcu takes its own locks, and forgets in the child the threads
-// that are not there.
+// Prepare handlers run in the reverse order. First the callback thread is stopped, which may have
+// to wait for its grace period; then liburcu takes its own locks, and forgets in the child the
+// threads that are not there.
 void InstallForkHandlers() {
   pthread_atfork(&urcu_bp_before_fork, &urcu_bp_after_fork_parent, &urcu_bp_after_fork_child);
   pthread_atfork(&urcu_bp_call_rcu_before_fork, &urcu_bp_call_rcu_after_fork_parent,

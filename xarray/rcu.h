@@ -25,7 +25,8 @@
 //     two; nothing but the order of these steps protects a reader that starts in that gap.
 // R3. Synchronize and Barrier must not be called inside a ReadGuard (asserted), nor in a deferred
 //     callback.
-// R4. Never fork() inside a ReadGuard. In the child the sections of other threads, which it does not
+// R4. Never fork() inside a ReadGuard. In the child the sections of other threads, which it does
+// not
 //     have, hold nothing up.
 // R5. At fork() the callback thread is stopped first, since it may want any lock; only then may
 //     locks be taken that callbacks need, and they are given back before it goes on. Prepare

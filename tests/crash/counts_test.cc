@@ -54,8 +54,8 @@ std::vector<Operation> Work(int first) {
   return work;
 }
 
-// The store's background work is counted with the operation that it happens to meet: so the least of
-// several runs.
+// The store's background work is counted with the operation that it happens to meet: so the least
+// of several runs.
 constexpr int kRuns = 3;
 
 void TakeLess(const FlushCounts& other, FlushCounts* least) {

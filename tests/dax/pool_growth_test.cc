@@ -24,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "dax/pool.h"
+#include "tests/dax/fallocate_watch.h"
 #include "tests/dax/own_tmpfs.h"
 #include "tests/dax/pool_test_base.h"
 
@@ -43,24 +44,14 @@ void DieAfter(std::atomic<int>& calls_to_live) {
 }  // namespace
 }  // namespace daxkv::dax
 
-extern "C" {
-int fallocate(int fd, int mode, off_t offset, off_t length) {
-  using daxkv::dax::g_largest_reservation;
-  if ((mode & FALLOC_FL_PUNCH_HOLE) == 0 &&
-      static_cast<uint64_t>(length) > g_largest_reservation.load()) {
-    g_largest_reservation = static_cast<uint64_t>(length);
+int daxkv::OnFallocate(off_t length) {
+  if (static_cast<uint64_t>(length) > dax::g_largest_reservation.load()) {
+    dax::g_largest_reservation = static_cast<uint64_t>(length);
   }
-  return static_cast<int>(syscall(SYS_fallocate, fd, mode, offset, length));
+  return 0;
 }
-int fallocate64(int fd, int mode, off_t offset, off_t length) {
-  return fallocate(fd, mode, offset, length);
-}
-int posix_fallocate(int fd, off_t offset, off_t length) {
-  return fallocate(fd, 0, offset, length) == 0 ? 0 : errno;
-}
-int posix_fallocate64(int fd, off_t offset, off_t length) {
-  return posix_fallocate(fd, offset, length);
-}
+
+extern "C" {
 int ftruncate(int fd, off_t length) noexcept {
   const int result = static_cast<int>(syscall(SYS_ftruncate, fd, length));
   daxkv::dax::DieAfter(daxkv::dax::g_truncations_to_live);

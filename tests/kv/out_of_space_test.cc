@@ -20,6 +20,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/dax/fallocate_watch.h"
 #include "tests/kv/failing_allocation.h"
 #include "tests/kv/store_fixture.h"
 
@@ -39,24 +40,7 @@ bool RefuseBlocks() {
 
 }  // namespace
 
-extern "C" {
-int fallocate(int fd, int mode, off_t offset, off_t length) {
-  if ((mode & FALLOC_FL_PUNCH_HOLE) == 0 && RefuseBlocks()) {
-    errno = ENOSPC;
-    return -1;
-  }
-  return static_cast<int>(syscall(SYS_fallocate, fd, mode, offset, length));
-}
-int fallocate64(int fd, int mode, off_t offset, off_t length) {
-  return fallocate(fd, mode, offset, length);
-}
-int posix_fallocate(int fd, off_t offset, off_t length) {
-  return fallocate(fd, 0, offset, length) == 0 ? 0 : errno;
-}
-int posix_fallocate64(int fd, off_t offset, off_t length) {
-  return posix_fallocate(fd, offset, length);
-}
-}
+int daxkv::OnFallocate(off_t) { return RefuseBlocks() ? ENOSPC : 0; }
 
 namespace daxkv::kv {
 namespace {

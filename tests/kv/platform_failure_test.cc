@@ -27,6 +27,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/dax/fallocate_watch.h"
 #include "tests/dax/own_tmpfs.h"
 #include "tests/kv/store_fixture.h"
 
@@ -61,24 +62,9 @@ std::atomic<int> g_map_sync_error{0};  // Of each mmap with MAP_SYNC.
 
 }  // namespace
 
+int daxkv::OnFallocate(off_t) { return g_reservations.Next() ? ENOSPC : 0; }
+
 extern "C" {
-// FALLOC_FL_PUNCH_HOLE gives blocks back.
-int fallocate(int fd, int mode, off_t offset, off_t length) {
-  if ((mode & 2) == 0 && g_reservations.Next()) {
-    errno = ENOSPC;
-    return -1;
-  }
-  return static_cast<int>(syscall(SYS_fallocate, fd, mode, offset, length));
-}
-int fallocate64(int fd, int mode, off_t offset, off_t length) {
-  return fallocate(fd, mode, offset, length);
-}
-int posix_fallocate(int fd, off_t offset, off_t length) {
-  return fallocate(fd, 0, offset, length) == 0 ? 0 : errno;
-}
-int posix_fallocate64(int fd, off_t offset, off_t length) {
-  return posix_fallocate(fd, offset, length);
-}
 void* mmap(void* address, size_t size_bytes, int protection, int flags, int fd, off_t offset) {
   if ((flags & MAP_SYNC) != 0 && g_map_sync_error != 0) {
     errno = g_map_sync_error;
