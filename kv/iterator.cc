@@ -16,6 +16,7 @@ namespace {
 constexpr uint64_t kPrefetchedAheadSizeBytes = 4096;
 constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 24;
 constexpr uint64_t kMostPrefetchedSizeBytes = 1280;
+constexpr uint64_t kLineSizeBytes = 64;
 // The record that this thread came by last: the next one is as long, mostly. A guess only, of any
 // store.
 thread_local uint64_t t_last_seen_size_bytes = kShortKeyEnd;
@@ -50,7 +51,10 @@ struct Iterator::Impl {
   absl::Status SettleBackwards();
   absl::Status Arrive();
   absl::Status Look();
+  // Sets `record` to the one at `address`.
+  absl::Status View(Address address);
   void PrefetchAhead();
+  void PrefetchLines(Address address, uint64_t size_bytes);
 
   // The position of the first record of the leaf whose key is not below `key`, or above it.
   size_t LowerBound(std::string_view key) const { return leaf.LowerBound(engine->memory(), key); }
@@ -73,12 +77,19 @@ struct Iterator::Impl {
   size_t position = 0;           // In it.
   size_t prefetched = 0;         // The processor was asked for its records before this position,
   bool next_prefetched = false;  // and for the leaf to the right.
+  Address prefetched_line = 0;   // The last that was asked for.
+  uint64_t ahead_of_size_bytes = 0;
+  size_t ahead = 0;  // How many records, where they are of that size.
+  // Bytes from here to there are present: a record that the snapshot sees lies there, so nobody
+  // truncates their extent.
+  Address seen_from = 0, seen_end = 0;
   bool valid = false;
   RecordView record;  // At the position, if valid.
 };
 
 absl::Status Iterator::Impl::Refresh() {
   Release();
+  seen_from = seen_end = 0;
   valid = has_leaf = false;
   if (engine->is_shut()) return engine->Refusal();
   snapshot = engine->snapshots().Acquire();
@@ -183,16 +194,29 @@ absl::Status Iterator::Impl::SettleBackwards() {
 // Forwards.
 void Iterator::Impl::PrefetchAhead() {
   const uint64_t record_size_bytes = options.keys_only ? kShortKeyEnd : t_last_seen_size_bytes;
+  if (record_size_bytes != ahead_of_size_bytes) {
+    ahead_of_size_bytes = record_size_bytes;
+    ahead = std::clamp<size_t>(kPrefetchedAheadSizeBytes / record_size_bytes,
+                               kFewestPrefetchedRecords, kMostPrefetchedRecords);
+  }
   const uint64_t size_bytes = std::min(record_size_bytes, kMostPrefetchedSizeBytes);
-  const size_t ahead = std::clamp<size_t>(kPrefetchedAheadSizeBytes / record_size_bytes,
-                                          kFewestPrefetchedRecords, kMostPrefetchedRecords);
   const size_t end = std::min(position + ahead, leaf.entries.size());
   for (prefetched = std::max(prefetched, position); prefetched < end; ++prefetched) {
-    PrefetchRecord(engine->memory(), leaf.entries[prefetched].record, size_bytes);
+    PrefetchLines(leaf.entries[prefetched].record, size_bytes);
   }
   if (next_prefetched || end < leaf.entries.size() || leaf.next == kNullAddress) return;
   next_prefetched = true;
   engine->index().PrefetchLeaf(leaf.next);
+}
+
+// Records that were placed in order share lines.
+void Iterator::Impl::PrefetchLines(Address address, uint64_t size_bytes) {
+  const Address end = address + size_bytes;
+  for (Address line = address & ~(kLineSizeBytes - 1); line < end; line += kLineSizeBytes) {
+    if (line == prefetched_line) continue;
+    __builtin_prefetch(engine->memory().At(line));
+    prefetched_line = line;
+  }
 }
 
 absl::Status Iterator::Impl::Arrive() {
@@ -200,16 +224,29 @@ absl::Status Iterator::Impl::Arrive() {
   return engine->Reading([this] { return Look(); });
 }
 
-absl::Status Iterator::Impl::Look() {
-  {
-    rcu::ReadGuard guard;
-    absl::StatusOr<RecordView> viewed = ViewRecord(engine->memory(), leaf.entries[position].record);
-    if (!viewed.ok()) return viewed.status();
-    record = *viewed;
+absl::Status Iterator::Impl::View(Address address) {
+  const Memory& memory = engine->memory();
+  // Where bytes are lost, extents come in pieces.
+  if (address >= seen_from && !memory.AnyLost() &&
+      TryViewRecord(memory, address, seen_end, &record)) {
+    return absl::OkStatus();
   }
+  rcu::ReadGuard guard;
+  seen_from = address;
+  seen_end = memory.PresentUntil(address);
+  if (TryViewRecord(memory, address, seen_end, &record)) return absl::OkStatus();
+  seen_end = 0;
+  absl::StatusOr<RecordView> viewed = ViewRecord(memory, address);
+  if (viewed.ok()) record = *viewed;
+  return viewed.status();
+}
+
+absl::Status Iterator::Impl::Look() {
+  absl::Status viewed = View(leaf.entries[position].record);
+  if (!viewed.ok()) return viewed;
   t_last_seen_size_bytes = RecordSizeBytes(record.key.size(), record.value.size());
   valid = (options.upper_bound.empty() || record.key < options.upper_bound) &&
-          record.key >= options.lower_bound;
+          (options.lower_bound.empty() || record.key >= options.lower_bound);
   if (!valid || options.keys_only) return absl::OkStatus();
   absl::Status intact =
       options.always_verify ? VerifyRecord(engine->memory(), record) : engine->Verify(record);

@@ -58,7 +58,19 @@ __attribute__((target("sse4.2"))) uint32_t Crc32cByInstruction(uint32_t state,
     bytes += sizeof(word);
   }
   state = static_cast<uint32_t>(wide);
-  for (; size_bytes > 0; --size_bytes) state = _mm_crc32_u8(state, *bytes++);
+  if ((size_bytes & sizeof(uint32_t)) != 0) {
+    uint32_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    state = _mm_crc32_u32(state, word);
+    bytes += sizeof(word);
+  }
+  if ((size_bytes & sizeof(uint16_t)) != 0) {
+    uint16_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    state = _mm_crc32_u16(state, word);
+    bytes += sizeof(word);
+  }
+  if ((size_bytes & 1) != 0) state = _mm_crc32_u8(state, *bytes);
   return state;
 }
 
