@@ -16,10 +16,8 @@
 namespace daxkv::kv {
 namespace {
 
-// Leaves looked at, and bytes copied, between two waits for the medium. The copies of one batch are
-// what a full pool must have room for.
+// Leaves looked at between two waits for the medium.
 constexpr size_t kLeavesPerBatch = 256;
-constexpr uint64_t kBatchSizeBytes = 4 << 20;
 
 // On demand an extent is emptied if that gives back a fifth of it.
 constexpr double kDemandUsedShare = 0.8;
@@ -159,7 +157,7 @@ std::unique_lock<std::mutex> Compactor::TakePasses() {
   return passes;
 }
 
-absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
+absl::StatusOr<CompactionResult> Compactor::Compact(const CompactOptions& options) {
   std::unique_lock<std::mutex> lock = TakePasses();
   CompactionResult result;
   // Nothing moves on a medium that failed, and the caller hears of it though nothing had to.
@@ -168,12 +166,19 @@ absl::StatusOr<CompactionResult> Compactor::Compact(absl::Time deadline) {
   status = targets_->ForEachTarget(
       /*open=*/false,
       [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
+  if (status.ok() && options.order_by_key) {
+    status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
+      absl::Status ordered = OrderTarget(target, &lock, &result);
+      target.space->EndOrdering();
+      return ordered;
+    });
+  }
   if (!status.ok()) return status;
   // Waits for pins only when nothing else is left to be done, and keeps nobody from making room: he
   // may hold the pin.
   lock.unlock();
   status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
-    absl::StatusOr<uint64_t> pinned = Reclaim(target, deadline, &result);
+    absl::StatusOr<uint64_t> pinned = Reclaim(target, options.deadline, &result);
     if (pinned.ok()) result.extents_pinned += *pinned;
     return pinned.status();
   });
@@ -204,6 +209,14 @@ absl::Status Compactor::CompactTarget(const CompactionTarget& target, Compaction
     status = Pass(target, limits, /*merge_leaves=*/true, &throttle, result, &gained);
   }
   return status;
+}
+
+absl::Status Compactor::Pack(const CompactionTarget& target, CompactionResult* result) {
+  absl::Status status = Reclaim(target, absl::InfinitePast(), result).status();
+  if (!status.ok()) return status;
+  Throttle throttle(this, /*bytes_per_second=*/0);
+  bool gained;
+  return Pass(target, Space::EmptyingLimits(), /*merge_leaves=*/false, &throttle, result, &gained);
 }
 
 bool Compactor::MakeRoom() {
@@ -300,63 +313,77 @@ absl::Status Compactor::RewriteAll(const CompactionTarget& target, Throttle* thr
 absl::Status Compactor::MoveSome(const CompactionTarget& target,
                                  const std::vector<Index::SlotPosition>& found,
                                  CompactionResult* result) {
-  std::vector<Index::Move> moves;
-  std::vector<OwnedSlot> copies;  // Of the moves, in their order.
-  std::vector<bool> moved;
+  MoveBatch batch;
+  std::vector<PlacedRecord> sorted;
   absl::Status stopped;
-  for (size_t i = 0; i < found.size() && stopped.ok();) {
-    moves.clear();
-    copies.clear();
-    uint64_t size_bytes = 0;
-    for (; i < found.size() && size_bytes < kBatchSizeBytes; ++i) {
-      absl::StatusOr<Copied> copied = Copy(target.space, found[i].record());
-      // A damaged record stays where it is, for check to tell of, and keeps its extent.
-      if (absl::IsDataLoss(copied.status())) continue;
-      stopped = copied.status();
-      if (!stopped.ok()) break;
-      moves.push_back({found[i], copied->slot.address()});
-      copies.push_back(std::move(copied->slot));
-      size_bytes += copied->size_bytes;
+  for (size_t i = 0, end; i < found.size() && stopped.ok(); i = end) {
+    end = i + 1;
+    while (end < found.size() && found[end].leaf == found[i].leaf) ++end;
+    // Neighbours by key become neighbours, if free slots are.
+    SortByKey(*target.index, target.space, absl::MakeConstSpan(found).subspan(i, end - i), &sorted);
+    for (size_t k = 0; k < sorted.size() && stopped.ok(); ++k) {
+      stopped = Copy(target, sorted[k].at, Destination::kAnywhere, &batch);
     }
-    moved.assign(moves.size(), false);
-    absl::Status status = target.space->Drain();
-    if (status.ok()) status = target.index->Relocate(moves, &moved);
-    for (size_t k = 0; k < moves.size(); ++k) {
-      // After a failed drain nobody knows which copies the medium's index leads to: they stay.
-      if (moved[k] || absl::IsInternal(status)) copies[k].Release();
-      result->records_moved += moved[k];
-    }
-    if (!status.ok()) return status;
-    result->moved_size_bytes += size_bytes;
+    if (batch.size_bytes < kBatchSizeBytes) continue;
+    if (absl::Status moved = FinishMoves(target, &batch, result); !moved.ok()) return moved;
   }
-  return stopped;
+  absl::Status moved = FinishMoves(target, &batch, result);
+  return moved.ok() ? stopped : moved;
 }
 
-// Extents that are being emptied give no slot to another record, but one that was retired meanwhile
-// may be stamped dead at any moment outside of a ReadGuard.
-absl::StatusOr<Compactor::Copied> Compactor::Copy(Space* space, Address from) {
+// In the ReadGuard in which the slot is seen to lead to it a record does not change.
+absl::Status Compactor::Copy(const CompactionTarget& target, const Index::SlotPosition& at,
+                             Destination destination, MoveBatch* batch) {
+  Space& space = *target.space;
+  const auto view = [&]() -> absl::StatusOr<RecordView> {
+    if (!target.index->Holds(at)) return absl::Status(absl::StatusCode::kNotFound, "");
+    return ViewRecord(space, at.record());
+  };
+  const auto stays = [](const absl::Status& status) {
+    return absl::IsNotFound(status) || absl::IsDataLoss(status);
+  };
   const auto size_of = [](const RecordView& record) {
     return RecordSizeBytes(record.key.size(), record.value.size());
   };
   absl::StatusOr<RecordView> record = [&] {
     rcu::ReadGuard guard;
-    return ViewRecord(*space, from);
+    return view();
   }();
-  if (!record.ok()) return record.status();
+  if (!record.ok()) return stays(record.status()) ? absl::OkStatus() : record.status();
   const uint64_t size_bytes = size_of(*record);
-  absl::StatusOr<Address> to = space->AllocateForMove(SlotKind::kRecord, size_bytes);
+  absl::StatusOr<Address> to = destination == Destination::kInOrder
+                                   ? space.AllocateInOrder(size_bytes)
+                                   : space.AllocateForMove(SlotKind::kRecord, size_bytes);
   if (!to.ok()) return to.status();
-  OwnedSlot slot(space, *to);
+  OwnedSlot slot(&space, *to);
   rcu::ReadGuard guard;
-  record = ViewRecord(*space, from);
-  if (!record.ok()) return record.status();
-  if (size_of(*record) != size_bytes) return absl::DataLossError("a record changed");
-  WriteRecord(*space, *to, record->kind, record->sequence, record->key, record->value,
+  record = view();
+  if (!record.ok()) return stays(record.status()) ? absl::OkStatus() : record.status();
+  if (size_of(*record) != size_bytes) return absl::OkStatus();  // Another one.
+  WriteRecord(space, *to, record->kind, record->sequence, record->key, record->value,
               record->of_batch);
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.
-  if (absl::Status intact = VerifyRecord(*space, *record); !intact.ok()) return intact;
-  return Copied{std::move(slot), size_bytes};
+  if (!VerifyRecord(space, *record).ok()) return absl::OkStatus();
+  batch->moves.push_back({at, *to, record->sequence});
+  batch->copies.push_back(std::move(slot));
+  batch->size_bytes += size_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status Compactor::FinishMoves(const CompactionTarget& target, MoveBatch* batch,
+                                    CompactionResult* result) {
+  std::vector<bool> moved(batch->moves.size(), false);
+  absl::Status status = target.space->Drain();
+  if (status.ok()) status = target.index->Relocate(batch->moves, &moved, &kept_records_);
+  for (size_t i = 0; i < moved.size(); ++i) {
+    // After a failed drain nobody knows which copies the medium's index leads to: they stay.
+    if (moved[i] || absl::IsInternal(status)) batch->copies[i].Release();
+    result->records_moved += moved[i];
+  }
+  if (status.ok()) result->moved_size_bytes += batch->size_bytes;
+  *batch = MoveBatch();
+  return status;
 }
 
 // What fails here fails for a caller of Compact, too, who is then told.

@@ -13,6 +13,12 @@
 // and leaves in extents that were chosen, into fresh ones, parent by parent. What a first pass
 // merges a second one moves: merged, the leaves leave their extents sparse.
 //
+// Asked to order by key, it then writes the records anew that do not lie behind their neighbours
+// (placement.h): leaf by leaf, in the order of their keys, into extents that hold nothing else, each
+// size class its own. Their old places are scattered, so after each step what is left around them is
+// packed, as in a pass, which gives back as much as the step took. What is in place stays: a second
+// ordering moves next to nothing.
+//
 // Thread safety: all methods from any thread; passes run one at a time. Readers, writers and pins
 // go on meanwhile: an old place lives until its readers and pins are gone, like that of any record
 // that was replaced.
@@ -27,6 +33,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -34,10 +41,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "dax/pool.h"
 #include "kv/batch_table.h"
 #include "kv/db.h"
 #include "kv/index.h"
+#include "kv/placement.h"
 #include "kv/space.h"
 
 namespace daxkv::kv {
@@ -67,7 +76,7 @@ class Compactor {
   ~Compactor();
 
   // Everything that pays, at full speed. Statuses of Db::Compact.
-  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
+  absl::StatusOr<CompactionResult> Compact(const CompactOptions& options);
 
   // For a caller that holds nothing and found no room although what is empty was given back: moves
   // what lies in sparse extents together, a bounded amount. Returns whether that has made room.
@@ -106,12 +115,34 @@ class Compactor {
   absl::Status RewriteAll(const CompactionTarget& target, Throttle* throttle,
                           CompactionResult* result, bool* merged);
 
-  // Copies a record to a new slot and starts flushing it.
-  struct Copied {
-    OwnedSlot slot;
-    uint64_t size_bytes;
+  // Copies that no slot leads to yet, and are being flushed.
+  struct MoveBatch {
+    std::vector<Index::Move> moves;
+    std::vector<OwnedSlot> copies;  // Of the moves, in their order.
+    uint64_t size_bytes = 0;
   };
-  absl::StatusOr<Copied> Copy(Space* space, Address from);
+  enum class Destination { kAnywhere, kInOrder };
+  // Adds a copy of the record, unless it has gone, or is damaged: such a one stays where it is, for
+  // check to tell of, and keeps its extent.
+  absl::Status Copy(const CompactionTarget& target, const Index::SlotPosition& at,
+                    Destination destination, MoveBatch* batch);
+  // Makes the index lead to the copies, and empties the batch.
+  absl::Status FinishMoves(const CompactionTarget& target, MoveBatch* batch,
+                           CompactionResult* result);
+
+  // ---- compaction_order.cc; with passes_, which OrderTarget gives back between its steps
+  absl::Status OrderTarget(const CompactionTarget& target, std::unique_lock<std::mutex>* passes,
+                           CompactionResult* result);
+  // From the leaf on that covers *from, until so much was moved.
+  absl::Status OrderStep(const CompactionTarget& target, uint64_t size_bytes, std::string* from,
+                         bool* end, CompactionResult* result);
+  absl::Status OrderSome(const CompactionTarget& target,
+                         const std::vector<Index::SlotPosition>& found, PlacementWalk* walk,
+                         CompactionResult* result);
+  absl::Status OrderLeaf(const CompactionTarget& target, absl::Span<const PlacedRecord> sorted,
+                         PlacementWalk* walk, MoveBatch* batch);
+  // Moves what lies in extents with free slots together, as far as these go.
+  absl::Status Pack(const CompactionTarget& target, CompactionResult* result);
   void BackgroundLoop();
   // Gives spare blocks back if no run was made since the last call. False: some were.
   bool TrimIfIdle();
@@ -123,7 +154,11 @@ class Compactor {
   BatchTable* const table_;
   const uint64_t bytes_per_second_;
 
+  // Bytes copied between two waits for the medium: what a full pool must have room for.
+  static constexpr uint64_t kBatchSizeBytes = 4 << 20;
+
   std::mutex passes_;
+  uint64_t kept_records_ = 0;  // passes_: moved, and shown by snapshots where they were.
   uint64_t runs_seen_ = 0, runs_trimmed_ = 0;  // The background's: pool_->runs_allocated().
   std::atomic<uint64_t> room_rounds_{0};       // MakeRooms that gained. Written under passes_.
   // passes_: after leaves of a keyspace were looked at in vain, how many records each must hold at

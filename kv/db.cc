@@ -263,8 +263,14 @@ absl::Status Db::Sync() {
 }
 
 absl::StatusOr<CompactionResult> Db::Compact(absl::Time deadline) {
+  CompactOptions options;
+  options.deadline = deadline;
+  return Compact(options);
+}
+
+absl::StatusOr<CompactionResult> Db::Compact(const CompactOptions& options) {
   return OnOpenStore(store_, [&](Store& store) {
-    return store.default_keyspace().Writing([&] { return store.Compact(deadline); });
+    return store.default_keyspace().Writing([&] { return store.Compact(options); });
   });
 }
 

@@ -220,12 +220,27 @@ struct GroupResult {
   uint64_t replaced = 0;  // Keys that existed before: replaced or deleted.
 };
 
+struct CompactOptions {
+  // Until when empty extents that are pinned are tried again.
+  absl::Time deadline = absl::InfinitePast();
+  // Also writes records anew that do not lie near the record of the key before theirs, in the order
+  // of the keys, so that a scan walks memory forwards. Costs about two copies of each such record
+  // (the second when what lies between their old places is packed); what is in place already stays,
+  // so that another call costs a look at each record. Values above 32 KiB stay where they are.
+  // Meanwhile the store grows by 16 MiB or an eighth, whichever is more, or by what room there is
+  // if that is less; snapshots and iterators that are held keep the old places of records besides.
+  // kResourceExhausted: there was room for next to nothing, or what snapshots keep has grown to the
+  // like of that; what was written in order by then stays so, and nothing is lost.
+  bool order_by_key = false;
+};
+
 struct CompactionResult {
   uint64_t extents_freed = 0;
   uint64_t size_bytes_freed = 0;    // Of page runs released.
   uint64_t extents_pinned = 0;      // Empty, but held by a pin.
   uint64_t trimmed_size_bytes = 0;  // Spare blocks given back besides.
-  uint64_t records_moved = 0;       // Out of sparse extents.
+  uint64_t records_moved = 0;       // Out of sparse extents, or into order.
+  uint64_t records_ordered = 0;     // Of these, into order.
   uint64_t moved_size_bytes = 0;    // Of these records.
   uint64_t leaves_merged = 0;       // Leaves of the index that others took in.
 };
@@ -495,6 +510,7 @@ class Db : public Keyspace {
   // compacted. Extents that are pinned are left alone; the empty ones among them are tried again
   // until `deadline`. Nobody waits for this wait: a pin's holder may put, also into a full store.
   absl::StatusOr<CompactionResult> Compact(absl::Time deadline = absl::InfinitePast());
+  absl::StatusOr<CompactionResult> Compact(const CompactOptions& options);
   // Walks and verifies everything. No writer may run meanwhile. An unclean pool is recovered
   // first, so what is reported is damage or a leak. The status is OK also when faults were found
   // (see faults); it is an error only when the walk could not be done.

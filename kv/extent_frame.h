@@ -66,6 +66,7 @@ class ExtentFrame : public rcu::Head {
   // The rest belongs to Space.
   std::atomic<Place> place{Place::kDetached};
   size_t list_index = 0;               // In the list of its place; the class's mutex.
+  std::atomic<bool> ordered{false};    // Written in the order of keys since the last EndOrdering.
   std::atomic<bool> changed{false};    // Differs from the map that the medium has.
   std::atomic<bool> abandoned{false};  // A large extent that its only owner gave back.
   std::unordered_set<uint32_t> lost;   // Dead slots on lost pages; used for good. media_mutex.

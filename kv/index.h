@@ -289,16 +289,22 @@ class Index {
   absl::Status FindSlots(std::string_view from, size_t max_leaves,
                          absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
                          std::string* next_from, bool* end) const;
-  // Makes slots that still are as they were found lead to a copy of their record, complete, flushed
-  // and drained at `to`, with the same sequence; retires the old one. Not durable on return: a
-  // crash may bring the old places back, which are not reused before (Memory::Retire). Sets
-  // (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves within a leaf
-  // come one after the other. kInternal as of Upsert.
+  // Inside a ReadGuard: whether a slot still is as it was found. If so, the bytes of its record stay
+  // as they are until the guard ends.
+  bool Holds(const SlotPosition& at) const;
+  // Makes slots that still are as they were found, and lead to a record of that sequence, lead to a
+  // copy of it, complete, flushed and drained at `to`; retires the old one. (An address may have
+  // been given to another record of the same tag meanwhile; that has another sequence.) Not durable
+  // on return: a crash may bring the old places back, which are not reused before (Memory::Retire).
+  // Sets (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves within a
+  // leaf come one after the other. Adds to *kept how many old places stay, as snapshots show them.
+  // kInternal as of Upsert.
   struct Move {
     SlotPosition at;
     Address to;
+    uint64_t sequence;
   };
-  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
+  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved, uint64_t* kept);
 
   // Puts runs of neighbouring leaves that fill no more than one together, and leaves that must
   // move, into fresh leaves: among the children of the parent that covers `from`. Reads no record.

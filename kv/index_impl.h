@@ -364,10 +364,11 @@ struct Index::Impl {
   absl::Status FindSlots(std::string_view from, size_t max_leaves,
                          absl::FunctionRef<bool(Address)> wanted, std::vector<SlotPosition>* found,
                          std::string* next_from, bool* end);
-  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved);
+  bool Holds(const SlotPosition& at) const;
+  absl::Status Relocate(absl::Span<const Move> moves, std::vector<bool>* moved, uint64_t* kept);
   // The part of it that is one leaf's, which is locked: all of it or, without memory, nothing.
   absl::Status RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
-                              std::vector<bool>* moved, size_t first);
+                              std::vector<bool>* moved, size_t first, uint64_t* kept);
 
   // ---- index_merge.cc
   struct LeafRewrite;

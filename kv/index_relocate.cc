@@ -46,12 +46,21 @@ absl::Status Index::Impl::FindSlots(std::string_view from, size_t max_leaves,
   return absl::OkStatus();
 }
 
-// The record of a slot that did not change is the one that was copied: the caller keeps its address
-// from being given to another record. A snapshot's reader may go on with the old place: that is
+// Slots that moved right are left behind while the count is odd: their records may have gone.
+bool Index::Impl::Holds(const SlotPosition& at) const {
+  const LeafNode& leaf = Leaf(at.leaf);
+  const uint32_t split_count = SplitCount(leaf.header);
+  return !IsSplitting(split_count) && LoadWord(leaf.slots[at.place]) == at.slot &&
+         SplitCount(leaf.header) == split_count;
+}
+
+// The record of a slot that did not change, with the sequence that was copied, is the one that was
+// copied: its number is its own, or that of a batch, which has no two records at one address. A
+// snapshot's reader may go on with the old place: that is
 // kept for the newest snapshot that shows the record, and for the older ones after it, as a version
 // that is there at no number, since all find the copy in the slot.
 absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
-                                         std::vector<bool>* moved, size_t first) {
+                                         std::vector<bool>* moved, size_t first, uint64_t* kept) {
   const Address self = leaf.header.self;
   HistoryReserve reserve;
   if (absl::Status status = memory->ReserveRetires(moves.size()); !status.ok()) return status;
@@ -65,24 +74,26 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
     }
     size_t retired = 0;
     for (size_t i = 0; i < moves.size(); ++i) {
-      const auto& [at, to] = moves[i];
+      const auto& [at, to, sequence] = moves[i];
       if (LoadWord(leaf.slots[at.place]) != at.slot) continue;
       rcu::ReadGuard guard;
-      bool kept = false;
+      const absl::StatusOr<RecordView> old = ViewRecord(*memory, at.record());
+      if (!old.ok() || old->sequence != sequence) continue;
+      bool is_kept = false;
       if (window.sees_snapshot()) {
-        const absl::StatusOr<RecordView> old = ViewRecord(*memory, at.record());
-        if (!old.ok()) continue;
         // What says that a record appeared late names its old place.
         const LeafHistory* history = snapshots.HistoryOf(self);
         if (history != nullptr && history->BeginOf(*old) != old->sequence) continue;
-        kept = window.Supersede(&reserve, memory, self, *old, &leaf.slots[at.place], old->sequence);
+        is_kept =
+            window.Supersede(&reserve, memory, self, *old, &leaf.slots[at.place], old->sequence);
       }
       // Commits. After a crash before this line is durable, the record is at its old place, which
       // is reused only when it is (Memory::Retire): nobody waits for that here.
       StoreWord(leaf.slots[at.place], MakeSlot(SlotTag(at.slot), to));
       memory->Flush(&leaf.slots[at.place], sizeof(uint64_t));
-      if (kept) {
+      if (is_kept) {
         memory->NoteKept(at.record());
+        ++*kept;
       } else {
         memory->Retire(at.record(), &leaf.slots[at.place]);
         ++retired;
@@ -94,7 +105,8 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
   }
 }
 
-absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved) {
+absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved,
+                                   uint64_t* kept) {
   absl::Status status;
   for (size_t begin = 0; begin < moves.size() && status.ok();) {
     size_t end = begin + 1;
@@ -104,7 +116,7 @@ absl::Status Index::Impl::Relocate(absl::Span<const Move> moves, std::vector<boo
     status = CheckMedium();
     if (status.ok()) {
       // Without memory for histories nothing of this leaf is moved.
-      RelocateInLeaf(moves.subspan(begin, end - begin), leaf, moved, begin).IgnoreError();
+      RelocateInLeaf(moves.subspan(begin, end - begin), leaf, moved, begin, kept).IgnoreError();
     }
     begin = end;
   }
@@ -118,8 +130,10 @@ absl::Status Index::FindSlots(std::string_view from, size_t max_leaves,
   return WithoutExceptions(
       [&] { return impl_->FindSlots(from, max_leaves, wanted, found, next_from, end); });
 }
-absl::Status Index::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved) {
-  return WithoutExceptions([&] { return impl_->Relocate(moves, moved); });
+bool Index::Holds(const SlotPosition& at) const { return impl_->Holds(at); }
+absl::Status Index::Relocate(absl::Span<const Move> moves, std::vector<bool>* moved,
+                             uint64_t* kept) {
+  return WithoutExceptions([&] { return impl_->Relocate(moves, moved, kept); });
 }
 
 }  // namespace daxkv::kv

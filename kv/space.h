@@ -191,6 +191,12 @@ class Space : public Memory, public dax::ExtentProvider {
   // A slot for a record or leaf that moves: as Allocate, but rather in an extent that is nearly
   // full than in a new one.
   absl::StatusOr<Address> AllocateForMove(SlotKind kind, uint64_t size_bytes);
+  // A slot for a record of a slab: behind the one that this call gave last for its size class, in
+  // extents that hold nothing else. Until EndOrdering these are not chosen to be emptied. Statuses
+  // of Allocate; without room for another extent kResourceExhausted.
+  absl::StatusOr<Address> AllocateInOrder(uint64_t size_bytes);
+  // What such extents have left takes part in allocation.
+  void EndOrdering() noexcept;
   // Truncates those that are empty and not pinned; the others take part in allocation again.
   // Statuses of Reclaim.
   absl::StatusOr<ReclaimResult> EndEmptying();

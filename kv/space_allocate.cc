@@ -73,6 +73,18 @@ Shard& Space::Impl::ShardOf(SizeClass& size_class) {
   return size_class.shards[ThreadNumber() % in_use];
 }
 
+Shard& Space::Impl::ShardFor(Purpose purpose, SizeClass& size_class) {
+  switch (purpose) {
+    case Purpose::kMove:
+      return size_class.shards[kMoveShard];
+    case Purpose::kOrder:
+      return size_class.shards[kOrderShard];
+    case Purpose::kNew:
+      break;
+  }
+  return ShardOf(size_class);
+}
+
 // Needs the shard's mutex.
 std::optional<Address> Space::Impl::ClaimSlot(Shard& shard) {
   if (shard.current == nullptr) return std::nullopt;
@@ -84,7 +96,7 @@ std::optional<Address> Space::Impl::ClaimSlot(Shard& shard) {
 
 absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number, Purpose purpose) {
   SizeClass& size_class = classes[class_number];
-  Shard& shard = purpose == Purpose::kMove ? size_class.shards[kMoveShard] : ShardOf(size_class);
+  Shard& shard = ShardFor(purpose, size_class);
   absl::Status status;
   {
     std::lock_guard<std::mutex> lock(shard.mutex);
@@ -93,7 +105,8 @@ absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number, Purpose
       status = Refill(class_number, shard, purpose);
     } while (status.ok());
   }
-  if (!absl::IsResourceExhausted(status)) return status;
+  // Elsewhere a record would be as far from its neighbours as before.
+  if (!absl::IsResourceExhausted(status) || purpose == Purpose::kOrder) return status;
   if (const std::optional<Address> address = ClaimFromOtherShards(size_class)) return *address;
   if (purpose == Purpose::kNew) WantRoom();
   return status;
@@ -116,6 +129,13 @@ absl::Status Space::Impl::Refill(uint16_t class_number, Shard& shard, Purpose pu
     ExtentFrame* old = shard.current;
     shard.current = nullptr;
     Attach(old);
+  }
+  if (purpose == Purpose::kOrder) {
+    const absl::StatusOr<ExtentFrame*> fresh = NewSlabExtent(class_number);
+    if (!fresh.ok()) return fresh.status();
+    (*fresh)->ordered.store(true, std::memory_order_relaxed);
+    SetCurrent(shard, *fresh);
+    return absl::OkStatus();
   }
   if (TakeFromList(size_class, Place::kRoomy, shard)) return absl::OkStatus();
   FeedFromSavedMaps(class_number);

@@ -3,6 +3,7 @@
 #include <array>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "kv/exceptions.h"
 #include "kv/space_impl.h"
@@ -56,6 +57,7 @@ std::vector<ExtentFrame*> Space::Impl::FindSparse(const std::vector<ExtentFrame*
   std::vector<std::pair<Rank, ExtentFrame*>> ranked;
   uint64_t free_slots = 0;
   for (ExtentFrame* frame : of_class) {
+    if (frame->ordered.load(std::memory_order_relaxed)) continue;
     free_slots += frame->slot_count() - std::min(frame->slot_count(), frame->used_count());
     const double share = UsedShare(*frame);
     if (share > max_used_share) continue;
@@ -129,6 +131,25 @@ bool Space::IsEmptying(Address address) const {
 absl::StatusOr<Address> Space::AllocateForMove(SlotKind kind, uint64_t size_bytes) {
   return impl_->AllocateSlot(kind == SlotKind::kLeaf ? kLeafClass : RecordClass(size_bytes),
                              Purpose::kMove);
+}
+
+absl::StatusOr<Address> Space::AllocateInOrder(uint64_t size_bytes) {
+  return impl_->AllocateSlot(RecordClass(size_bytes), Purpose::kOrder);
+}
+
+void Space::EndOrdering() noexcept {
+  std::lock_guard<std::mutex> lock(impl_->maintenance);
+  for (size_t number = 0; number < impl_->classes.size(); ++number) {
+    SizeClass* const size_class = impl_->classes.Find(number);
+    if (size_class == nullptr) continue;
+    Shard& shard = size_class->shards[kOrderShard];
+    std::lock_guard<std::mutex> shard_lock(shard.mutex);
+    if (shard.current != nullptr) impl_->Attach(std::exchange(shard.current, nullptr));
+  }
+  impl_->frames.ForEach(0, UINT64_MAX, [](const xarray::Located& located) {
+    located.entry.pointer<ExtentFrame>()->ordered.store(false, std::memory_order_relaxed);
+    return true;
+  });
 }
 
 absl::StatusOr<ReclaimResult> Space::EndEmptying() {

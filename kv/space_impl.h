@@ -59,12 +59,14 @@ inline constexpr unsigned kShards = 8;
 inline constexpr std::chrono::milliseconds kListingPause(5);
 // The shard that moved records go to, apart from new ones: they are likelier to stay.
 inline constexpr unsigned kMoveShard = kShards;
+// And those that are written anew in the order of their keys.
+inline constexpr unsigned kOrderShard = kShards + 1;
 
 // By 2 MiB block of the pool: how many of its bytes are in use.
 using HugeBlockUse = std::unordered_map<uint64_t, uint64_t>;
 
 // What a slot is allocated for.
-enum class Purpose { kNew, kMove };
+enum class Purpose { kNew, kMove, kOrder };
 
 // The extent that some threads allocate from.
 struct alignas(64) Shard {
@@ -83,7 +85,7 @@ struct SizeClass {
   // count. Hints: an extent may have got a frame, or gone, by another way.
   std::vector<Address> unknown, underived;
   std::atomic<uint64_t> run_size_bytes{0};
-  std::array<Shard, kShards + 1> shards;
+  std::array<Shard, kShards + 2> shards;
 
   std::vector<ExtentFrame*>* ListOf(Place place) {
     if (place == Place::kNearlyFull) return &nearly_full;
@@ -222,6 +224,7 @@ struct Space::Impl final : SpaceWorker::Task {
   // Does not throw once the frame is inserted.
   SizeClass& ClassOf(const ExtentFrame& frame) { return classes[frame.layout().size_class]; }
   Shard& ShardOf(SizeClass& size_class);
+  Shard& ShardFor(Purpose purpose, SizeClass& size_class);
   std::optional<Address> ClaimSlot(Shard& shard);
   absl::StatusOr<Address> AllocateSlot(uint16_t class_number, Purpose purpose);
   void WantRoom();

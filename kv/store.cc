@@ -168,9 +168,9 @@ bool Store::MakeRoom(const Engine& besides) {
   return made_room;
 }
 
-absl::StatusOr<CompactionResult> Store::Compact(absl::Time deadline) {
-  absl::StatusOr<CompactionResult> result = compactor_->Compact(deadline);
-  if (result.ok()) keyspaces_->WaitForDrops(deadline);
+absl::StatusOr<CompactionResult> Store::Compact(const CompactOptions& options) {
+  absl::StatusOr<CompactionResult> result = compactor_->Compact(options);
+  if (result.ok()) keyspaces_->WaitForDrops(options.deadline);
   return result;
 }
 

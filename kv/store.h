@@ -68,7 +68,7 @@ class Store final : private CompactionTargets {
 
   absl::Status Write(const WriteBatch& batch);
   absl::Status Sync() { return writeback_ != nullptr ? writeback_->Run() : pool_->Sync(); }
-  absl::StatusOr<CompactionResult> Compact(absl::Time deadline);
+  absl::StatusOr<CompactionResult> Compact(const CompactOptions& options);
   // As Compactor::MakeRoom.
   bool MakeRoomByMoving() { return compactor_ != nullptr && compactor_->MakeRoom(); }
   absl::StatusOr<ScrubReport> Scrub() const { return scrubber_->Scrub(); }

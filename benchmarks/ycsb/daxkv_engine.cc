@@ -78,8 +78,8 @@ class DaxkvSession final : public Session {
 
 class DaxkvEngine final : public Engine {
  public:
-  DaxkvEngine(std::unique_ptr<kv::Db> db, bool pin, size_t load_group)
-      : db_(std::move(db)), pin_(pin), load_group_(load_group) {}
+  DaxkvEngine(std::unique_ptr<kv::Db> db, bool pin, bool order, size_t load_group)
+      : db_(std::move(db)), pin_(pin), order_(order), load_group_(load_group) {}
 
   absl::StatusOr<std::unique_ptr<Session>> NewSession() override {
     return std::make_unique<DaxkvSession>(db_.get(), pin_);
@@ -115,12 +115,17 @@ class DaxkvEngine final : public Engine {
     add("PoolFree(pages)", absl::StrCat(info->dax.pool.free_pages));
     return lines;
   }
-  absl::Status Compact() override { return db_->Compact().status(); }
+  absl::Status Compact() override {
+    kv::CompactOptions options;
+    options.order_by_key = order_;
+    return db_->Compact(options).status();
+  }
   absl::Status Close() override { return db_->Close(); }
 
  private:
   const std::unique_ptr<kv::Db> db_;
   const bool pin_;
+  const bool order_;
   const size_t load_group_;
 };
 
@@ -147,6 +152,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phas
   }
   if (!db.ok()) return db.status();
   return std::make_unique<DaxkvEngine>(*std::move(db), settings.Text("daxkv.read") == "pin",
+                                       settings.Flag("daxkv.orderbykey"),
                                        static_cast<size_t>(settings.Whole("daxkv.loadgroup")));
 }
 
@@ -164,6 +170,8 @@ const EngineRegistration kRegistration(
          WholeRule("daxkv.writebackinterval", "1000", 1, 3'600'000,
                    "milliseconds between writebacks with process durability"),
          FlagRule("daxkv.verifychecksums", true, "reads check the record's CRC32C"),
+         FlagRule("daxkv.orderbykey", false,
+                  "compactatend also writes records in the order of their keys"),
          FlagRule("daxkv.hugepages", false, "asks for huge pages where the medium has a choice"),
          WholeRule("daxkv.fixedsize", "0", 0, INT64_C(1) << 44,
                    "bytes of a store in one file, when the load makes it; 0: a directory"),

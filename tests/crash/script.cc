@@ -191,6 +191,14 @@ Operation Compact() {
             return store.db().Compact(absl::Now() + absl::Seconds(1)).status();
           }};
 }
+Operation CompactInOrder() {
+  return {"compact in order", {}, [](Store& store, const Changes&) {
+            kv::CompactOptions options;
+            options.deadline = absl::Now() + absl::Seconds(1);
+            options.order_by_key = true;
+            return store.db().Compact(options).status();
+          }};
+}
 Operation Open() {
   Operation open{"open", {}, [](Store& store, const Changes&) { return store.Open(); }};
   open.opens = true;

@@ -110,6 +110,7 @@ Operation Batch(const std::vector<std::string>& put, size_t size_bytes,
 // Of keys that are all there, from the first to the last.
 Operation DeleteRange(const std::vector<std::string>& keys);
 Operation Compact();
+Operation CompactInOrder();  // By key.
 // Takes a snapshot and holds it; lets the oldest one go.
 Operation TakeSnapshot();
 Operation ReleaseSnapshot();

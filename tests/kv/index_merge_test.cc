@@ -46,6 +46,41 @@ Model ReadAt(IndexHarness& store, const SnapshotEntry& snapshot) {
   return found;
 }
 
+// A slot may come to hold the same word again: its key was removed, the address given to another
+// record of the same tag, and that put into the same place. It is no record that was copied.
+TEST(IndexRelocateTest, OnlyTheRecordThatWasCopiedMoves) {
+  IndexHarness store;
+  ASSERT_TRUE(store.Put("key", "value").ok());
+  std::vector<Index::SlotPosition> found;
+  std::string next_from;
+  bool end = false;
+  const auto any = [](Address) { return true; };
+  ASSERT_TRUE(store.index().FindSlots("", 1, any, &found, &next_from, &end).ok());
+  ASSERT_EQ(found.size(), 1u);
+  const uint64_t sequence = RecordAt(store.memory(), found[0].record()).sequence;
+  const absl::StatusOr<Address> copy =
+      store.memory().Allocate(SlotKind::kRecord, RecordSizeBytes(3, 4));
+  ASSERT_TRUE(copy.ok());
+  WriteRecord(store.memory(), *copy, kValueRecord, sequence, "key", "copy");
+  ASSERT_TRUE(store.memory().Drain().ok());
+
+  const auto holds = [&] {
+    rcu::ReadGuard guard;
+    return store.index().Holds(found[0]);
+  };
+  EXPECT_TRUE(holds());
+  std::vector<bool> moved(1, false);
+  uint64_t kept = 0;
+  ASSERT_TRUE(store.index().Relocate({{{found[0], *copy, sequence - 1}}}, &moved, &kept).ok());
+  EXPECT_FALSE(moved[0]);
+  EXPECT_EQ(*store.Get("key"), "value");
+  ASSERT_TRUE(store.index().Relocate({{{found[0], *copy, sequence}}}, &moved, &kept).ok());
+  EXPECT_TRUE(moved[0]);
+  EXPECT_EQ(kept, 0u);
+  EXPECT_FALSE(holds());
+  EXPECT_EQ(*store.Get("key"), "copy");
+}
+
 TEST(IndexMergeTest, SparseLeavesBecomeFew) {
   IndexHarness store;
   const Model model = FillSparse(store, 20000, 10);

@@ -47,10 +47,46 @@ std::vector<Script> Scripts() {
   Script and_reuse{"MoveRecordsAndReuse", SparseStore(),
                    std::vector{TakeSnapshot(), InOtherThread(Compact()), ReleaseSnapshot()} +
                        Puts(Keys(1000, 6), 300) + PutGroup(Keys(700, 60), 300)};
+  // Records that lie in no order of their keys are written anew in it, and then what is left between
+  // their old places is packed. Puts take the places that became free.
+  std::vector<Operation> shuffled;
+  for (int first : {3, 7, 0, 5, 2, 9, 4, 8, 1, 6}) {
+    shuffled = shuffled + PutGroup(Keys(first, 30, 10), first % 2 == 0 ? 300 : 200);
+  }
+  Script in_order{"OrderRecords", shuffled,
+                  std::vector{CompactInOrder()} + Puts(Keys(1000, 4), 300) +
+                      Puts(Keys(9, 4, 10), 200) + Deletes(Keys(49, 3, 10)) + CompactInOrder()};
+  Script in_order_after_crash{
+      "OrderRecordsAfterCrash", shuffled + CrashAndOpen(),
+      std::vector{CompactInOrder()} + Puts(Keys(1000, 4), 300) + CrashAndOpen() + Compact()};
+  Script in_order_beside{
+      "OrderRecordsAndWriters",
+      shuffled,
+      {},
+      {{CompactInOrder(), CompactInOrder()},
+       {Batch(Keys(9, 6, 50), 300, Keys(19, 6, 50)), Batch(Keys(700, 20), 200)},
+       Puts(Keys(33, 6, 50), 300) + Deletes(Keys(44, 5, 50)) + Puts(Keys(44, 5, 50), 200)}};
+  Script in_order_at_snapshots{
+      "OrderRecordsAndSnapshots", shuffled,
+      std::vector{TakeSnapshot(), Batch(Keys(9, 10, 20), 300, Keys(18, 5, 20)), CompactInOrder()} +
+          PutGroup(Keys(29, 10, 10), 200) + ReleaseSnapshot() + Puts(Keys(700, 6), 300) +
+          CompactInOrder() + Put("key000009", 300)};
+  in_order_after_crash.share = in_order_beside.share = in_order_at_snapshots.share = 0.5;
   and_reuse.share = and_batches.share = and_snapshots.share = 0.5;
-  return {move,        OnPages(move),        after_crash,   and_close,
-          and_batches, OnPages(and_batches), and_snapshots, OnPages(and_snapshots),
-          and_reuse};
+  return {move,
+          OnPages(move),
+          after_crash,
+          and_close,
+          and_batches,
+          OnPages(and_batches),
+          and_snapshots,
+          OnPages(and_snapshots),
+          and_reuse,
+          in_order,
+          OnPages(in_order),
+          in_order_after_crash,
+          in_order_beside,
+          in_order_at_snapshots};
 }
 
 const bool added = AddScripts(Scripts);
