@@ -166,12 +166,14 @@ absl::StatusOr<CompactionResult> Compactor::Compact(const CompactOptions& option
   status = targets_->ForEachTarget(
       /*open=*/false,
       [&](const CompactionTarget& target) { return CompactTarget(target, &result); });
+  bool ordered_some = false;
   if (status.ok() && options.order_by_key) {
     status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
       absl::Status ordered = OrderTarget(target, &lock, &result);
       target.space->EndOrdering();
       return ordered;
     });
+    ordered_some = result.records_ordered > 0;
   }
   if (!status.ok()) return status;
   // Waits for pins only when nothing else is left to be done, and keeps nobody from making room: he
@@ -180,6 +182,7 @@ absl::StatusOr<CompactionResult> Compactor::Compact(const CompactOptions& option
   status = targets_->ForEachTarget(/*open=*/true, [&](const CompactionTarget& target) {
     absl::StatusOr<uint64_t> pinned = Reclaim(target, options.deadline, &result);
     if (pinned.ok()) result.extents_pinned += *pinned;
+    if (ordered_some) target.space->UseHugePages();
     return pinned.status();
   });
   if (!status.ok()) return status;

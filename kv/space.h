@@ -197,6 +197,9 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::StatusOr<Address> AllocateInOrder(uint64_t size_bytes);
   // What such extents have left takes part in allocation.
   void EndOrdering() noexcept;
+  // On tmpfs: gives each 2 MiB that are all in use a huge page, if the kernel has some. Holes that
+  // truncation punches, and what fills them, have small ones.
+  void UseHugePages() noexcept;
   // Truncates those that are empty and not pinned; the others take part in allocation again.
   // Statuses of Reclaim.
   absl::StatusOr<ReclaimResult> EndEmptying();

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 
+#include "dax/huge_pages.h"
 #include "kv/exceptions.h"
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
@@ -14,6 +16,8 @@ namespace {
 
 // Extents whose shares of used slots lie in the same fifth are equally good to be emptied.
 constexpr double kShareSteps = 5;
+// A kernel that has looked for a huge page so often in vain is not asked again.
+constexpr unsigned kMostHugeRefusals = 4;
 
 double UsedShare(const ExtentFrame& frame) {
   return static_cast<double>(frame.used_count()) / static_cast<double>(frame.slot_count());
@@ -150,6 +154,33 @@ void Space::EndOrdering() noexcept {
     located.entry.pointer<ExtentFrame>()->ordered.store(false, std::memory_order_relaxed);
     return true;
   });
+}
+
+// A block that is not all in use would get blocks of the file system for its holes.
+bool Space::Impl::IsFullHugeBlock(uint64_t block) const {
+  const uint64_t first_page = block * dax::kHugePages;
+  uint64_t used_pages = 0;
+  frames.ForEach(first_page, first_page + dax::kHugePages - 1, [&](const xarray::Located& located) {
+    const dax::Run& run = located.entry.pointer<ExtentFrame>()->run();
+    if (run.first_page >= first_page) used_pages += run.pages;
+    return true;
+  });
+  return used_pages == dax::kHugePages;
+}
+
+// The lock is given back for each: others free what they retired meanwhile.
+void Space::UseHugePages() noexcept {
+  if (impl_->pool->media().media_class != dax::MediaClass::kVolatile) return;
+  unsigned refusals = 0;
+  for (uint64_t block = 0; refusals < kMostHugeRefusals; ++block) {
+    std::lock_guard<std::mutex> lock(impl_->maintenance);
+    const std::optional<xarray::Located> next = impl_->frames.Find(block * dax::kHugePages);
+    if (!next.has_value()) return;
+    block = next->first / dax::kHugePages;
+    if (!impl_->IsFullHugeBlock(block)) continue;
+    const Address begin = block * dax::kHugePages << dax::kPageShift;
+    refusals += !dax::AllocateHugePage(At(begin));
+  }
 }
 
 absl::StatusOr<ReclaimResult> Space::EndEmptying() {

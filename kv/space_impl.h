@@ -351,6 +351,9 @@ struct Space::Impl final : SpaceWorker::Task {
   std::vector<ExtentFrame*> FindSparse(const std::vector<ExtentFrame*>& of_class,
                                        const HugeBlockUse& block_use, double max_used_share);
 
+  // Whether all pages of these 2 MiB are in extents that begin there.
+  bool IsFullHugeBlock(uint64_t block) const;
+
   // ---- space_reclaim.cc ----
   // Slots that only a pin holds are dead, too; those on lost pages never hold anything again.
   bool IsEmpty(const ExtentFrame& frame);
