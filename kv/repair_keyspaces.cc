@@ -26,6 +26,9 @@ class TableRepair {
     RepairHeader();
     FindNames();
     for (KeyspaceId id = 1; id < kKeyspaceEntries; ++id) RepairEntry(id);
+    // All of it: what is right now may have been stored by a repair that died. Waited for by
+    // KeyspaceTable::Load after a crash, else by the close.
+    pool_.Flush(pool_.At(table_.offset()), kKeyspaceTableSizeBytes);
     return absl::OkStatus();
   }
 
@@ -65,8 +68,6 @@ class TableRepair {
                                      ": its header is damaged"));
       std::memcpy(header, &wanted, sizeof(wanted));
     }
-    // Also when a repair that died has stored it.
-    pool_.Flush(header, sizeof(wanted));
   }
 
   KeyspaceEntry& EntryOf(KeyspaceId id) const {
@@ -99,7 +100,6 @@ class TableRepair {
     // Either may be durable first: another repair looks at both again.
     if (*state == KeyspaceState::kLive) GiveName(id, where, &entry);
     __atomic_store_n(&entry.state, KeyspaceTable::SealState(id, *state), __ATOMIC_RELEASE);
-    pool_.Flush(&entry, sizeof(entry));
   }
 
   void GiveName(KeyspaceId id, const std::string& where, KeyspaceEntry* entry) {

@@ -116,6 +116,7 @@ std::atomic<bool> process_dead{false};
 // Whether what this thread does is of no effect any more.
 bool IsDead() { return dead || process_dead.load(std::memory_order_relaxed); }
 thread_local unsigned fence_delay_ms = 0;
+std::atomic<unsigned> grace_delay_ms{0};
 thread_local jmp_buf place_of_death;
 // What the thread that is to die has locked. The next process does not meet these locks, but the
 // objects that they are in are destroyed by this one.
@@ -256,6 +257,9 @@ void WriteBackCaches() {
 }
 uint32_t CurrentThread() { return thread_number; }
 void DelayFences(unsigned wait_ms) { fence_delay_ms = wait_ms; }
+void DelayGracePeriods(unsigned wait_ms) {
+  grace_delay_ms.store(wait_ms, std::memory_order_relaxed);
+}
 
 void Mutate(const CallSite& site, Mutation mutation) {
   const std::lock_guard<std::mutex> lock(sites_mutex);
@@ -349,6 +353,9 @@ void* pmem_memset_nodrain(void* to, int byte, size_t size_bytes) {
 void urcu_bp_synchronize_rcu() {
   using Function = void (*)();
   static const auto next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "urcu_bp_synchronize_rcu"));
+  if (const unsigned wait_ms = daxkv::crash::grace_delay_ms.load(std::memory_order_relaxed)) {
+    usleep(wait_ms * 1000);
+  }
   auto* seen_by = daxkv::crash::observer.load(std::memory_order_acquire);
   const uint64_t flushes = seen_by == nullptr ? 0 : seen_by->OnBarrierBegin();
   next();

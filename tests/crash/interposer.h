@@ -100,6 +100,8 @@ void WriteBackCaches();
 uint32_t CurrentThread();
 // Each fence of this thread waits so long before it takes effect.
 void DelayFences(unsigned wait_ms);
+// Each grace period, whichever thread wants it, waits so long before it begins.
+void DelayGracePeriods(unsigned wait_ms);
 
 }  // namespace daxkv::crash
 

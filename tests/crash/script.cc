@@ -62,11 +62,14 @@ void Store::Abandon() {
   EndProcess();
   for (auto& snapshot : snapshots_) static_cast<void>(snapshot.release());
   snapshots_.clear();
+  for (auto& writer : writers_) static_cast<void>(writer.release());
+  writers_.clear();
   db_.reset();
 }
 
 absl::Status Store::Close() {
   snapshots_.clear();
+  writers_.clear();
   const absl::Status closed = db_->Close();
   db_.reset();
   return closed;
@@ -171,6 +174,14 @@ Operation DeleteRange(const std::vector<std::string>& keys) {
   return range;
 }
 
+Operation BeginValue(const std::string& key, size_t size_bytes) {
+  return {"begin value", {}, [key, size_bytes](Store& store, const Changes&) {
+            absl::StatusOr<kv::ValueWriter> writer = store.db().NewValueWriter(key, size_bytes);
+            if (!writer.ok()) return writer.status();
+            store.writers().push_back(std::make_unique<kv::ValueWriter>(*std::move(writer)));
+            return absl::OkStatus();
+          }};
+}
 Operation TakeSnapshot() {
   return {"take snapshot", {}, [](Store& store, const Changes&) {
             absl::StatusOr<kv::Snapshot> snapshot = store.db().GetSnapshot();
@@ -247,6 +258,12 @@ Operation Slowed(Operation operation, unsigned wait_ms) {
     return done;
   };
   return operation;
+}
+Operation DelayOfGracePeriods(unsigned wait_ms) {
+  return {"delay of grace periods", {}, [wait_ms](Store&, const Changes&) {
+            DelayGracePeriods(wait_ms);
+            return absl::OkStatus();
+          }};
 }
 std::vector<Operation> CloseAndOpen() { return {Close(), Open()}; }
 std::vector<Operation> CrashAndOpen() { return {Crash(), Open()}; }

@@ -43,11 +43,13 @@ class Store {
   kv::Options MakeOptions() const;  // Of this store.
   // Those that the script holds. They go before the store closes; a process that dies leaves them.
   std::vector<std::unique_ptr<kv::Snapshot>>& snapshots() { return snapshots_; }
+  std::vector<std::unique_ptr<kv::ValueWriter>>& writers() { return writers_; }
 
  private:
   const StoreFiles files_;
   std::unique_ptr<kv::Db> db_;
   std::vector<std::unique_ptr<kv::Snapshot>> snapshots_;
+  std::vector<std::unique_ptr<kv::ValueWriter>> writers_;
 };
 
 struct Operation {
@@ -111,6 +113,8 @@ Operation Batch(const std::vector<std::string>& put, size_t size_bytes,
 Operation DeleteRange(const std::vector<std::string>& keys);
 Operation Compact();
 Operation CompactInOrder();  // By key.
+// Begins a value that the script holds, and never finishes.
+Operation BeginValue(const std::string& key, size_t size_bytes);
 // Takes a snapshot and holds it; lets the oldest one go.
 Operation TakeSnapshot();
 Operation ReleaseSnapshot();
@@ -128,6 +132,8 @@ Operation InOtherThread(Operation operation);
 // The operation, whose fences wait so long before they take effect: for what other threads do
 // meanwhile.
 Operation Slowed(Operation operation, unsigned wait_ms);
+// From here on each grace period begins so much later: what it completes, nothing else does.
+Operation DelayOfGracePeriods(unsigned wait_ms);
 std::vector<Operation> CloseAndOpen();
 std::vector<Operation> CrashAndOpen();
 // "key" and the numbers, in this order.

@@ -52,12 +52,22 @@ std::vector<Script> Scripts() {
             fence) +
         Open() + PutIn("b", "last", 50 + fence);
   }
+  // The process dies when it has stored that the keyspace lives, and before that is durable; the
+  // next one puts into it.
+  constexpr unsigned kCommitFence = 6;
+  std::vector<Operation> used;
+  for (const char* name : {"m", "n", "o"}) {
+    used = used + Killed(Create(name), kCommitFence) + DelayOfGracePeriods(300) + Open() +
+           PutIn(name, "k", 40) + DelayOfGracePeriods(0);
+  }
+  const Script killed_create_used{"KilledKeyspaceCreateUsed", some + Create("first"), used};
   const Script killed_creates{"KilledKeyspaceCreates", some, created};
   const Script killed_drops{"KilledKeyspaceDrops", some + Create("first"), dropped};
   const Script killed_batches{"KilledKeyspaceBatches", two, batched};
-  std::vector<Script> all = {
-      lifecycle, OnPages(lifecycle), long_names,     OnPages(long_names), sessions,
-      batches,   OnPages(batches),   killed_creates, killed_drops,        killed_batches};
+  std::vector<Script> all = {lifecycle,           OnPages(lifecycle), long_names,
+                             OnPages(long_names), sessions,           batches,
+                             OnPages(batches),    killed_creates,     killed_drops,
+                             killed_batches,      killed_create_used};
   // Each image is judged by a keyspace made and dropped, too.
   for (Script& script : all) script.share = 0.25;
   return all;

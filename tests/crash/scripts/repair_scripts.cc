@@ -93,10 +93,12 @@ struct Damaged {
   }
 };
 
-// Of a closed store with keyspaces: the word that leads to their table, the table's header, the
-// state of keyspace 1, the name of keyspace 2. All of that begins in the first part.
-Operation DamageOfTable() {
-  return {"damage", {}, [](Store& store, const Changes&) {
+constexpr uint64_t kEntry = sizeof(kv::KeyspaceEntry);
+
+// Of a closed store with keyspaces: the word that leads to their table, if `word`, and bytes of the
+// table. All of that begins in the first part. Done twice, it is undone.
+Operation DamageOfTable(bool word, const std::vector<uint64_t>& places) {
+  return {"damage", {}, [word, places](Store& store, const Changes&) {
             const auto is_superblock = [](const char* bytes, kv::Address) {
               kv::Superblock superblock;
               memcpy(&superblock, bytes, sizeof(superblock));
@@ -106,16 +108,14 @@ Operation DamageOfTable() {
             const auto is_table = [](const char* bytes, kv::Address address) {
               return IsThere<kv::KeyspaceTableHeader>(bytes, kv::kKeyspaceTableMagic, address);
             };
-            constexpr uint64_t kEntry = sizeof(kv::KeyspaceEntry);
             const int file = open(store.files().PartPath(0).c_str(), O_RDWR | O_CLOEXEC);
             if (file < 0) return absl::NotFoundError("no part");
             const std::vector<char> bytes = ReadFile(file);
             bool done =
+                !word ||
                 Damaged<kv::Superblock>{offsetof(kv::Superblock, keyspaces) + 7, is_superblock}.Do(
                     file, bytes, 0);
-            for (const uint64_t at : {offsetof(kv::KeyspaceTableHeader, entries),
-                                      kEntry + offsetof(kv::KeyspaceEntry, state),
-                                      2 * kEntry + offsetof(kv::KeyspaceEntry, name)}) {
+            for (const uint64_t at : places) {
               done = done && Damaged<kv::KeyspaceTableHeader>{at, is_table}.Do(file, bytes, 0);
             }
             close(file);
@@ -215,11 +215,24 @@ std::vector<Script> Scripts() {
       {"RepairAppliedBatch",
        keyspaces + CutBatch(members, 5, {"cut", In("b", "cut b")}) + DamageOfBatch("cut a"),
        std::vector{Repair(), Open(), BatchAcross({"new", In("a", "new"), In("b", "new")}, 50)}});
+  // The header, the state of keyspace 1, the name of keyspace 2.
+  const Operation damage = DamageOfTable(true, {offsetof(kv::KeyspaceTableHeader, entries),
+                                                kEntry + offsetof(kv::KeyspaceEntry, state),
+                                                2 * kEntry + offsetof(kv::KeyspaceEntry, name)});
   scripts.push_back({"RepairTable",
-                     keyspaces + Close() + Renamed(keyspaces, "b", "name lost 2", DamageOfTable()),
+                     keyspaces + Close() + Renamed(keyspaces, "b", "name lost 2", damage),
                      std::vector{Repair(), Open(), PutIn("name lost 2", "new", 50)} +
                          CloseAndOpen() + PutIn("a", "new", 40)});
   scripts.push_back(OnPages(scripts.back()));
+  // A repair has mended the header, and the states of a keyspace and of a free entry, when its
+  // process died: the next one finds nothing wrong, and what it sees is in the caches only.
+  const Operation some_damage =
+      DamageOfTable(false, {offsetof(kv::KeyspaceTableHeader, entries),
+                            kEntry + offsetof(kv::KeyspaceEntry, state),
+                            4 * kEntry + offsetof(kv::KeyspaceEntry, state)});
+  scripts.push_back({"RepairTableOfDeadRepair", keyspaces + Crash() + some_damage,
+                     std::vector{some_damage, InOtherThread(Repair()), Open(),
+                                 BatchAcross({In("a", "new"), In("b", "new")}, 50)}});
   // A session that wrote into free slots of old extents, whose maps a close had saved, and died.
   const std::vector<Operation> maps_of_old =
       std::vector{PutGroup(Keys(0, 40), 60), PutGroup(Keys(100, 20), 300),

@@ -37,11 +37,14 @@ std::vector<Script> Scripts() {
                                               InOtherThread(Open()) + CloseAndOpen() +
                                               Puts(Keys(200, 6), 100);
   const Script stale_maps{"StaleMaps", some + CloseAndOpen(), over_old_map};
-  // A tree that has grown by a level, closed at once.
-  const Script grown{"SplitAndClose",
-                     {PutGroup(Keys(0, 100, 10), 40)},
-                     std::vector{InOtherThread(PutGroup(Keys(1, 60, 10), 40))} + CloseAndOpen() +
-                         Puts(Keys(2, 2), 40) + CloseAndOpen()};
+  // A tree that has grown by a level, closed at once: before a grace period completes what nobody
+  // has waited for.
+  const Script grown{
+      "SplitAndClose",
+      {PutGroup(Keys(0, 100, 10), 40)},
+      std::vector{DelayOfGracePeriods(300), InOtherThread(PutGroup(Keys(1, 60, 10), 40)), Close(),
+                  DelayOfGracePeriods(0), Open()} +
+          Puts(Keys(2, 2), 40) + CloseAndOpen()};
   // A process that dies in the middle leaves stores that nobody ever flushed.
   const Script killed{"Killed", Puts(Keys(0, 40), 100),
                       std::vector{Killed(Delete("key000003"), 0), Open()} + Deletes(Keys(10, 3)) +

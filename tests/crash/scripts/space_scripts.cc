@@ -25,7 +25,7 @@ std::vector<Script> Scripts() {
   killed_extents.share = 0.3;
   // Several such words, which have come to the medium, as lines of a cache may at any time; one run
   // takes the place of all.
-  std::vector<Operation> written_back;
+  std::vector<Operation> written_back, looked_for;
   for (int first = 100; first < 175; first += 25) {
     Operation of_many_sizes = PutGroup(Keys(first, 1), 280);
     for (int i = 1; i < 20; ++i) {
@@ -35,9 +35,15 @@ std::vector<Script> Scripts() {
     written_back = written_back + Killed(of_many_sizes, 0) + WriteBackOfCaches() +
                    InOtherThread(Open()) + Put(Keys(first + 20, 1)[0], 600000) +
                    Put(Keys(first + 21, 1)[0], 50);
+    looked_for = looked_for + Killed(of_many_sizes, 0) + WriteBackOfCaches() + Open() +
+                 InOtherThread(BeginValue("begun", 2000)) + Put(Keys(first + 20, 1)[0], 600000) +
+                 Put(Keys(first + 21, 1)[0], 50);
   }
   Script killed_extents_there{"KilledNewExtentsWrittenBack", some, written_back};
   killed_extents_there.share = 0.3;
+  // The same where another thread than the put's has looked for free pages.
+  Script killed_extents_found{"KilledNewExtentsFoundByOther", some, looked_for};
+  killed_extents_found.share = 0.3;
   Script compact{"Compact", Puts(Keys(0, 6), 200000) + PutGroup(Keys(10, 1500), 400),
                  Deletes(Keys(0, 3)) + Compact() + DeleteGroup(Keys(10, 1400)) + Compact() +
                      Puts(Keys(0, 3), 30000)};
@@ -60,6 +66,7 @@ std::vector<Script> Scripts() {
           OnPages(killed_extents),
           killed_extents_there,
           OnPages(killed_extents_there),
+          killed_extents_found,
           OnPages(large),
           growth,
           compact,
