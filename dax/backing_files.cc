@@ -127,10 +127,18 @@ absl::Status BackingFiles::MakeNextPart(uint64_t size_bytes,
              AT_SYMLINK_FOLLOW) != 0) {
     error = errno;
   }
+  const bool there = named || error == 0;
+  if (error == 0) error = MakeDurable(file.get());
   if (error == 0) return absl::OkStatus();
-  if (named) unlink(path.c_str());
+  if (there) unlink(path.c_str());
   return absl::ErrnoToStatus(
       error, absl::StrCat("cannot grow the pool by ", size_bytes, " bytes, in ", path));
+}
+
+int BackingFiles::MakeDurable(int part) const {
+  const FileDescriptor directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const bool done = fsync(part) == 0 && directory.valid() && fsync(directory.get()) == 0;
+  return done ? 0 : errno;
 }
 
 void BackingFiles::RemoveNextPart() {
@@ -141,26 +149,36 @@ void BackingFiles::RemoveNextPart() {
 absl::Status BackingFiles::AddNewParts() {
   if (directory_.empty()) return absl::OkStatus();
   const std::unique_lock<std::shared_mutex> lock(mutex_);
-  const size_t known = parts_.size();
   while (true) {
     absl::Status status = Append(PartPath(parts_.size()));
-    if (absl::IsNotFound(status)) break;
+    if (absl::IsNotFound(status)) return absl::OkStatus();
     if (!status.ok()) return status;
   }
-  if (known == 0 || parts_.size() == known) return absl::OkStatus();
-  for (size_t i = known; i < parts_.size(); ++i) {
-    if (fsync(parts_[i].file.get()) != 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", parts_[i].path));
+}
+
+absl::Status BackingFiles::RemovePartsFrom(uint64_t end) {
+  const std::unique_lock<std::shared_mutex> lock(mutex_);
+  for (; parts_.size() > 1 && parts_.back().offset >= end; parts_.pop_back()) {
+    if (unlink(parts_.back().path.c_str()) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot remove ", parts_.back().path));
     }
   }
-  const FileDescriptor directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid()) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", directory_));
-  }
-  if (fsync(directory.get()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", directory_));
-  }
   return absl::OkStatus();
+}
+
+bool BackingFiles::Read(uint64_t offset, void* to, uint64_t size_bytes) const {
+  const uint64_t all = this->size_bytes();
+  if (offset > all || size_bytes > all - offset) return false;
+  auto* next = static_cast<char*>(to);
+  return ForEachPiece(
+             offset, size_bytes,
+             [&next](const Part& part, uint64_t inside, uint64_t length) {
+               const ssize_t got = pread(part.file.get(), next, length, static_cast<off_t>(inside));
+               next += length;
+               return got == static_cast<ssize_t>(length) ? absl::OkStatus()
+                                                          : absl::UnavailableError(part.path);
+             })
+      .ok();
 }
 
 absl::Status BackingFiles::Append(const std::string& path) {

@@ -46,7 +46,8 @@ class BackingFiles {
   // leaves a gap in the numbers that keeps the pool from ever opening again. The file appears whole
   // or not at all: with blocks for the ranges of pool offsets that `written` names, which must lie
   // behind the files there are, and otherwise one hole. Its cost does not depend on its size. Where
-  // the file system does not know fallocate it has all its blocks.
+  // the file system does not know fallocate it has all its blocks. It is durable, with its name: a
+  // heap that says that it reaches so far, without the part, could never be opened again.
   //   kResourceExhausted  the file system is full
   struct Range {
     uint64_t offset = 0;
@@ -55,8 +56,12 @@ class BackingFiles {
   absl::Status MakeNextPart(uint64_t size_bytes, absl::Span<const Range> written);
   // Removes that file if libpmemobj did not take it.
   void RemoveNextPart();
-  // Takes in the parts that have come since, and makes them and their names durable.
+  // Takes in the parts that have come since.
   absl::Status AddNewParts();
+  // Removes last parts that begin at `end` or behind it. While nothing is mapped.
+  absl::Status RemovePartsFrom(uint64_t end);
+  // Whether so many bytes could be read at a pool offset.
+  bool Read(uint64_t offset, void* to, uint64_t size_bytes) const;
   // Checks against /proc/self/maps that byte N of these files is what lies at base + N. Punching
   // by a wrong table would destroy data, so nothing is punched before this has been asked.
   // Pages for which `replaced` says so are passed over: private memory lies there (lost_pages.h).
@@ -94,6 +99,8 @@ class BackingFiles {
 
   explicit BackingFiles(std::string directory) : directory_(std::move(directory)) {}
   std::string PartPath(size_t number) const;
+  // Returns an errno.
+  int MakeDurable(int part) const;
   // `allocate` gives the new file its length and blocks; it returns an errno.
   absl::Status MakeNextPart(uint64_t size_bytes, absl::FunctionRef<int(int file)> allocate);
   absl::Status Append(const std::string& path);
@@ -105,7 +112,7 @@ class BackingFiles {
   const std::string directory_;  // Empty: one file.
   std::atomic<bool> has_holes_{true};
   mutable std::shared_mutex mutex_;
-  std::vector<Part> parts_;  // Guarded by mutex_; only ever grows.
+  std::vector<Part> parts_;  // Guarded by mutex_; only grows once it is mapped.
 };
 
 }  // namespace daxkv::dax

@@ -11,6 +11,9 @@ namespace {
 constexpr uint64_t kChunksOfAZone = 65528;
 constexpr uint32_t kZoneMagic = 0xC3F0A2D2;  // Not there before a zone is first used.
 constexpr uint16_t kFree = 2;
+// Words in the pool's first page but one.
+constexpr uint64_t kHeapOffsetAt = 4096 + 1024 + 16;
+constexpr uint64_t kHeapSizeAt = 4096 + 2048 + 32;
 
 struct ChunkHeader {
   uint16_t type;
@@ -66,6 +69,25 @@ void ObjectChunks::ForEachFreeBlock(uint64_t end, absl::FunctionRef<void(uint64_
       i += chunk.chunks;
     }
   }
+}
+
+// libpmemobj stores the heap's length before it enlarges the last zone, and uses nothing behind
+// what the zones hold.
+std::optional<uint64_t> ObjectChunks::FindEnd(uint64_t size_bytes, Read read) {
+  uint64_t heap_offset = 0, heap_size_bytes = 0;
+  if (!read(kHeapOffsetAt, &heap_offset, sizeof(heap_offset)) ||
+      !read(kHeapSizeAt, &heap_size_bytes, sizeof(heap_size_bytes)) || heap_offset > size_bytes ||
+      heap_size_bytes > size_bytes - heap_offset || heap_size_bytes <= kHeapHeaderSizeBytes) {
+    return std::nullopt;
+  }
+  const uint64_t end = heap_offset + heap_size_bytes;
+  const uint64_t first_zone = heap_offset + kHeapHeaderSizeBytes;
+  const uint64_t zone = first_zone + (end - 1 - first_zone) / kZoneBytes * kZoneBytes;
+  ZoneHeader header;
+  if (!read(zone, &header, sizeof(header))) return std::nullopt;
+  const uint64_t chunks = (end - zone - std::min(end - zone, kZoneHeaderBytes)) / kChunkBytes;
+  if (header.magic == kZoneMagic && header.chunks > chunks) return std::nullopt;
+  return end;
 }
 
 }  // namespace daxkv::dax

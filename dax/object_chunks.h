@@ -8,6 +8,7 @@
 #define DAXKV_DAX_OBJECT_CHUNKS_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/functional/function_ref.h"
 
@@ -31,6 +32,12 @@ class ObjectChunks {
   // Visits the start of every free block below `end`, the pool's. What is damaged is passed over.
   // Thread safety: nobody may be in a call of libpmemobj's.
   void ForEachFreeBlock(uint64_t end, absl::FunctionRef<void(uint64_t offset)> visit) const;
+
+  // Where the heap ends by libpmemobj's own records, of a pool of `size_bytes` that is not open;
+  // nullopt where these can't be right, or its zones don't say the same. `read` tells whether it
+  // could read so many bytes.
+  using Read = absl::FunctionRef<bool(uint64_t offset, void* to, uint64_t size_bytes)>;
+  static std::optional<uint64_t> FindEnd(uint64_t size_bytes, Read read);
 
  private:
   const char* const base_;

@@ -19,7 +19,6 @@ namespace {
 // libpmemobj's layout version 6 (its layout.h, lane.h and ulog.h).
 constexpr uint64_t kLaneTableAt =
     4096 + 1024;  // Words: lanes' offset, their number, heap's offset.
-constexpr uint64_t kHeapHeaderSizeBytes = 1024;             // The zones come behind it.
 constexpr uint64_t kLogDataSizeBytes[] = {192, 640, 2048};  // Internal redo, external redo, undo.
 constexpr uint64_t kLogsOfALane = 3;
 constexpr uint64_t kLaneSizeBytes = 3072;

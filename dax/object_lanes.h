@@ -18,6 +18,9 @@ namespace daxkv::dax {
 //   kDataLoss  a log can't be right (message: pool offset)
 absl::Status CheckLanes(int fd, const std::string& path);
 
+// libpmemobj's own header of the heap, before the first zone.
+inline constexpr uint64_t kHeapHeaderSizeBytes = 1024;
+
 // Where the heap of the pool that is mapped at `base` begins: its first zone's header.
 uint64_t HeapOffset(const char* base);
 

@@ -15,6 +15,7 @@
 #include "dax/frame_table.h"
 #include "dax/lock_file.h"
 #include "dax/mapping_impl.h"
+#include "dax/object_chunks.h"
 #include "dax/object_heap.h"
 #include "dax/page_space.h"
 #include "dax/persist.h"
@@ -82,6 +83,7 @@ struct Pool::Impl {
   std::mutex settle_mutex;
 
   absl::Status OpenDirectory(const PoolOptions& options);
+  absl::Status OpenParts();
   absl::Status CreateDirectory(const PoolOptions& options);
   absl::Status OpenFixed(const PoolOptions& options, PathType type);
   absl::Status CreateFixed(const PoolOptions& options, PathType type);
@@ -155,11 +157,28 @@ absl::Status Pool::Impl::OpenDirectory(const PoolOptions& options) {
     return absl::DataLossError(absl::StrCat(directory->first_part_path(), " is missing"));
   }
   if (!checked.ok()) return checked;
+  absl::Status parts = OpenParts();
+  if (!parts.ok()) return parts;
   absl::StatusOr<std::unique_ptr<ObjectHeap>> opened =
       ObjectHeap::Open(*set_path, {sigbus, directory->max_size_bytes()});
   if (!opened.ok()) return opened.status();
   heap = *std::move(opened);
   return SetUp();
+}
+
+// A process that dies in a step of growth may leave a part that libpmemobj has not taken. It would
+// map that and keep its heap's length: where the two differ by a zone, it computes the last zone's
+// size wrongly, and dies of that; else the part is lost for good.
+absl::Status Pool::Impl::OpenParts() {
+  absl::StatusOr<std::unique_ptr<BackingFiles>> opened =
+      BackingFiles::OpenParts(directory->parts_path());
+  if (!opened.ok()) return opened.status();
+  files = *std::move(opened);
+  const std::optional<uint64_t> end = ObjectChunks::FindEnd(
+      files->size_bytes(), [this](uint64_t offset, void* to, uint64_t size_bytes) {
+        return files->Read(offset, to, size_bytes);
+      });
+  return end.has_value() ? files->RemovePartsFrom(*end) : absl::OkStatus();
 }
 
 absl::Status Pool::Impl::CreateDirectory(const PoolOptions& options) {
@@ -246,11 +265,13 @@ absl::Status Pool::Impl::CreateFixed(const PoolOptions& options, PathType type) 
 // From an open heap to attached segments; nothing persistent changes but in a new pool.
 absl::Status Pool::Impl::SetUp() {
   const bool is_directory = shape == PoolShape::kDirectory;
-  absl::StatusOr<std::unique_ptr<BackingFiles>> opened =
-      is_directory ? BackingFiles::OpenParts(directory->parts_path())
-                   : BackingFiles::OpenFile(path);
-  if (!opened.ok()) return opened.status();
-  files = *std::move(opened);
+  if (files == nullptr) {
+    absl::StatusOr<std::unique_ptr<BackingFiles>> opened =
+        is_directory ? BackingFiles::OpenParts(directory->parts_path())
+                     : BackingFiles::OpenFile(path);
+    if (!opened.ok()) return opened.status();
+    files = *std::move(opened);
+  }
   absl::Status status = files->VerifyMapping(
       heap->base(), [this](uint64_t page) { return heap->lost_pages().IsReplaced(page); });
   if (!status.ok()) return status;

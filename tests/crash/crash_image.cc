@@ -9,8 +9,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <random>
 
+#include "dax/object_chunks.h"
 #include "tests/crash/arena.h"
 
 namespace daxkv::crash {
@@ -68,6 +70,16 @@ void CrashImage::AddPart(uint64_t offset, uint64_t size_bytes) {
   close(file);
   parts_.emplace_back(offset, size_bytes);
   size_bytes_ = offset + size_bytes;
+}
+
+bool CrashImage::HasUntakenPart() const {
+  const std::optional<uint64_t> end =
+      dax::ObjectChunks::FindEnd(size_bytes_, [this](uint64_t offset, void* to, uint64_t wanted) {
+        const bool there = offset <= size_bytes_ && wanted <= size_bytes_ - offset;
+        if (there) memcpy(to, durable_ + offset, wanted);
+        return there;
+      });
+  return parts_.size() > 1 && end.has_value() && parts_.back().first >= *end;
 }
 
 void CrashImage::RemoveAddedParts() const {

@@ -56,6 +56,8 @@ class CrashImage {
   bool IsMutated() const { return !withheld_.empty(); }
   // Equal for equal images.
   uint64_t Hash() const { return hash_; }
+  // Whether the last part is one that libpmemobj has not taken into its heap: an open removes it.
+  bool HasUntakenPart() const;
   // Removes part files that a store on a copy-on-write mapping has added.
   void RemoveAddedParts() const;
   // Makes the same image, as it is now, at another place.

@@ -155,7 +155,8 @@ void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint
       JudgeOne(image, expected, where);
       ++judged_;
       const bool recover = plan_.recoveries_every != 0 &&
-                           (!all || (judged_ + worker_) % plan_.recoveries_every == 0);
+                           (!all || (judged_ + worker_) % plan_.recoveries_every == 0) &&
+                           !image.HasUntakenPart();  // The recorder follows no part that goes.
       if (recover && faults_ == 0) JudgeRecovery(image, expected, seed, where);
     }
     image.Unpatch();
@@ -165,8 +166,9 @@ void Examiner::ExaminePoint(CrashImage& image, const Expectation& expected, uint
 void Examiner::JudgeOne(CrashImage& image, const Expectation& expected, const std::string& where) {
   hashes_.insert(image.Hash());
   progress_.images.fetch_add(1, std::memory_order_relaxed);
-  const std::string fault =
-      damage_ == Damage::kNone ? JudgeInPlace(image, expected) : JudgeCopy(image, expected);
+  // Its own parts stay.
+  const bool in_place = damage_ == Damage::kNone && !image.HasUntakenPart();
+  const std::string fault = in_place ? JudgeInPlace(image, expected) : JudgeCopy(image, expected);
   if (fault.empty()) return;
   on_fault(absl::StrCat(where, ": ", fault, Keep(image)));
   if (++faults_ >= plan_.most_faults) stop_ = true;

@@ -117,6 +117,13 @@ Operation Delete(const std::string& key) {
           }};
 }
 
+Operation Read(const std::string& key) {
+  return {"read", {}, [key](Store& store, const Changes&) {
+            const absl::Status status = store.db().Get(key).status();
+            return absl::IsNotFound(status) ? absl::OkStatus() : status;
+          }};
+}
+
 Operation IfThere(Operation change) {
   change.run = [run = change.run](Store& store, const Changes& changes) {
     const absl::Status status = run(store, changes);

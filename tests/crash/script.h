@@ -104,6 +104,8 @@ Operation Put(const std::string& key, size_t size_bytes);
 Operation Delete(const std::string& key);
 // The same where another thread may have come first: that the key is not there is no fault.
 Operation IfThere(Operation change);
+// Sets up what it meets on its way, and makes nothing durable by itself.
+Operation Read(const std::string& key);
 Operation PutGroup(const std::vector<std::string>& keys, size_t size_bytes);
 Operation DeleteGroup(const std::vector<std::string>& keys);
 // An atomic batch: puts the ones, deletes the others.

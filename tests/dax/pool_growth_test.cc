@@ -90,6 +90,14 @@ PoolRun MustFill(Pool& pool, uint64_t pages, char fill) {
   return run;
 }
 
+// Of the largest size, but with blocks for a single page, which it fills.
+void MustFillOnePageOfMost(Pool& pool, char fill) {
+  const absl::StatusOr<PoolRun> run = pool.AllocateRun(kMaxRunPages, 1, 0, kPageSizeBytes);
+  ASSERT_TRUE(run.ok()) << run.status();
+  std::memset(pool.At(run->offset()), fill, kPageSizeBytes);
+  ASSERT_OK(pool.CommitRun(*run));
+}
+
 class PoolGrowthTest : public ::testing::TestWithParam<bool> {
  protected:
   PoolGrowthTest()
@@ -105,12 +113,7 @@ TEST_P(PoolGrowthTest, AStepAddsNoBlocksButOfItsOwnRecords) {
   const uint64_t blocks_before = StatsOf(*pool).file_blocks_bytes;
   g_largest_reservation = 0;
   // 8 GiB, of which one page is wanted; the next one begins a new zone of libpmemobj's heap.
-  for (int i = 0; i < 3; ++i) {
-    const absl::StatusOr<PoolRun> run = pool->AllocateRun(kMaxRunPages, 1, 0, kPageSizeBytes);
-    ASSERT_TRUE(run.ok()) << run.status();
-    std::memset(pool->At(run->offset()), 1, kPageSizeBytes);
-    ASSERT_OK(pool->CommitRun(*run));
-  }
+  for (int i = 0; i < 3; ++i) MustFillOnePageOfMost(*pool, 'a');
   const PoolStats stats = StatsOf(*pool);
   EXPECT_GE(stats.file_size_bytes, 24 * kGiB);
   // Descriptor words are 1/512.
@@ -139,6 +142,28 @@ TEST_P(PoolGrowthTest, ACrashWhileThePartIsMadeLosesNothing) {
     ASSERT_OK(pool->Close());
     EXPECT_EQ(LiveRuns(*MustOpen(path_, Options())).size(), 2u);
     std::filesystem::remove_all(path_);
+  }
+}
+
+// The part was there, libpmemobj had not taken it, and it ends in the heap's next zone: libpmemobj
+// took that zone's size for more than the pool's, and stored behind the pool's end.
+TEST_P(PoolGrowthTest, ACrashBeforeAPartAcrossAZoneIsTakenLosesNothing) {
+  CrashAfter([&] {
+    std::unique_ptr<Pool> pool = MustOpen(path_, Options());
+    MustFillOnePageOfMost(*pool, 'a');
+    g_links_to_live = 1;
+    MustFillOnePageOfMost(*pool, 'b');
+    _exit(1);  // It did not come by there.
+  });
+  // The part is gone.
+  EXPECT_LE(StatsOf(*MustOpen(path_, Options())).file_size_bytes, 10 * kGiB);
+  for (char fill = 'b'; fill < 'e'; ++fill) {
+    std::unique_ptr<Pool> pool = MustOpen(path_, Options());
+    const std::vector<PoolRun> before = LiveRuns(*pool);
+    ASSERT_EQ(before.size(), static_cast<size_t>(fill - 'a'));
+    for (const PoolRun& run : before) EXPECT_NE(*pool->At(run.offset()), 0);
+    MustFillOnePageOfMost(*pool, fill);
+    ASSERT_OK(pool->Close());
   }
 }
 

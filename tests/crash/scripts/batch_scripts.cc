@@ -48,6 +48,16 @@ std::vector<Script> Scripts() {
                  InOtherThread(Open()) + Put("key000100", 50) + Delete("key000100");
   }
   const Script killed{"KilledBatches", Puts(Keys(0, 30), 100), each_fence};
+  // What the redo of a batch has made durable, or not: nothing that comes for a while does.
+  std::vector<Operation> redone;
+  for (unsigned fence = 1; fence < 4; ++fence) {
+    redone = redone +
+             Killed(Batch(Keys(static_cast<int>(fence), 60, 30), 40, Keys(600, 3)), fence) +
+             InOtherThread(Open());
+    for (int i = 0; i < 6; ++i) redone.push_back(Read("key000000"));
+    redone.push_back(PutGroup(Keys(600, 3), 40));
+  }
+  const Script killed_redone{"KilledBatchesRedone", leaves + PutGroup(Keys(600, 3), 40), redone};
   std::vector<Operation> splits_killed;
   for (unsigned fence = 1; fence < 8; ++fence) {
     const int first = static_cast<int>(fence);
@@ -64,8 +74,9 @@ std::vector<Script> Scripts() {
        std::vector{Batch(Keys(5, 40, 20), 50), Batch(Keys(0, 10, 20), 40, Keys(5, 20, 20))},
        Puts(Keys(0, 8, 20), 30) + IfThere(Delete("key000020")) + IfThere(Delete("key000040")) +
            IfThere(Delete("key000060")) + Puts(Keys(3, 8, 10), 60)}};
-  return {batches,  OnPages(batches), splits, OnPages(splits), large,
-          sessions, threads,          killed, OnPages(killed), killed_splits};
+  return {batches,         OnPages(batches), splits,        OnPages(splits),
+          large,           sessions,         threads,       killed,
+          OnPages(killed), killed_splits,    killed_redone, OnPages(killed_redone)};
 }
 
 const bool added = AddScripts(Scripts);

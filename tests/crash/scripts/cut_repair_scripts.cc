@@ -68,12 +68,8 @@ Operation Damage(DamageLeaf damage) {
 }
 
 std::vector<Script> Scripts() {
-  const auto repair_that_is = [](bool lossless) {
-    Operation repair{
-        "repair", {}, [lossless](Store& store, const Changes&) { return store.Repair(lossless); }};
-    repair.heals = true;
-    return repair;
-  };
+  Operation repair{"repair", {}, [](Store& store, const Changes&) { return store.Repair(true); }};
+  repair.heals = true;
   // Deleted and replaced records lie about, of which none may come back.
   const std::vector<Operation> closed = std::vector{PutGroup(Keys(0, 400), 30)} +
                                         Puts(Keys(0, 2), 60000) + PutGroup(Keys(10, 60), 50) +
@@ -84,10 +80,7 @@ std::vector<Script> Scripts() {
   const std::vector<Operation> stored =
       std::vector{PutGroup(Keys(0, 400), 30), DeleteGroup(Keys(100, 40))} + CloseAndOpen();
   const Operation killed = Killed(PutGroup(Keys(0, 90), 30), 0);
-  const auto repaired = [&repair_that_is](bool lossless) {
-    return std::vector{repair_that_is(lossless), Open(), Put("new", 40)};
-  };
-  const std::vector<Operation> again = repaired(true);
+  const std::vector<Operation> again = std::vector{repair, Open(), Put("new", 40)};
   std::vector<Script> scripts = {
       {"CutRepairSlots", closed + Damage(EmptySlot), again},
       {"CutRepairLeaves", closed + Damage(ChangeHeaderAndSlot), again},
@@ -99,16 +92,6 @@ std::vector<Script> Scripts() {
     script.repairs = script.lossless = true;
     script.share = 0.06;
   }
-  // Where the session word is not durable, the repair goes by maps that were saved before the
-  // session. The thread that opens makes no fence after that, so none of its helps.
-  Script session{"RepairAfterCrashOfSession",
-                 {PutGroup(Keys(0, 400, 10), 30), Close()},
-                 std::vector{InOtherThread(Open()), PutGroup(Keys(5, 60, 60), 30), Crash(),
-                             Damage(ChangeHeaderAndSlot)} +
-                     repaired(false)};
-  session.repairs = true;
-  session.share = 0.06;
-  scripts.push_back(session);
   return scripts;
 }
 

@@ -29,13 +29,6 @@ std::vector<Operation> WideTree(int keys, int first_sparse = 0) {
   return operations;
 }
 
-// Sets up what it meets on its way, and makes nothing durable by itself.
-Operation Read(const std::string& key) {
-  return {"read", {}, [key](Store& store, const std::vector<Operation::Change>&) {
-            return store.db().Get(key).status();
-          }};
-}
-
 std::vector<Script> SplitsOfTheRoot() {
   const std::vector<Operation> at_edge = {PutGroup(Keys(kEnd, 900), 0),
                                           PutGroup(Keys(kEnd + 900, 900), 0),

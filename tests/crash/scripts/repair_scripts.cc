@@ -234,13 +234,22 @@ std::vector<Script> Scripts() {
                      std::vector{some_damage, InOtherThread(Repair()), Open(),
                                  BatchAcross({In("a", "new"), In("b", "new")}, 50)}});
   // A session that wrote into free slots of old extents, whose maps a close had saved, and died.
-  const std::vector<Operation> maps_of_old =
+  const std::vector<Operation> of_sizes =
       std::vector{PutGroup(Keys(0, 40), 60), PutGroup(Keys(100, 20), 300),
-                  PutGroup(Keys(200, 20), 700), PutGroup(Keys(300, 20), 1500)} +
-      CloseAndOpen() + PutGroup(Keys(50, 20), 60) + PutGroup(Keys(130, 10), 300) +
+                  PutGroup(Keys(200, 20), 700), PutGroup(Keys(300, 20), 1500)};
+  const std::vector<Operation> maps_of_old =
+      of_sizes + CloseAndOpen() + PutGroup(Keys(50, 20), 60) + PutGroup(Keys(130, 10), 300) +
       PutGroup(Keys(230, 5), 700) + DeleteGroup(Keys(0, 20)) + Crash();
   scripts.push_back(
       {"RepairExtentsWithOldMaps", maps_of_old + Damage<kv::ExtentHeader>(kv::kSlabMagic), again});
+  // The session that died is recorded, too. Where its word is not durable, the repair believes those
+  // maps, and brings back what it deleted. The thread that opens makes no fence after that word's.
+  scripts.push_back(
+      {"RepairAfterCrashOfSession", of_sizes + Close(),
+       std::vector{InOtherThread(Open()), DelayOfGracePeriods(300),
+                   DeleteGroup(Keys(0, 5) + Keys(100, 5) + Keys(200, 5) + Keys(300, 5)), Crash(),
+                   DelayOfGracePeriods(0), Damage<kv::ExtentHeader>(kv::kSlabMagic)} +
+           again});
   scripts.push_back(OnPages(scripts[0]));
   for (Script& script : scripts) {
     script.repairs = true;
