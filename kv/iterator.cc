@@ -14,7 +14,7 @@ namespace {
 // not too few records or too many, and of each record its beginning; longer ones have the
 // processor's own prefetching.
 constexpr uint64_t kPrefetchedAheadSizeBytes = 4096;
-constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 24;
+constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 12;
 constexpr uint64_t kMostPrefetchedSizeBytes = 1280;
 constexpr uint64_t kLineSizeBytes = 64;
 // The record that this thread came by last: the next one is as long, mostly. A guess only, of any
