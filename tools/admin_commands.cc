@@ -323,19 +323,22 @@ absl::Status Scrub(const StoreArgs& store) {
   });
 }
 
-absl::Status Compact(const StoreArgs& store) {
-  return WithStore(store, IfMissing::kFail, [](kv::Db& db) -> absl::Status {
+absl::Status Compact(const StoreArgs& store, bool order_by_key) {
+  return WithStore(store, IfMissing::kFail, [order_by_key](kv::Db& db) -> absl::Status {
+    kv::CompactOptions options;
+    options.order_by_key = order_by_key;
     absl::StatusOr<kv::Info> before = db.GetInfo();
     if (!before.ok()) return before.status();
-    absl::StatusOr<kv::CompactionResult> result = db.Compact();
+    absl::StatusOr<kv::CompactionResult> result = db.Compact(options);
     if (!result.ok()) return result.status();
     absl::StatusOr<kv::Info> after = db.GetInfo();
     if (!after.ok()) return after.status();
     const std::string text = absl::StrFormat(
-        "freed %s extents (%s) and %s of spare blocks; %s kept by pins\nblocks: %s before, %s "
-        "after\n",
+        "freed %s extents (%s) and %s of spare blocks; %s kept by pins\n%s records "
+        "moved, of these %s into the order of their keys\nblocks: %s before, %s after\n",
         Grouped(result->extents_freed), HumanBytes(result->size_bytes_freed),
         HumanBytes(result->trimmed_size_bytes), Grouped(result->extents_pinned),
+        Grouped(result->records_moved), Grouped(result->records_ordered),
         HumanBytes(before->dax.pool.file_blocks_bytes),
         HumanBytes(after->dax.pool.file_blocks_bytes));
     if (absl::Status status = WriteTo(stdout, text); !status.ok()) return status;

@@ -87,7 +87,7 @@ absl::Status Check(const StoreArgs& store);
 absl::Status Repair(const StoreArgs& store);
 // Verifies checksums alone.
 absl::Status Scrub(const StoreArgs& store);
-absl::Status Compact(const StoreArgs& store);
+absl::Status Compact(const StoreArgs& store, bool order_by_key);
 // Shows what daxkv does on real input, in a temporary folder; under a minute.
 absl::Status Quickstart();
 

@@ -73,6 +73,7 @@ struct CommandLine {
   CreateArgs restore;
   std::string keyspace;
   bool info_json = false;
+  bool order_by_key = false;
   bool repair = false;
   std::function<absl::Status()> run;
 };
@@ -206,8 +207,10 @@ void AddStoreCommands(CLI::App& app, CommandLine& line) {
                   "First rebuild what is damaged; exit 4 if something was lost");
   AddCommand(app, line, "scrub", "Verify the checksums of all records",
              [&line] { return Scrub(line.store); });
-  AddCommand(app, line, "compact", "Give empty extents back to the file system",
-             [&line] { return Compact(line.store); });
+  CLI::App* compact = AddCommand(app, line, "compact", "Give empty extents back to the file system",
+                                 [&line] { return Compact(line.store, line.order_by_key); });
+  compact->add_flag("--order-by-key", line.order_by_key,
+                    "Also write records in the order of their keys, for quicker scans");
   AddCommand(app, line, "quickstart", "See what daxkv does, on real input, in a temporary folder",
              [] { return Quickstart(); });
 }

@@ -206,6 +206,7 @@ expect 0 '"records": 5001' --db copy info --json
 expect 0 "promise" --db copy info
 expect 0 "deleted" --db copy del --from '!' --to '~'
 expect 0 "blocks:" --db copy compact
+expect 0 "order of their keys" --db copy compact --order-by-key
 expect 0 "clean" --db copy check
 expect 0 "" --db fixed create --fixed 64M
 expect 0 "fixed" --db fixed info

@@ -83,6 +83,10 @@ def _parser():
     parser.add_argument("--warm", action="store_true",
                         help="throughput, growth, beside: read every record once before each run, "
                         "so that page faults of a fresh mapping are not measured")
+    parser.add_argument("--compact", action="store_true",
+                        help="throughput, growth: compact each store between load and runs, where "
+                        "the engine has a call for it (daxkv, which then orders records by key; "
+                        "leveldb, rocksdb, wiredtiger); the others run on what the load left")
     parser.add_argument("--by", choices=["time", "cpu"], default="time",
                         help="report rates by the clock, or by the CPU time of the client threads, "
                         "which other load disturbs less but which leaves waits out")
@@ -123,6 +127,7 @@ def _take_samples(options, kept):
         engines=engines.chosen(names, present), workloads=workloads.chosen(options.workloads),
         value_sizes=options.values, thread_counts=options.threads, record_counts=records,
         operations=options.operations, rounds=options.rounds, warm=options.warm,
+        compact=options.compact,
         quiet_cpus=options.disturbed, patience_s=options.patience,
         touched_bytes=int(max(0.0, options.touch) * 2**30))
     kept.add(results.machine())
@@ -131,7 +136,7 @@ def _take_samples(options, kept):
 
 def _write_report(options, kept):
     summed = summary.Summary(kept.samples, options.disturbed, warm=options.warm,
-                             by_cpu=options.by == "cpu")
+                             compacted=options.compact, by_cpu=options.by == "cpu")
     if summed.rounds == 0:
         raise results.ResultsError(f"no samples in {options.results}: take some first")
     folder = options.out or os.path.dirname(os.path.abspath(options.results))

@@ -18,17 +18,21 @@ class Engine:
     ordered: bool = True  # Whether it can scan.
     deletes: bool = True
     compacts: bool = True
+    compact_properties: tuple = ()  # Have a compaction order records by key.
     workloads: tuple = ()  # The only ones that it runs; empty: all.
     on_request: bool = False  # Left out unless it is named.
 
 
+_ORDER_BY_KEY = (("daxkv.orderbykey", "true"),)
+
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("daxkv", OURS, "daxkv", "daxkv.path"),
+        Engine("daxkv", OURS, "daxkv", "daxkv.path", compact_properties=_ORDER_BY_KEY),
         # Reads look at the records in the pool rather than copy them; C on a store that has seen
         # what daxkv's has.
         Engine("daxkv-pin", OURS, "daxkv", "daxkv.path", (("daxkv.read", "pin"),),
+               compact_properties=_ORDER_BY_KEY,
                workloads=("load", "A", "B", "C")),
         # libpmem takes tmpfs for a disk unless it is told; daxkv's own flushes do not ask it.
         Engine("pmemkv", PEER, "pmemkv", "pmemkv.path",
@@ -40,7 +44,7 @@ ENGINES = {
         # For stores on a disk (--place): what waits for the medium at each write, and daxkv where
         # the end of the process alone counts, as with the peers' others.
         Engine("daxkv-process", OURS, "daxkv", "daxkv.path", (("daxkv.durability", "process"),),
-               on_request=True),
+               compact_properties=_ORDER_BY_KEY, on_request=True),
         Engine("lmdb-sync", PEER, "lmdb", "lmdb.path", (("lmdb.sync", "full"),), compacts=False,
                on_request=True),
         Engine("leveldb-sync", PEER, "leveldb", "leveldb.path", (("leveldb.sync", "true"),),

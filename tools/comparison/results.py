@@ -2,7 +2,7 @@
 stopped goes on where it was.
 
 A sample's identity is (study, engine, workload, value_bytes, threads, records, operations, warm,
-round).
+compacted, round).
 The first lines of every session tell the machine ("study": "machine").
 """
 
@@ -11,7 +11,7 @@ import os
 import platform
 
 IDENTITY = ("study", "engine", "workload", "value_bytes", "threads", "records", "operations",
-            "warm", "round")
+            "warm", "compacted", "round")
 
 
 class ResultsError(Exception):

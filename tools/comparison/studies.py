@@ -34,6 +34,7 @@ class Bench:
     operations: int  # 0: as many as records.
     rounds: int
     warm: bool = False  # Whether runs read every record once before they begin.
+    compact: bool = False  # Whether stores are compacted between load and runs.
     quiet_cpus: float = 0.1  # Before a store is made, others are waited for until they keep at most
     patience_s: float = 0  # so many CPUs busy, but no longer than this.
     touched_bytes: int = 0  # Memory to touch before a store is made.
@@ -51,6 +52,12 @@ class Bench:
         """The properties of a run."""
         chosen = workloads.properties(workload, records, operations, value_bytes)
         return {**chosen, "warmup": "true"} if self.warm else chosen
+
+    def load_properties(self, engine):
+        """What a load has besides."""
+        if not self.compact or not engine.compacts:
+            return {}
+        return {"compactatend": "true", **dict(engine.compact_properties)}
 
     def store(self, engine):
         """A new store, once the machine is quiet or patience is at its end, and memory there."""
@@ -72,10 +79,12 @@ class Bench:
               flush=True)
 
 
-def _name(study, engine, workload, value_bytes, threads, records, operations, number, warm=False):
-    return {"study": study, "engine": engine.name, "workload": workload,
+def _name(study, engine, workload, value_bytes, threads, records, operations, number, warm=False,
+          compacted=False):
+    name = {"study": study, "engine": engine.name, "workload": workload,
             "value_bytes": value_bytes, "threads": threads, "records": records,
             "operations": operations, "warm": warm, "round": number}
+    return {**name, "compacted": True} if compacted else name
 
 
 def _cells(bench):
@@ -94,7 +103,8 @@ def throughput(bench):
         if engine.kind == engines.DRIVER and threads != bench.thread_counts[0]:
             continue
         names = {workload: _name("throughput", engine, workload, value_bytes, threads, records,
-                                 bench.operations_for(records), number, bench.warm)
+                                 bench.operations_for(records), number, bench.warm,
+                                 bench.compact)
                  for workload in bench.workloads if workloads.runs_on(workload, engine)}
         wanted = [workload for workload in names if not bench.results.has(names[workload])]
         # Inserts of D would meet those of E in one store.
@@ -110,10 +120,11 @@ def _run_chain(bench, engine, chain, names, threads):
         for workload in ["load"] + [workload for workload in chain if workload != "load"]:
             name = names.get(workload) or next(iter(names.values()))
             phase = "load" if workload == "load" else "run"
-            sample = store.run(phase, workload,
-                               bench.run_properties(workload, name["records"],
-                                                    name["operations"], name["value_bytes"]),
-                               threads)
+            properties = bench.run_properties(workload, name["records"], name["operations"],
+                                              name["value_bytes"])
+            if phase == "load":
+                properties = {**properties, **bench.load_properties(engine)}
+            sample = store.run(phase, workload, properties, threads)
             if workload in chain:
                 bench.keep(name, sample)
 

@@ -20,11 +20,11 @@ class Cell:
 class Summary:
     """The samples of one file, asked for by their place in the tables."""
 
-    def __init__(self, samples, disturbed_cpus, warm=False, by_cpu=False):
-        """`warm`: which of the samples that know the difference. `by_cpu`: operations a second are
+    def __init__(self, samples, disturbed_cpus, warm=False, compacted=False, by_cpu=False):
+        """`warm`, `compacted`: which of the samples that know the difference. `by_cpu`: operations a second are
         those of a second on a CPU, for each thread."""
         self._limit = disturbed_cpus
-        self.warm, self.by_cpu = warm, by_cpu
+        self.warm, self.compacted, self.by_cpu = warm, compacted, by_cpu
         self._by_cell = {}
         self.machines = [sample for sample in samples if sample["study"] == "machine"]
         self.disturbed = self.rounds = 0
@@ -32,6 +32,8 @@ class Summary:
             if sample["study"] == "machine":
                 continue
             if sample["study"] in ("throughput", "beside") and sample["warm"] != warm:
+                continue
+            if sample["study"] == "throughput" and sample.get("compacted", False) != compacted:
                 continue
             self.rounds += 1
             self.disturbed += self._is_disturbed(sample)

@@ -222,6 +222,11 @@ def report(summary):
         parts.append("Rates are by the CPU time of the client threads, waits not counted.")
     if summary.warm:
         parts.append("Every record was read once before each run.")
+    if summary.compacted:
+        parts.append("Stores were compacted between load and runs, in the order of their keys, "
+                     "where the engine has a call for that: "
+                     + ", ".join(sorted(engine.name for engine in engines.ENGINES.values()
+                                        if engine.compacts)) + ".")
     counts = summary.values_of("throughput", summaries.RECORDS)
     for records in counts:
         for value_bytes in summary.values_of("throughput", summaries.VALUE_BYTES):
