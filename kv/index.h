@@ -294,10 +294,11 @@ class Index {
   bool Holds(const SlotPosition& at) const;
   // Makes slots that still are as they were found, and lead to a record of that sequence, lead to a
   // copy of it, complete, flushed and drained at `to`; retires the old one. (An address may have
-  // been given to another record of the same tag meanwhile; that has another sequence.) Not durable
-  // on return: a crash may bring the old places back, which are not reused before (Memory::Retire).
-  // Sets (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves within a
-  // leaf come one after the other. Adds to *kept how many old places stay, as snapshots show them.
+  // been given to another record of the same tag meanwhile; that has another sequence.) A record of
+  // another tag than the slot's stays: damage has led the slot there. Not durable on return: a
+  // crash may bring the old places back, which are not reused before (Memory::Retire). Sets
+  // (*moved)[i] where moves[i] was done; elsewhere `to` is still the caller's. Moves within a leaf
+  // come one after the other. Adds to *kept how many old places stay, as snapshots show them.
   // kInternal as of Upsert.
   struct Move {
     SlotPosition at;

@@ -79,6 +79,9 @@ absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode&
       rcu::ReadGuard guard;
       const absl::StatusOr<RecordView> old = ViewRecord(*memory, at.record());
       if (!old.ok() || old->sequence != sequence) continue;
+      // After a crash the slot of a damaged record counts as free: another key may have a record
+      // there now, which is not this slot's to move and to retire.
+      if (KeyTag(old->key) != SlotTag(at.slot)) continue;
       bool is_kept = false;
       if (window.sees_snapshot()) {
         // What says that a record appeared late names its old place.

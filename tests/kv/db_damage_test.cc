@@ -566,6 +566,12 @@ TEST_P(DamageTest, AReusedSlotOfADamagedRecordIsNoOtherRecord) {
     Require((*db)->Delete(key));
     if (!absl::IsDataLoss((*db)->Get(key).status())) Die("get after the delete");
     for (uint64_t i = 0; i < 2000; ++i) Require((*db)->Get(other(i)).status());
+    // Nor must the damaged key's slot have the other record moved, and its old place given back.
+    CompactOptions by_key;
+    by_key.order_by_key = true;
+    for (int i = 0; i < 2; ++i) Require((*db)->Compact(by_key).status());
+    if (!absl::IsDataLoss((*db)->Get(key).status())) Die("get after the records were moved");
+    for (uint64_t i = 0; i < 2000; ++i) Require((*db)->Get(other(i)).status());
     Require((*db)->Close());
   });
   EXPECT_EQ(state, 0);

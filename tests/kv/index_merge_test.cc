@@ -74,6 +74,11 @@ TEST(IndexRelocateTest, OnlyTheRecordThatWasCopiedMoves) {
   ASSERT_TRUE(store.index().Relocate({{{found[0], *copy, sequence - 1}}}, &moved, &kept).ok());
   EXPECT_FALSE(moved[0]);
   EXPECT_EQ(*store.Get("key"), "value");
+  // The record of another key, to which the slot of a damaged one was given.
+  WriteRecord(store.memory(), found[0].record(), kValueRecord, sequence, "yek", "value");
+  ASSERT_TRUE(store.index().Relocate({{{found[0], *copy, sequence}}}, &moved, &kept).ok());
+  EXPECT_FALSE(moved[0]);
+  WriteRecord(store.memory(), found[0].record(), kValueRecord, sequence, "key", "value");
   ASSERT_TRUE(store.index().Relocate({{{found[0], *copy, sequence}}}, &moved, &kept).ok());
   EXPECT_TRUE(moved[0]);
   EXPECT_EQ(kept, 0u);
