@@ -230,9 +230,12 @@ absl::Status Engine::PutIf(std::string_view key, std::string_view value,
   absl::Status valid = CheckKey(key);
   if (valid.ok()) valid = CheckValue(value);
   if (!valid.ok()) return valid;
-  index_->PrefetchFor(key);  // The leaf comes while the record is written.
-  absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
+  const uint64_t size_bytes = RecordSizeBytes(key.size(), value.size());
+  absl::StatusOr<Address> address = AllocateRecord(size_bytes);
   if (!address.ok()) return address.status();
+  // The slot comes while the leaf is looked for, and that while the record is written.
+  PrefetchSlot(*space_, *address, size_bytes);
+  index_->PrefetchFor(key);
   const uint32_t body_checksum =
       WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
   return Publish(key, *address, body_checksum, expected);

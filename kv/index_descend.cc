@@ -210,12 +210,14 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
 }
 
 absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
-                                      std::optional<uint16_t> tag) {
+                                      uint32_t tag) {
   LeafLockWait wait;
   for (bool locked = false; !locked; wait.Wait()) {
     absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
       absl::Status descended = DescendToLeaf(target, at, obstacle);
-      if (descended.ok() && tag.has_value()) PrefetchRecords(*at->leaf, *tag, kShortKeyEnd);
+      if (descended.ok() && tag != kNoTag) {
+        PrefetchRecords(*at->leaf, static_cast<uint16_t>(tag), kShortKeyEnd);
+      }
       if (!descended.ok() || !wait.Try(*at->leaf)) return descended;
       LeafLock taken = LeafLock::Adopt(*at->leaf);
       // An even count that did not change: no split began, and the leaf did not die, since the

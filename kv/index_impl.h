@@ -215,9 +215,12 @@ struct Index::Impl {
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle, uint64_t expected_size_bytes = 0) const;
   // Locks the leaf that is meant.
-  // With a tag, asks the processor for the records that the leaf may have of it.
+  // With a tag, asks the processor for the records that the leaf may have of it. (No optional: that
+  // is stored in two parts and loaded as one, which waits for all stores before it, a new record's
+  // among them: a quarter of a put's time in a load.)
+  static constexpr uint32_t kNoTag = UINT32_MAX;
   absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
-                           std::optional<uint16_t> tag = std::nullopt);
+                           uint32_t tag = kNoTag);
   // kDataLoss when a media error took the leaf.
   absl::Status CheckLost(const LeafPosition& at) const;
   // Probe for the holder of the leaf's lock.

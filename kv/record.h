@@ -2,6 +2,7 @@
 #ifndef DAXKV_KV_RECORD_H_
 #define DAXKV_KV_RECORD_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string_view>
 
@@ -83,6 +84,20 @@ inline void PrefetchRecord(const Memory& memory, Address address, uint64_t size_
     __builtin_prefetch(record + offset);
   }
   __builtin_prefetch(record + size_bytes - 1);
+}
+
+// Asks the processor for the lines of a slot that is about to be written, each for itself alone. The
+// stores then find them; else the next atomic operation waits until all of them have come.
+inline void PrefetchSlot(const Memory& memory, Address address, uint64_t size_bytes) {
+  constexpr uint64_t kLineSizeBytes = 64;
+  constexpr uint64_t kMostSizeBytes = 1280;  // More than the processor asks for at a time anyway.
+  const char* const slot = memory.At(address);
+  for (uint64_t offset = 0; offset < std::min(size_bytes, kMostSizeBytes);
+       offset += kLineSizeBytes) {
+    // The builtin means prefetcht0 on the baseline, which asks for a line to share. Where this is
+    // not known, it does nothing.
+    asm volatile("prefetchw %0" : : "m"(slot[offset]));
+  }
 }
 
 // The record at an address where ViewRecord has found one, whose slot can't have been reused since.
