@@ -203,6 +203,7 @@ absl::StatusOr<Address> Engine::AllocateRecord(uint64_t size_bytes) {
   for (unsigned attempts = 0; absl::IsResourceExhausted(address.status()) && MakeRoom(&attempts);) {
     address = space_->Allocate(SlotKind::kRecord, size_bytes);
   }
+  if (address.ok()) PrefetchSlot(*space_, *address, size_bytes);
   return address;
 }
 
@@ -230,11 +231,9 @@ absl::Status Engine::PutIf(std::string_view key, std::string_view value,
   absl::Status valid = CheckKey(key);
   if (valid.ok()) valid = CheckValue(value);
   if (!valid.ok()) return valid;
-  const uint64_t size_bytes = RecordSizeBytes(key.size(), value.size());
-  absl::StatusOr<Address> address = AllocateRecord(size_bytes);
-  if (!address.ok()) return address.status();
   // The slot comes while the leaf is looked for, and that while the record is written.
-  PrefetchSlot(*space_, *address, size_bytes);
+  absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
+  if (!address.ok()) return address.status();
   index_->PrefetchFor(key);
   const uint32_t body_checksum =
       WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);

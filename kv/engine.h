@@ -150,7 +150,7 @@ class Engine {
   // and in other keyspaces, then moves what is sparse, again and again as long as that gains.
   // *attempts begins with 0. Hold nothing. Callers have slots to give back: it does not throw.
   bool MakeRoom(unsigned* attempts) noexcept;
-  // Allocates a record's slot, making room if there seems to be none.
+  // Allocates a record's slot, making room if there seems to be none, and asks the processor for it.
   absl::StatusOr<Address> AllocateRecord(uint64_t size_bytes);
   // For ValueWriter: a slot for a value of `size_bytes` with its key in place, and what becomes of
   // it. The caller owns the slot from the first until one of the others, which are called once.

@@ -191,6 +191,7 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
   LeafLock lock;
   if (absl::Status status = LockLeafFor(key, &at, &lock, tag); !status.ok()) return status;
   LeafNode& leaf = *at.leaf;
+  snapshots.PrefetchHistory(at.address);  // It comes while the old record does.
   const uint64_t slot = MakeSlot(tag, address);
   ForgetStray(leaf, slot);
   Hit hit;

@@ -47,30 +47,28 @@ void LeafHistories::Unpin(Address leaf) noexcept {
 }
 
 void LeafHistories::EraseIfEmpty(Address leaf, LeafHistory* history) {
-  // Relaxed: the mutex orders all changes.
-  if (history->pins_ != 0 || history->late_.load(std::memory_order_relaxed) != nullptr) return;
-  for (const std::atomic<Version*>& list : history->superseded_) {
-    if (list.load(std::memory_order_relaxed) != nullptr) return;
-  }
+  if (history->pins_ != 0 || history->versions_ != 0) return;
   histories_.Erase(IndexOf(leaf));
   rcu::Retire(history);
 }
 
 void LeafHistories::Link(LeafHistory& history, Version* version) {
   std::atomic<Version*>& list = history.ListOf(*version);
-  Version* const first = list.load(std::memory_order_relaxed);
-  version->previous = &list;
-  version->next.store(first, std::memory_order_release);
-  if (first != nullptr) first->previous = &version->next;
+  // Relaxed: the mutex orders all changes. Readers that came to the version while it was in another
+  // list acquire its new successor.
+  version->next.store(list.load(std::memory_order_relaxed), std::memory_order_release);
   // Readers acquire the version with all that it says.
   list.store(version, std::memory_order_release);
+  ++history.versions_;
 }
 
-void LeafHistories::Unlink(Version* version) {
-  Version* const next = version->next.load(std::memory_order_relaxed);
-  version->previous->store(next, std::memory_order_release);
-  if (next != nullptr) next->previous = version->previous;
-  version->previous = nullptr;
+void LeafHistories::Unlink(LeafHistory& history, const Version* version) {
+  std::atomic<Version*>* link = &history.ListOf(*version);
+  while (link->load(std::memory_order_relaxed) != version) {
+    link = &link->load(std::memory_order_relaxed)->next;
+  }
+  link->store(version->next.load(std::memory_order_relaxed), std::memory_order_release);
+  --history.versions_;
 }
 
 void LeafHistories::Add(Address leaf, Version* version) noexcept {
@@ -82,6 +80,7 @@ void LeafHistories::Add(Address leaf, Version* version) noexcept {
 void LeafHistories::Move(Version* version, Address to) noexcept {
   // Only the holder of the leaf's lock, our caller, moves versions.
   const Address from = version->leaf.load(std::memory_order_relaxed);
+  if (from == kNullAddress) return;  // Removed meanwhile.
   std::unique_lock<std::mutex> from_lock(StripeOf(from), std::defer_lock);
   std::unique_lock<std::mutex> to_lock(StripeOf(to), std::defer_lock);
   if (&StripeOf(from) == &StripeOf(to)) {
@@ -89,11 +88,12 @@ void LeafHistories::Move(Version* version, Address to) noexcept {
   } else {
     std::lock(from_lock, to_lock);
   }
-  if (version->previous == nullptr) return;  // Removed meanwhile.
-  Unlink(version);
+  if (version->leaf.load(std::memory_order_relaxed) != from) return;  // Removed just now.
+  LeafHistory* const left = histories_.Load(IndexOf(from));
+  Unlink(*left, version);
   version->leaf.store(to, std::memory_order_relaxed);
   Link(*histories_.Load(IndexOf(to)), version);
-  EraseIfEmpty(from, histories_.Load(IndexOf(from)));
+  EraseIfEmpty(from, left);
 }
 
 void LeafHistories::Remove(Version* version) noexcept {
@@ -102,8 +102,10 @@ void LeafHistories::Remove(Version* version) noexcept {
     std::lock_guard<std::mutex> lock(StripeOf(leaf));
     // A split may have moved it.
     if (version->leaf.load(std::memory_order_relaxed) != leaf) continue;
-    Unlink(version);
-    EraseIfEmpty(leaf, histories_.Load(IndexOf(leaf)));
+    LeafHistory* const history = histories_.Load(IndexOf(leaf));
+    Unlink(*history, version);
+    version->leaf.store(kNullAddress, std::memory_order_relaxed);
+    EraseIfEmpty(leaf, history);
     break;
   }
   rcu::Retire(version);

@@ -50,15 +50,15 @@ struct Version : public rcu::Head {
   Kind kind = Kind::kSuperseded;
 
   // LeafHistories' own.
-  std::atomic<Address> leaf{kNullAddress};
+  std::atomic<Address> leaf{kNullAddress};  // Null again once removed.
+  // One way only: who adds a version stores nothing to an older one, whose line has left the cache.
   std::atomic<Version*> next{nullptr};
-  std::atomic<Version*>* previous =
-      nullptr;  // What leads here; null once removed. Under the mutex.
   // Of the list that the version's owner keeps; see snapshots.h.
   Version* next_owned = nullptr;
 };
 
-class LeafHistory : public rcu::Head {
+// Two lines, which the processor fetches together.
+class alignas(128) LeafHistory : public rcu::Head {
  public:
   // The number from which on the record, which a slot of the leaf holds, is there.
   uint64_t BeginOf(const RecordView& record) const;
@@ -82,7 +82,7 @@ class LeafHistory : public rcu::Head {
   friend class LeafHistories;
   // A leaf of which each record was overwritten many times has a hundred versions and more, each in
   // a cache line of its own: who looks for one key's passes by a few of them.
-  static constexpr unsigned kLists = 16;
+  static constexpr unsigned kLists = 12;
 
   // Whether `visit` wants to go on.
   template <typename Visit>
@@ -98,10 +98,13 @@ class LeafHistory : public rcu::Head {
   std::atomic<Version*>& ListOf(const Version& version) {
     return version.kind == Version::Kind::kLate ? late_ : superseded_[version.tag % kLists];
   }
-  std::atomic<Version*> superseded_[kLists] = {};  // By tag.
+  // Under the stripe's mutex.
+  uint32_t pins_ = 0;
+  uint32_t versions_ = 0;
   std::atomic<Version*> late_{nullptr};
-  unsigned pins_ = 0;  // Under the stripe's mutex.
+  std::atomic<Version*> superseded_[kLists] = {};  // By tag.
 };
+static_assert(sizeof(LeafHistory) == 128);
 
 class LeafHistories {
  public:
@@ -111,6 +114,14 @@ class LeafHistories {
 
   // The leaf's history, inside a ReadGuard; null: none.
   const LeafHistory* Find(Address leaf) const { return histories_.Load(IndexOf(leaf)); }
+
+  // Asks the processor for the leaf's history, if it has one, inside a ReadGuard.
+  void Prefetch(Address leaf) const {
+    const auto* const history = reinterpret_cast<const char*>(histories_.Load(IndexOf(leaf)));
+    if (history == nullptr) return;
+    __builtin_prefetch(history);
+    __builtin_prefetch(history + 64);
+  }
 
   // Makes sure that the leaf has a history until Unpin.
   //   kResourceExhausted  out of memory
@@ -148,7 +159,8 @@ class LeafHistories {
   static uint64_t IndexOf(Address leaf) { return leaf / kLeafSizeBytes; }
   std::mutex& StripeOf(Address leaf) { return stripes_[IndexOf(leaf) % kStripes]; }
   static void Link(LeafHistory& history, Version* version);
-  static void Unlink(Version* version);
+  // Looks for what leads to the version: it is the newest of its list, mostly.
+  static void Unlink(LeafHistory& history, const Version* version);
   // Under the stripe's mutex.
   void EraseIfEmpty(Address leaf, LeafHistory* history);
 

@@ -100,6 +100,13 @@ class Snapshots {
   // For readers, inside a ReadGuard: null if the leaf has no history.
   const LeafHistory* HistoryOf(Address leaf) const { return histories_.Find(leaf); }
 
+  // For writers that have locked the leaf: what a change of it may need of its history.
+  void PrefetchHistory(Address leaf) const {
+    if (!any()) return;
+    const rcu::ReadGuard guard;
+    histories_.Prefetch(leaf);
+  }
+
   // Whether a snapshot of a number below this one is held, or is about to hand on what it owned.
   // Once not, never again, if no lower number is left to be taken.
   bool AnyBelow(uint64_t number);
