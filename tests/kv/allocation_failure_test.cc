@@ -414,7 +414,8 @@ TEST_P(AllocationFailureTest, ByChanceOnAllThreads) {
       if (status.ok() && kind >= 6 && kind < 9) model_.erase(key);
       if (!status.ok() && !absl::IsNotFound(status)) {
         ++failures_;
-        ASSERT_THAT(status, HasCode(absl::StatusCode::kResourceExhausted));
+        ASSERT_THAT(status, HasCode(absl::StatusCode::kResourceExhausted))
+            << "round " << round << ", call " << i << " of kind " << kind << ", key " << key;
       }
       ASSERT_NO_FATAL_FAILURE(ExpectAsInModel(key));
     }
