@@ -172,6 +172,14 @@ absl::Status Persister::Drain() noexcept {
   return status;
 }
 
+absl::Status Persister::DropFlushes() noexcept {
+  if (!page_cache_) return Drain();
+  if (Notes* notes = FindNotes(identity_)) notes->ranges.clear();
+  absl::Status status = CheckMedium();
+  if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());
+  return status;
+}
+
 absl::Status Persister::DrainToMedium() noexcept {
   absl::Status status = DrainRanges();
   if (lost_ != nullptr && __builtin_expect(lost_->any(), false)) status.Update(TakeLostNote());

@@ -45,6 +45,9 @@ class Persister {
   // kDataLoss: this thread flushed something on a page that is lost to a media error; the rest is
   // durable. Or the pool's own records lie on such a page: then nobody's drain succeeds any more.
   absl::Status Drain() noexcept;
+  // On kPageCache: nothing that this thread has flushed has to be durable before something else is.
+  // Elsewhere a Drain. Statuses of Drain: kDataLoss as there.
+  absl::Status DropFlushes() noexcept;
   // Another promise from now on. The caller sees to what was flushed under the one before
   // (SyncAll).
   void SetDurability(Durability durability);

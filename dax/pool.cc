@@ -407,6 +407,8 @@ void Pool::Flush(const void* address, size_t size_bytes) noexcept {
 
 absl::Status Pool::Drain() noexcept { return impl_->persister->Drain(); }
 
+absl::Status Pool::DropFlushes() noexcept { return impl_->persister->DropFlushes(); }
+
 void Pool::CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept {
   const SurviveMediaErrors survive;
   impl_->persister->CopyAndFlush(to, from, size_bytes);

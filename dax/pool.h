@@ -279,6 +279,9 @@ class Pool {
   // the pool's own records are, and then every later Drain fails, too.
   void Flush(const void* address, size_t size_bytes) noexcept;
   absl::Status Drain() noexcept;
+  // Instead of Drain, where on an ordinary file nobody waits for what this thread has flushed.
+  // Statuses of Drain.
+  absl::Status DropFlushes() noexcept;
   absl::Status Persist(const void* address, size_t size_bytes) {
     Flush(address, size_bytes);
     return Drain();

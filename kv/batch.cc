@@ -1,5 +1,6 @@
 // Write: an atomic batch. Its records are written like any others, and one more that names them
 // all; storing that one's address in the batch table commits the batch.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -128,9 +129,9 @@ class Store::BatchWriter final : public AtomicCommit {
     absl::StatusOr<Address> address =
         engine->AllocateRecord(RecordSizeBytes(key.size(), value.size()));
     if (!address.ok()) return address.status();
-    slots_.push_back({engine, *address, kind,
-                      WriteRecord(engine->space(), *address, kind, /*sequence=*/0, key, value,
-                                  /*of_batch=*/true)});
+    slots_.push_back(
+        {engine, *address, kind,
+         WriteRecord(engine->space(), *address, kind, /*sequence=*/0, key, value, kOfBatchFlag)});
     return absl::OkStatus();
   }
 
@@ -154,7 +155,15 @@ class Store::BatchWriter final : public AtomicCommit {
     return store_.batch_table().Store(word_, slots_.back().address);
   }
 
+  // What it deletes must not come back once nothing redoes it (recent_puts.h, R6).
   absl::Status Finish() override {
+    RecentPuts* const recent = store_.recent_puts();
+    const bool deletes = std::any_of(slots_.begin(), slots_.end(),
+                                     [](const Slot& slot) { return slot.kind == kDeleteRecord; });
+    if (deletes && recent != nullptr) {
+      absl::Status settled = recent->SettleAll();
+      if (!settled.ok()) return settled;
+    }
     absl::Status cleared = store_.batch_table().Clear(word_);
     finished_ = cleared.ok();
     return cleared;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kv/extent_header.h"
+#include "kv/recent_puts.h"
 #include "kv/store.h"
 #include "kv/word_stores.h"
 #include "xarray/rcu.h"
@@ -130,7 +131,52 @@ absl::Status BatchRedo::Read(bool after_crash) {
       return absl::DataLossError("batch table: two operations have one key");
     }
   }
+  return ReadRecent();
+}
+
+// Whether there still is an extent does not matter: nothing of it is missed if there is not (R2, R3).
+absl::Status BatchRedo::ReadRecent() {
+  const RecentPuts::Pending recent = RecentPuts::Read(store_.pool());
+  if (recent.empty()) return absl::OkStatus();
+  pending_ = true;
+  const auto read = [&](const dax::Run& run) {
+    ReadRecentOf(run, recent.settled);
+    return absl::OkStatus();
+  };
+  if (recent.everywhere) return store_.pool().ForEachRun(read);
+  std::unordered_set<uint64_t> seen;
+  for (const uint64_t region : recent.regions) {
+    const uint64_t end = (region + (uint64_t{1} << kRegionShift)) >> dax::kPageShift;
+    for (uint64_t page = region >> dax::kPageShift; page < end;) {
+      const absl::StatusOr<dax::Run> run = store_.pool().FindRun(page);
+      page = run.ok() ? run->first_page + run->pages : page + 1;
+      if (run.ok() && run->live && seen.insert(run->first_page).second)
+        ReadRecentOf(*run, recent.settled);
+    }
+  }
   return absl::OkStatus();
+}
+
+// Bytes that are no record with a right checksum were never a put that returned.
+void BatchRedo::ReadRecentOf(const dax::Run& run, uint64_t settled) {
+  const RunUse use = UseOf(run);
+  if (use.kind != RunUse::Kind::kSlab || SlotKindOf(use.size_class) != SlotKind::kRecord) return;
+  dax::Pool& pool = store_.pool();
+  const absl::StatusOr<SlotLayout> layout = CheckExtent(pool, run);
+  const absl::StatusOr<Part*> part = PartOf(run.offset());
+  if (!layout.ok() || !part.ok() || (*part)->engine == nullptr) return;
+  Engine& engine = *(*part)->engine;
+  for (uint32_t slot = 0; slot < layout->slot_count; ++slot) {
+    const Address address =
+        run.offset() + layout->first_slot_offset + uint64_t{slot} * layout->slot_size_bytes;
+    const auto* header = reinterpret_cast<const RecordHeader*>(pool.At(address));
+    if ((KindAndFlags(*header) & kSelfPublishedFlag) == 0 || header->sequence <= settled) continue;
+    const absl::StatusOr<RecordView> record = ReadRecord(engine, address);
+    if (!record.ok() || record->kind != kValueRecord) continue;
+    slots_.emplace(address, &engine);
+    RecordView& newest = (*part)->recent[record->key];
+    if (record->sequence > newest.sequence) newest = *record;
+  }
 }
 
 // Nobody else writes, so what is found now still holds when it is applied.
@@ -158,6 +204,7 @@ absl::Status BatchRedo::ApplyPart(const Part& part) {
   std::vector<Index::GroupEntry> entries;
   absl::Status status = CollectEntries(part, &entries);
   if (!status.ok()) return status;
+  if (entries.empty()) return absl::OkStatus();
   Index& index = part.engine->index();
   size_t done = 0;
   status = index.UpsertSorted(entries, &done, /*replaced=*/nullptr);
@@ -169,10 +216,47 @@ absl::Status BatchRedo::ApplyPart(const Part& part) {
   return index.UpsertSorted(absl::MakeSpan(entries).subspan(done), &more, nullptr);
 }
 
+// After the batches: what one of them deletes now is of higher number than every put before. Keys
+// whose leaf is damaged are left to whoever meets that.
+absl::Status BatchRedo::ApplyRecent(const Part& part) {
+  std::unordered_map<std::string_view, uint64_t> deleted;
+  for (const Operation& operation : part.operations) {
+    if (operation.record.kind == kDeleteRecord) {
+      deleted[operation.record.key] = operation.sequence;
+    }
+  }
+  Index& index = part.engine->index();
+  for (const auto& [key, record] : part.recent) {
+    const auto gone = deleted.find(key);
+    if (gone != deleted.end() && gone->second > record.sequence) continue;
+    RecordView held;
+    absl::Status status = index.Find(key, [&](const RecordView& current) {
+      held = current;
+      return absl::OkStatus();
+    });
+    if (status.ok() && held.sequence >= record.sequence) {
+      if (held.address == record.address) published_.insert(record.address);
+      continue;
+    }
+    if (status.ok() || absl::IsNotFound(status)) {
+      status = index.Upsert(key, record.address).status();
+      if (absl::IsResourceExhausted(status)) {
+        // There was room when the put returned; deriving finds it again.
+        status = part.engine->space().MakeRoom();
+        if (status.ok()) status = index.Upsert(key, record.address).status();
+      }
+    }
+    if (!status.ok() && !absl::IsDataLoss(status)) return status;
+    published_.insert(record.address);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BatchRedo::ApplyAll() {
   for (const auto& [id, part] : parts_) {
     if (part.engine == nullptr) continue;
     absl::Status status = ApplyPart(part);
+    if (status.ok()) status = ApplyRecent(part);
     if (!status.ok()) return status;
   }
   // What the process that died had stored, and we passed over, may not be durable yet: on a page

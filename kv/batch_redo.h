@@ -1,4 +1,5 @@
-// What an open does about atomic batches that a crash cut short. Internal to kv/.
+// What an open does about atomic batches that a crash cut short, and about recent puts whose slots
+// it may have cost (recent_puts.h). Internal to kv/.
 //
 // Not thread-safe: before anybody else can change the store.
 #ifndef DAXKV_KV_BATCH_REDO_H_
@@ -26,6 +27,7 @@ class BatchRedo {
   // Reads the batches that the table names, opens their keyspaces, and verifies every record of
   // theirs. Makes the stores that it names (word_stores.h): nothing may have been read of their
   // indexes but the roots. What was to be done in a keyspace that was dropped since is passed over.
+  // Then looks for recent records.
   //   kDataLoss  the table, or one of their records, is damaged: the batch may be half applied and
   //              can't be completed
   absl::Status Read(bool after_crash);
@@ -47,15 +49,20 @@ class BatchRedo {
   struct Part {
     std::shared_ptr<Engine> engine;  // Null: the keyspace is being dropped.
     std::vector<Operation> operations;
+    // Of each key the one with the highest number.
+    std::unordered_map<std::string_view, RecordView> recent;
   };
   absl::Status ReadBatch(const RecordView& batch);
   absl::Status ReadOperation(const RecordView& batch, Address address);
+  absl::Status ReadRecent();
+  void ReadRecentOf(const dax::Run& run, uint64_t settled);
   absl::StatusOr<Part*> PartOf(Address address);
   // A record that stays, faulted in and verified.
   absl::StatusOr<RecordView> ReadRecord(Engine& engine, Address address) const;
   // What still has to be done for the part.
   absl::Status CollectEntries(const Part& part, std::vector<Index::GroupEntry>* entries);
   absl::Status ApplyPart(const Part& part);
+  absl::Status ApplyRecent(const Part& part);
   absl::Status ApplyAll();
   // Sets or ends that the engines' slots are asked for here.
   void SetRedo(const BatchRedo* redo);

@@ -364,7 +364,7 @@ absl::Status Compactor::Copy(const CompactionTarget& target, const Index::SlotPo
   if (!record.ok()) return stays(record.status()) ? absl::OkStatus() : record.status();
   if (size_of(*record) != size_bytes) return absl::OkStatus();  // Another one.
   WriteRecord(space, *to, record->kind, record->sequence, record->key, record->value,
-              record->of_batch);
+              record->of_batch ? kOfBatchFlag : uint8_t{0});
   // A copy of a damaged record must not get a checksum that is right. Asked afterwards: a page that
   // is lost turns to zeros at any moment, and never back.
   if (!VerifyRecord(space, *record).ok()) return absl::OkStatus();

@@ -110,7 +110,23 @@ absl::Status Store::BeginProcessDurability() {
       std::make_unique<Writeback>(pool_.get(), options_.writeback_interval, std::move(hooks));
   const auto engines = Engines(/*open=*/true);
   if (!engines.ok()) return engines.status();
-  for (const std::shared_ptr<Engine>& engine : *engines) JoinWriteback(*engine, /*is_new=*/false);
+  for (const std::shared_ptr<Engine>& engine : *engines) JoinDurability(*engine, /*is_new=*/false);
+  return absl::OkStatus();
+}
+
+// Redo has made everything durable that a list of the last session was for.
+absl::Status Store::BeginRecentPuts() {
+  const dax::MediaInfo& media = pool_->media();
+  if (media.media_class != dax::MediaClass::kPageCache || durabilities_.wants_process) {
+    return absl::OkStatus();
+  }
+  auto recent_puts = std::make_unique<RecentPuts>(pool_.get(), snapshots_.get());
+  absl::Status status = recent_puts->Begin();
+  if (!status.ok()) return status;
+  recent_puts_ = std::move(recent_puts);
+  const auto engines = Engines(/*open=*/true);
+  if (!engines.ok()) return engines.status();
+  for (const std::shared_ptr<Engine>& engine : *engines) JoinDurability(*engine, /*is_new=*/false);
   return absl::OkStatus();
 }
 
@@ -123,7 +139,8 @@ absl::Status Store::StampFreeSlots() {
 
 // A clean close has looked through the extents of the keyspaces that were open, which the default
 // one always is. Those whose maps were saved since are quickly seen to be so.
-void Store::JoinWriteback(Engine& engine, bool is_new) const {
+void Store::JoinDurability(Engine& engine, bool is_new) const {
+  if (recent_puts_ != nullptr) engine.index().RefuseNumbersOfRemoved();
   if (writeback_ == nullptr) return;
   const bool looked_through = engine.id() == kDefaultKeyspace && pool_->was_clean();
   engine.space().BeginProcessDurability(writeback_.get(),

@@ -9,6 +9,8 @@
 #include "kv/batch_redo.h"
 #include "kv/exceptions.h"
 #include "kv/power_cut.h"
+#include "kv/recent_puts.h"
+#include "kv/stamps.h"
 #include "kv/store.h"
 #include "xarray/rcu.h"
 
@@ -235,28 +237,77 @@ absl::Status Engine::PutIf(std::string_view key, std::string_view value,
   absl::StatusOr<Address> address = AllocateRecord(RecordSizeBytes(key.size(), value.size()));
   if (!address.ok()) return address.status();
   index_->PrefetchFor(key);
+  if (expected == nullptr && store_.recent_puts() != nullptr) {
+    std::optional<absl::Status> put = PutRecent(key, value, *address);
+    if (put.has_value()) return *std::move(put);
+  }
   const uint32_t body_checksum =
       WriteRecord(*space_, *address, kValueRecord, NextSequence(), key, value);
   return Publish(key, *address, body_checksum, expected);
 }
 
+// Of a large record the second wait does not matter; after a media error each page is asked for.
+std::optional<absl::Status> Engine::PutRecent(std::string_view key, std::string_view value,
+                                              Address address) {
+  RecentPuts& recent = *store_.recent_puts();
+  if (RecordSizeBytes(key.size(), value.size()) > kMaxSlabSlotSizeBytes || space_->AnyLost()) {
+    return std::nullopt;
+  }
+  const std::optional<RecentPuts::Ticket> ticket = recent.Enter(address);
+  if (!ticket) return std::nullopt;
+  RecentPut recent_put = {NextSequence()};
+  const uint32_t body_checksum = WriteRecord(*space_, address, kValueRecord, recent_put.number, key,
+                                             value, kSelfPublishedFlag);
+  absl::Status put = WithoutExceptions(
+      [&] { return Publish(key, address, body_checksum, /*expected=*/nullptr, &recent_put); });
+  if (!recent_put.ended) {
+    recent.Fail();
+  } else if (!recent.Leave(*ticket, recent_put.number) && put.ok()) {
+    put = pool_->Sync();
+  }
+  return put;
+}
+
+// R4: a redo would take it for one that was done. A record on a lost page is gone as well.
+bool Engine::Destroy(Address address) noexcept {
+  return WithoutExceptions([&] {
+           StampDead(*pool_, address);
+           const absl::Status drained = space_->Drain();
+           return absl::IsDataLoss(drained) ? absl::OkStatus() : drained;
+         })
+      .ok();
+}
+
+absl::Status Engine::SettleRemoved(uint64_t number) {
+  RecentPuts* const recent = store_.recent_puts();
+  return recent != nullptr ? recent->Settle(number) : absl::OkStatus();
+}
+
 absl::Status Engine::Publish(std::string_view key, Address address, uint32_t body_checksum,
-                             const ExpectedVersion* expected) {
+                             const ExpectedVersion* expected, RecentPut* recent) {
+  const Index::Wait wait = recent != nullptr ? Index::Wait::kLater : Index::Wait::kDurable;
   for (unsigned attempts = 0;;) {
     absl::Status drained = space_->Drain();
     if (!drained.ok()) {
+      if (recent != nullptr) recent->ended = Destroy(address);
       space_->Abandon(address);
       return drained;
     }
-    absl::Status published = index_->Upsert(key, address, expected).status();
-    if (absl::IsAborted(published) && expected == nullptr) {
+    absl::Status published = index_->Upsert(key, address, expected, wait).status();
+    if (absl::IsOutOfRange(published) || (absl::IsAborted(published) && expected == nullptr)) {
       // A put that overlapped this one has published a higher sequence number (K2).
-      ResealRecord(*space_, address, NextSequence(), body_checksum);
+      const uint64_t number = NextSequence();
+      ResealRecord(*space_, address, number, body_checksum);
+      if (recent != nullptr) recent->number = number;
       continue;
     }
     if (absl::IsResourceExhausted(published) && MakeRoom(&attempts)) continue;
+    if (!published.ok() && !absl::IsInternal(published)) {
+      if (recent != nullptr) recent->ended = Destroy(address);
+      space_->Abandon(address);
+    }
+    if (recent != nullptr && published.ok()) recent->ended = true;
     // After kInternal the index refers to the slot.
-    if (!published.ok() && !absl::IsInternal(published)) space_->Abandon(address);
     return WithKey(std::move(published), key);
   }
 }
@@ -345,7 +396,10 @@ absl::Status Engine::Contains(std::string_view key) const {
 absl::Status Engine::Delete(std::string_view key) {
   absl::Status valid = CheckKey(key);
   if (!valid.ok()) return valid;
-  return WithKey(index_->Remove(key), key);
+  uint64_t removed = 0;
+  absl::Status status = index_->Remove(key, /*expected=*/nullptr, &removed);
+  if (status.ok()) status = SettleRemoved(removed);
+  return WithKey(std::move(status), key);
 }
 
 }  // namespace daxkv::kv

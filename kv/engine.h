@@ -16,7 +16,8 @@
 //       come from one counter, so this holds by itself for puts that follow each other; when two
 //       puts of one key overlap, the index refuses the older number under the leaf's lock and the
 //       put takes a new one. A delete leaves no version, so a put that overlaps a delete may end
-//       up with a lower number than the version that was deleted.
+//       up with a lower number than the version that was deleted; not where puts may be redone
+//       (recent_puts.h, R6).
 //   K3  A slot is abandoned only if the index never referred to it; who unlinks one retires it.
 //   K4  Bytes of a record are read either inside the index's ReadGuard; or under pins of all its
 //       extents that were taken, or confirmed by a second look-up, while the index referred to it;
@@ -211,9 +212,20 @@ class Engine {
                                                               uint64_t* root, bool create);
   uint64_t NextSequence() { return snapshots_.NextNumber(); }
   // Makes a record, written but not drained, the key's; `expected` as of Index::Upsert. Abandons
-  // the slot where that fails.
+  // the slot where that fails. `recent`, if given: of a recent put (recent_puts.h).
+  struct RecentPut {
+    uint64_t number;
+    bool ended = false;  // Published, or destroyed.
+  };
   absl::Status Publish(std::string_view key, Address address, uint32_t body_checksum,
-                       const ExpectedVersion* expected);
+                       const ExpectedVersion* expected, RecentPut* recent = nullptr);
+  // A put on an ordinary file that waits for its record alone. None: it has to wait twice.
+  std::optional<absl::Status> PutRecent(std::string_view key, std::string_view value,
+                                        Address address);
+  // Leaves nothing of a recent put's record, durably. Whether that is so.
+  bool Destroy(Address address) noexcept;
+  // What was removed stays so. Statuses of RecentPuts::Settle.
+  absl::Status SettleRemoved(uint64_t number);
   // Put and Delete on a condition. kAborted: `expected` is not what the key has.
   absl::Status PutIf(std::string_view key, std::string_view value, const ExpectedVersion* expected);
   absl::Status ReadVersion(std::string_view key, VersionRead* read) const;

@@ -10,6 +10,7 @@
 //   Batch table  32 words behind the superblock: atomic batches, and sets of stores, that are being
 //                applied
 //   Session      a word behind the batch table: when the store was open last
+//   Recent puts  behind the session word: where to look for records that no leaf may lead to yet
 //   Table of     a run of its own, once there is another keyspace than the default one: the names
 //   keyspaces    of keyspaces, and where their indexes begin
 //   Fence        a record of kind kFence: a separator key of the index; its value is the 8-byte
@@ -29,6 +30,7 @@
 //                        |      `------------> table of keyspaces ----> their root nodes
 //                        |   Batch table ----> batch records
 //                        |   Session
+//                        |   Recent puts ----> regions of 256 KiB
 //
 //   segment   | SegmentHeader | descriptor words, one a page | data pages, at a multiple of 2 MiB |
 //                                 each run has one word: pages, kind, owner, reserved or live
@@ -61,7 +63,8 @@ inline constexpr uint64_t kAddressMask = (uint64_t{1} << kAddressBits) - 1;
 // 2: keys to 64 KiB, the record's checksum ends with its header and address, batches.
 // 3: keyspaces; an extent's run and header tell whose it is, and a record's checksum. Flags beside
 // a record's kind; durability and horizon in the superblock.
-inline constexpr uint32_t kFormatVersion = 3;
+// 4: recent puts.
+inline constexpr uint32_t kFormatVersion = 4;
 inline constexpr uint64_t kMaxKeySizeBytes = 65536;
 inline constexpr uint64_t kMaxValueSizeBytes = uint64_t{1} << 30;
 
@@ -140,6 +143,26 @@ static_assert(kBatchTableOffset == sizeof(Superblock));
 // made.
 inline constexpr uint64_t kSessionOffset = kBatchTableOffset + kBatchTableWords * 8;
 
+// ---- Recent puts: 272 bytes at offset 328 of dax::Pool::root_area() -----------------------------
+//
+// Where records may lie of which a power cut can have kept the leaf's slot (recent_puts.h).
+//
+//   offset size
+//        0    8  settled: puts with a sequence number up to this one need no redo
+//        8    8  the complement of settled; if they differ, the lower of the two counts
+//       16  256  regions: 32 words. 0: none. Otherwise the pool offset of a region of 256 KiB, plus
+//                1, in bits 0..47, and in bits 48..63 the low 16 bits of the CRC32C of bits 0..47 (6
+//                bytes), seed = the word's number. While one is damaged, all extents count as listed
+struct RecentPutsTable {
+  static constexpr unsigned kRegions = 32;
+  uint64_t settled;
+  uint64_t settled_complement;
+  uint64_t regions[kRegions];
+};
+inline constexpr uint64_t kRecentPutsOffset = kSessionOffset + sizeof(uint64_t);
+inline constexpr unsigned kRegionShift = 18;
+static_assert(sizeof(RecentPutsTable) == 272 && kRecentPutsOffset == 328);
+
 // ---- Table of keyspaces -------------------------------------------------------------------------
 //
 // One run of kKeyspaceTableSizeBytes, made for the first keyspace besides the default one: entries
@@ -207,7 +230,8 @@ static_assert(kKeyspaceEntries <= 1 << kKeyspaceIdBits);
 //        4    4  value size in bytes, at most 2^30
 //        8    8  sequence number: grows with every version of a key
 //       16    2  key size in bytes less one: 0..65535
-//       18    1  kind: RecordKind in bits 0..5; bit 6: one of an atomic batch's records; bit 7: no
+//       18    1  kind: RecordKind in bits 0..4; bit 5: of a put that was done as soon as this was
+//                durable (kv/recent_puts.h); bit 6: one of an atomic batch's records; bit 7: no
 //                index slot refers to it any more (kv/stamps.h). Bit 7 is not in the checksum
 //       19       key, then value
 //
@@ -225,7 +249,8 @@ struct __attribute__((packed)) RecordHeader {
 
   uint64_t key_size_bytes() const { return uint64_t{key_size_less_one} + 1; }
 };
-inline constexpr uint8_t kRecordKindMask = 0x3f;
+inline constexpr uint8_t kRecordKindMask = 0x1f;
+inline constexpr uint8_t kSelfPublishedFlag = 0x20;
 inline constexpr uint8_t kOfBatchFlag = 0x40;
 inline constexpr uint8_t kUnlinkedFlag = 0x80;
 //

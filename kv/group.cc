@@ -88,6 +88,7 @@ absl::StatusOr<GroupResult> Engine::DeleteGroup(absl::Span<const std::string_vie
     for (size_t i = begin; i < end; ++i) entries.push_back({keys[order[i]], kNullAddress});
     size_t done = 0;
     status = index_->UpsertSorted(entries, &done, &result.replaced);
+    status.Update(SettleRemoved(snapshots_.LastNumber()));
     if (!status.ok()) return WithProgress(status, begin + done, order.size());
   }
   return result;
@@ -124,7 +125,7 @@ absl::Status Engine::PublishRound(absl::Span<const KeyValue> records,
     begin += done;
     result->stored += done;
     if (published.ok()) continue;
-    if (absl::IsAborted(published)) {
+    if (absl::IsAborted(published) || absl::IsOutOfRange(published)) {
       // A put that overlapped this one has published a higher sequence number (K2).
       const KeyValue& record = records[order[begin]];
       WriteRecord(*space_, entries[begin].address, kValueRecord, NextSequence(), record.key,

@@ -130,6 +130,21 @@ uint64_t Index::Impl::NumberOf(uint64_t slot) const {
   return reinterpret_cast<const RecordHeader*>(memory->At(SlotAddress(slot)))->sequence;
 }
 
+// Relaxed: the leaf's lock orders what concerns one key. Of other keys it does not matter.
+void Index::Impl::NoteRemoved(uint64_t number) noexcept {
+  if (!refuses_removed) return;
+  uint64_t highest = highest_removed.load(std::memory_order_relaxed);
+  while (highest < number &&
+         !highest_removed.compare_exchange_weak(highest, number, std::memory_order_relaxed)) {
+  }
+}
+
+bool Index::Impl::IsAboveRemoved(Address address) const {
+  if (!refuses_removed) return true;
+  const auto* record = reinterpret_cast<const RecordHeader*>(memory->At(address));
+  return record->sequence > highest_removed.load(std::memory_order_relaxed);
+}
+
 void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafNode& leaf,
                             unsigned place, uint64_t slot, const RecordView* old) noexcept {
   rcu::ReadGuard guard;
@@ -141,6 +156,7 @@ void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafN
     kept =
         old != nullptr && window.Supersede(reserve, memory, self, *old, &leaf.slots[place], until);
   }
+  if (slot == 0 && old != nullptr) NoteRemoved(old->sequence);
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
   if (old == nullptr) return;
@@ -185,7 +201,7 @@ void Index::Impl::ForgetStray(LeafNode& leaf, uint64_t slot) noexcept {
 }
 
 absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
-                                         const ExpectedVersion* expected) {
+                                         const ExpectedVersion* expected, Wait wait) {
   const uint16_t tag = KeyTag(key);
   LeafPosition at;
   LeafLock lock;
@@ -210,6 +226,7 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
     absl::Status status = CommitSlot(leaf, static_cast<unsigned>(hit.place), slot, &hit.record);
     if (!status.ok()) return status;
   } else {
+    if (!IsAboveRemoved(address)) return absl::Status(absl::StatusCode::kOutOfRange, "");
     // A damaged slot that may have been the key's stays as it is: from now on this one is found.
     const FreePlace free = FindFreePlace(leaf.slots, tag);
     if (free.place < 0) {
@@ -231,11 +248,15 @@ absl::StatusOr<bool> Index::Impl::Upsert(std::string_view key, Address address,
   }
   // Unlocked before the drain: a later change of this line, by any thread, flushes it again.
   lock.Unlock();
-  if (absl::Status status = Drain(); !status.ok()) return status;
+  absl::Status status = wait == Wait::kDurable
+                            ? Drain()
+                            : AfterDrain(WithoutExceptions([&] { return memory->DropFlushes(); }));
+  if (!status.ok()) return status;
   return hit.place >= 0;
 }
 
-absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* expected) {
+absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* expected,
+                                 uint64_t* removed) {
   LeafPosition at;
   LeafLock lock;
   if (absl::Status status = LockLeafFor(key, &at, &lock); !status.ok()) return status;
@@ -248,6 +269,7 @@ absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* ex
   }
   if (!Meets(hit, expected)) return absl::Status(absl::StatusCode::kAborted, "");
   if (status = memory->ReserveRetires(1); !status.ok()) return status;
+  if (removed != nullptr) *removed = hit.record.sequence;
   // Commits. After a crash before this line is durable, the key is still there.
   status = CommitSlot(*at.leaf, static_cast<unsigned>(hit.place), 0, &hit.record);
   if (!status.ok()) return status;
@@ -287,9 +309,10 @@ void Index::PrefetchFor(std::string_view key) const {
 }
 size_t Index::CountLeafOrders() const { return impl_->orders.size(); }
 absl::StatusOr<bool> Index::Upsert(std::string_view key, Address address,
-                                   const ExpectedVersion* expected) {
-  return WithoutExceptions([&] { return impl_->Upsert(key, address, expected); });
+                                   const ExpectedVersion* expected, Wait wait) {
+  return WithoutExceptions([&] { return impl_->Upsert(key, address, expected, wait); });
 }
+void Index::RefuseNumbersOfRemoved() { impl_->refuses_removed = true; }
 absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* done,
                                  uint64_t* replaced) {
   return WithoutExceptions([&] { return impl_->UpsertSorted(entries, done, replaced); });
@@ -297,8 +320,9 @@ absl::Status Index::UpsertSorted(absl::Span<const GroupEntry> entries, size_t* d
 absl::Status Index::ApplyAtomically(absl::Span<const IndexEntries> changes, AtomicCommit& commit) {
   return WithoutExceptions([&] { return Impl::ApplyAtomically(changes, commit); });
 }
-absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected) {
-  return WithoutExceptions([&] { return impl_->Remove(key, expected); });
+absl::Status Index::Remove(std::string_view key, const ExpectedVersion* expected,
+                           uint64_t* removed) {
+  return WithoutExceptions([&] { return impl_->Remove(key, expected, removed); });
 }
 absl::Status Index::ScanLeaf(std::string_view from,
                              absl::FunctionRef<bool(const RecordView&)> visit,

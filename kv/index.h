@@ -212,15 +212,22 @@ class Index {
   size_t CountLeafOrders() const;
 
   // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
-  // retires the one it replaces. Durable on return. Returns whether a record was replaced.
+  // retires the one it replaces. Durable on return; with Wait::kLater, on an ordinary file, whenever
+  // the leaf's page is (recent_puts.h). Returns whether a record was replaced.
   //   kAborted            the key's record, undamaged, has this sequence or a higher one, or is not
   //                       the `expected` version, if given; nothing changed
   //   kResourceExhausted  no room for a split; nothing changed
+  //   kOutOfRange         see RefuseNumbersOfRemoved; nothing changed
   //   kDataLoss           as above; nothing changed
   //   kInternal           the medium failed, now or in an earlier call: after a failed drain nobody
   //                       knows what is durable, so every later change is refused; reads go on
+  enum class Wait { kDurable, kLater };
   absl::StatusOr<bool> Upsert(std::string_view key, Address address,
-                              const ExpectedVersion* expected = nullptr);
+                              const ExpectedVersion* expected = nullptr,
+                              Wait wait = Wait::kDurable);
+  // From now on a record whose key is absent is refused (kOutOfRange) while its number is not above
+  // those of all that was removed since: so numbers grow over removals, too. Before others use it.
+  void RefuseNumbersOfRemoved();
 
   // Many at once with about three drains for every 256 leaves: `entries` in strictly ascending key
   // order, their records complete and flushed but not yet drained. An entry with kNullAddress
@@ -252,7 +259,9 @@ class Index {
 
   // Unlinks `key` and retires its record. Durable on return. Never allocates. kNotFound, kDataLoss,
   // kInternal (as of Upsert); kAborted when the key is there in another version than `expected`.
-  absl::Status Remove(std::string_view key, const ExpectedVersion* expected = nullptr);
+  // *removed, if given: its number.
+  absl::Status Remove(std::string_view key, const ExpectedVersion* expected = nullptr,
+                      uint64_t* removed = nullptr);
 
   // Visits, in ascending order and inside one ReadGuard, the records with key >= `from` of the leaf
   // that covers `from`. `visit` returns false to stop early. Afterwards *next_from is the key to go

@@ -55,6 +55,9 @@ absl::Status Index::Impl::PlanEntries(absl::Span<const GroupEntry> entries, Leaf
     const uint64_t slot = removes ? 0 : MakeSlot(tag, entry.address);
     if (hit.place < 0) {
       if (removes && !hit.damage.ok()) return hit.damage;
+      if (!removes && !entry.numbered_later && !IsAboveRemoved(entry.address)) {
+        return absl::Status(absl::StatusCode::kOutOfRange, "");
+      }
       if (!removes) plan->insertions.push_back({entry.key, slot});
       continue;
     }

@@ -229,8 +229,12 @@ struct Index::Impl {
   // ---- index.cc
   absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit);
   absl::StatusOr<bool> Upsert(std::string_view key, Address address,
-                              const ExpectedVersion* expected);
-  absl::Status Remove(std::string_view key, const ExpectedVersion* expected);
+                              const ExpectedVersion* expected, Wait wait);
+  absl::Status Remove(std::string_view key, const ExpectedVersion* expected, uint64_t* removed);
+  // For the holder of the leaf's lock: notes that a version goes; and whether a record may be put
+  // where its key is absent.
+  void NoteRemoved(uint64_t number) noexcept;
+  bool IsAboveRemoved(Address address) const;
   // Whether X7 keeps `held`, in a locked leaf, from being replaced by the record at `address`. What
   // a damaged record says its sequence is does not count: puts of its key might never get above it.
   bool IsNewer(const RecordView& held, Address address) const;
@@ -419,6 +423,9 @@ struct Index::Impl {
   std::atomic<uint64_t> leaves_born{0};
 
   std::atomic<bool> medium_failed{false};
+  // See RefuseNumbersOfRemoved.
+  bool refuses_removed = false;
+  std::atomic<uint64_t> highest_removed{0};
 };
 
 }  // namespace daxkv::kv

@@ -95,7 +95,7 @@ absl::Status Keyspaces::CreateReserved(KeyspaceId id, std::string_view name,
   if (!made.ok()) return made.status();
   *engine = *std::move(made);
   (*engine)->SetName(name);
-  store_.JoinWriteback(**engine, /*is_new=*/true);
+  store_.JoinDurability(**engine, /*is_new=*/true);
   open_.emplace(id, *engine);
   return table_.Commit(id);
 }
@@ -115,7 +115,7 @@ absl::StatusOr<std::shared_ptr<Engine>> Keyspaces::OpenLocked(KeyspaceId id,
   if (!opened.ok()) return InKeyspace(opened.status(), name);
   std::shared_ptr<Engine> engine = *std::move(opened);
   engine->SetName(name);
-  store_.JoinWriteback(*engine, /*is_new=*/false);
+  store_.JoinDurability(*engine, /*is_new=*/false);
   open_.emplace(id, engine);
   return engine;
 }

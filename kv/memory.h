@@ -87,6 +87,9 @@ class Memory {
   // The same, after a Drain of other memory of the pool, which has waited for what this thread
   // flushed here, too: only what that can't do is left, as committing new extents.
   virtual absl::Status DrainRest() { return Drain(); }
+  // Instead of Drain: on an ordinary file what this thread has flushed need not be durable now, as
+  // something else will see to it. Statuses of Drain.
+  virtual absl::Status DropFlushes() { return Drain(); }
   // Starts flushing what a process that died may have stored here without flushing it. We see its
   // stores, but they may be in the processor's caches only, and a power cut would undo them: what
   // they unlinked must not be reused before they are durable. A no-op where that is seen to

@@ -77,7 +77,8 @@ absl::StatusOr<uint64_t> Engine::DeleteRange(std::string_view from, std::string_
       offset += size;
     }
     size_t done = 0;
-    const absl::Status removed = index_->UpsertSorted(entries, &done, &deleted);
+    absl::Status removed = index_->UpsertSorted(entries, &done, &deleted);
+    removed.Update(SettleRemoved(snapshots_.LastNumber()));
     if (!removed.ok()) status = removed;
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat(status.message(), " (", deleted,

@@ -105,12 +105,12 @@ uint16_t KeyTag(std::string_view key) {
 }
 
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                     std::string_view key, std::string_view value, bool of_batch) {
+                     std::string_view key, std::string_view value, uint8_t flags) {
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value.size());
   header.sequence = sequence;
   header.key_size_less_one = static_cast<uint16_t>(key.size() - 1);
-  header.kind_and_flags = static_cast<uint8_t>(kind | (of_batch ? kOfBatchFlag : 0));
+  header.kind_and_flags = static_cast<uint8_t>(kind | flags);
   const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
   const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
   header.checksum = Checksum(body_checksum, header, address, memory.keyspace());

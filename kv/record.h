@@ -45,10 +45,10 @@ inline RecordKind KindOf(uint8_t kind_and_flags) {
 }
 
 // Writes a record into a slot that nobody else can see and starts flushing it (Memory::Drain
-// finishes that). Sizes were checked by the caller. Returns the CRC32C of key and value, for
-// ResealRecord.
+// finishes that). Sizes were checked by the caller. `flags` stand beside its kind. Returns the
+// CRC32C of key and value, for ResealRecord.
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
-                     std::string_view key, std::string_view value, bool of_batch = false);
+                     std::string_view key, std::string_view value, uint8_t flags = 0);
 
 // Completes a record whose key and value were stored in place, in a slot that nobody else can see:
 // writes its header and starts flushing all of it. Returns as WriteRecord.

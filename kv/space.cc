@@ -311,6 +311,9 @@ absl::Status Space::DrainRest() {
   return impl_->DrainAndCommit();
 }
 
+// New extents wait for the next Drain, which comes before a slot of theirs is published.
+absl::Status Space::DropFlushes() { return impl_->pool->DropFlushes(); }
+
 // Two drains, however many extents are new. Commit points: the words that CommitRuns stores. A
 // crash before one: that run is free, and nothing refers to it, as publishing comes after this;
 // after it: an extent without a reachable slot, which deriving finds empty.

@@ -130,6 +130,7 @@ class Space : public Memory, public dax::ExtentProvider {
   void Flush(const void* address, size_t size_bytes) noexcept override;
   absl::Status Drain() override;
   absl::Status DrainRest() override;
+  absl::Status DropFlushes() override;
   bool IsLost(Address address, uint64_t size_bytes) const override;
   Address PresentBeyond(Address end, Address wanted) const override;
   void FlushInherited(const void* address, size_t size_bytes) noexcept override;

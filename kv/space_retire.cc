@@ -11,6 +11,7 @@ namespace daxkv::kv {
 namespace {
 
 constexpr size_t kFreedTogether = 16;
+constexpr size_t kMostSyncedLinks = 8;
 // A queue of so many addresses is not left waiting for more.
 constexpr size_t kUrgentRetires = 4096;
 // Extents whose layout is broken at once: their pages can't be pinned meanwhile.
@@ -180,6 +181,8 @@ void Space::Impl::RetireRound() noexcept {
 // grace period, in which every processor passes a full barrier.
 absl::Status Space::Impl::DrainLinks() noexcept {
   if (pool->media().media_class != dax::MediaClass::kPageCache) return absl::OkStatus();
+  // One msync for each neighbourhood of leaves, or one for all.
+  if (in_round.size() > kMostSyncedLinks) return pool->Sync();
   for (const Retired& slot : in_round) {
     if (slot.link != nullptr) pool->Flush(slot.link, sizeof(*slot.link));
   }

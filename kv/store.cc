@@ -72,8 +72,9 @@ absl::Status Store::OpenParts() {
   if (!engine.ok()) return engine.status();
   default_keyspace_ = *std::move(engine);
   keyspaces_ = std::make_unique<Keyspaces>(this);
-  status = *has_store ? RedoBatches() : CommitSuperblock(*pool_);
+  status = *has_store ? Redo() : CommitSuperblock(*pool_);
   if (status.ok()) status = BeginProcessDurability();
+  if (status.ok()) status = BeginRecentPuts();
   if (!status.ok()) return status;
   compactor_ =
       std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),
@@ -95,7 +96,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Store::OpenDefaultKeyspace(bool has_stor
                    : Engine::Create(this, kDefaultKeyspace, root);
 }
 
-absl::Status Store::RedoBatches() {
+absl::Status Store::Redo() {
   BatchRedo redo(this);
   absl::Status status = redo.Read(/*after_crash=*/!pool_->was_clean());
   return status.ok() && !redo.empty() ? redo.Apply() : status;
@@ -121,6 +122,7 @@ absl::Status Store::Close() {
   compactor_.reset();
   absl::Status closed = keyspaces_->Close();
   closed.Update(default_keyspace_->Close());
+  if (recent_puts_ != nullptr) closed.Update(recent_puts_->SettleAll());
   if (writeback_ != nullptr) writeback_->Stop();
   keyspaces_->Shut();
   default_keyspace_->Shut();

@@ -3,6 +3,7 @@
 //   Store --> dax::Pool
 //     |-----> Snapshots    one counter of numbers, so that a snapshot shows all keyspaces alike
 //     |-----> BatchTable   atomic batches
+//     |-----> RecentPuts   on an ordinary file: puts whose leaves follow later
 //     |-----> Compactor    one background thread
 //     |-----> Scrubber     another, if asked for
 //     |-----> SpaceWorker  another
@@ -31,6 +32,7 @@
 #include "kv/db.h"
 #include "kv/engine.h"
 #include "kv/keyspaces.h"
+#include "kv/recent_puts.h"
 #include "kv/scrub.h"
 #include "kv/snapshots.h"
 #include "kv/space_worker.h"
@@ -59,9 +61,10 @@ class Store final : private CompactionTargets {
   Keyspaces& keyspaces() const { return *keyspaces_; }
   // Null without process durability.
   Writeback* writeback() const { return writeback_.get(); }
-  // Has a keyspace that was just opened, or made, take part in process durability, if there is
-  // that.
-  void JoinWriteback(Engine& engine, bool is_new) const;
+  // Null unless puts survive power loss on an ordinary file.
+  RecentPuts* recent_puts() const { return recent_puts_.get(); }
+  // Has a keyspace that was just opened, or made, take part in what keeps puts durable.
+  void JoinDurability(Engine& engine, bool is_new) const;
   // Frees what open keyspaces besides this one have retired, and waits for those that were dropped.
   // Whether that can have made room.
   bool MakeRoom(const Engine& besides);
@@ -83,8 +86,9 @@ class Store final : private CompactionTargets {
   // Opens what lies in the pool, creating the store if it has none.
   absl::Status OpenParts();
   absl::StatusOr<std::unique_ptr<Engine>> OpenDefaultKeyspace(bool has_store);
-  // Completes the atomic batches that a crash cut short, before anything else is changed.
-  absl::Status RedoBatches();
+  // Completes the atomic batches that a crash cut short, and stores slots of recent puts, before
+  // anything else is changed.
+  absl::Status Redo();
   void StartScrubber();
   // The open keyspaces, or all; the default one comes first.
   absl::StatusOr<std::vector<std::shared_ptr<Engine>>> Engines(
@@ -105,6 +109,7 @@ class Store final : private CompactionTargets {
   absl::Status SettleLastSession();
   absl::StatusOr<std::unique_ptr<Engine>> RecoverKeyspaces();
   absl::Status BeginProcessDurability();
+  absl::Status BeginRecentPuts();
   absl::Status StampFreeSlots();
 
   // kFailedPrecondition, if something is still in use.
@@ -119,6 +124,7 @@ class Store final : private CompactionTargets {
   std::unique_ptr<BatchTable> batch_table_;
   Durabilities durabilities_;
   std::unique_ptr<Writeback> writeback_;
+  std::unique_ptr<RecentPuts> recent_puts_;
   std::optional<PowerCutReport> power_cut_;
   std::shared_ptr<Engine> default_keyspace_;
   std::unique_ptr<Keyspaces> keyspaces_;

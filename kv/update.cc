@@ -40,6 +40,7 @@ absl::Status Engine::Replace(std::string_view key, const VersionRead& read,
   if (value.has_value()) return PutIf(key, *value, &read.version);
   if (!read.value.has_value()) return absl::OkStatus();  // Absent, as it shall be.
   absl::Status removed = index_->Remove(key, &read.version);
+  if (removed.ok()) removed = SettleRemoved(read.version.sequence);
   // Gone meanwhile: no longer the version that was read.
   if (absl::IsNotFound(removed)) return absl::AbortedError("");
   return WithKey(std::move(removed), key);

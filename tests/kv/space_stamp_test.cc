@@ -48,7 +48,7 @@ class SpaceStampTest : public testing::Test {
   Address Put(RecordKind kind, uint64_t sequence) {
     const absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, 100);
     EXPECT_TRUE(address.ok()) << address.status();
-    WriteRecord(*space_, *address, kind, sequence, "key", "", /*of_batch=*/true);
+    WriteRecord(*space_, *address, kind, sequence, "key", "", kOfBatchFlag);
     EXPECT_TRUE(space_->Drain().ok());
     return *address;
   }
