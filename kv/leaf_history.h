@@ -20,7 +20,9 @@
 //       slot is stored: a reader that looks at the slots first misses nothing. It may meet a
 //       version twice, in its slot and superseded; at two addresses, if compaction moved it in
 //       between.
-//   H3  A version stays until no active snapshot's number lies in [since, until).
+//   H3  A version stays until no active snapshot's number lies in [since, until). Then nobody asks
+//       for its number any more, and so it does no harm in its list: removing only marks it. The
+//       list is swept once half of a history is marked: two steps for each removal.
 #ifndef DAXKV_KV_LEAF_HISTORY_H_
 #define DAXKV_KV_LEAF_HISTORY_H_
 
@@ -28,6 +30,7 @@
 #include <cstdint>
 #include <mutex>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "kv/format.h"
 #include "kv/memory.h"
@@ -50,9 +53,12 @@ struct Version : public rcu::Head {
   Kind kind = Kind::kSuperseded;
 
   // LeafHistories' own.
-  std::atomic<Address> leaf{kNullAddress};  // Null again once removed.
-  // One way only: who adds a version stores nothing to an older one, whose line has left the cache.
+  std::atomic<Address> leaf{kNullAddress};
+  // Linked one way only: who adds a version stores nothing to an older one, whose line has left the
+  // cache. So a removed one stays linked until its history is swept.
   std::atomic<Version*> next{nullptr};
+  std::atomic<bool> removed{false};
+  Address destination = kNullAddress;  // In a split: where it goes. The leaf's lock holder's.
   // Of the list that the version's owner keeps; see snapshots.h.
   Version* next_owned = nullptr;
 };
@@ -82,7 +88,7 @@ class alignas(128) LeafHistory : public rcu::Head {
   friend class LeafHistories;
   // A leaf of which each record was overwritten many times has a hundred versions and more, each in
   // a cache line of its own: who looks for one key's passes by a few of them.
-  static constexpr unsigned kLists = 12;
+  static constexpr unsigned kLists = 11;
 
   // Whether `visit` wants to go on.
   template <typename Visit>
@@ -98,9 +104,11 @@ class alignas(128) LeafHistory : public rcu::Head {
   std::atomic<Version*>& ListOf(const Version& version) {
     return version.kind == Version::Kind::kLate ? late_ : superseded_[version.tag % kLists];
   }
+
   // Under the stripe's mutex.
   uint32_t pins_ = 0;
-  uint32_t versions_ = 0;
+  uint32_t versions_ = 0;  // In the lists.
+  uint32_t removed_ = 0;   // Of those; and of those on their way here.
   std::atomic<Version*> late_{nullptr};
   std::atomic<Version*> superseded_[kLists] = {};  // By tag.
 };
@@ -117,7 +125,7 @@ class LeafHistories {
 
   // Asks the processor for the leaf's history, if it has one, inside a ReadGuard.
   void Prefetch(Address leaf) const {
-    const auto* const history = reinterpret_cast<const char*>(histories_.Load(IndexOf(leaf)));
+    const auto* const history = reinterpret_cast<const char*>(Find(leaf));
     if (history == nullptr) return;
     __builtin_prefetch(history);
     __builtin_prefetch(history + 64);
@@ -129,40 +137,28 @@ class LeafHistories {
   void Unpin(Address leaf) noexcept;
   // Adds a filled-in version to the pinned history of a leaf.
   void Add(Address leaf, Version* version) noexcept;
-  // Moves a version from its leaf, whose history goes with its last one if nobody has it pinned, to
-  // the pinned history of `to`.
-  void Move(Version* version, Address to) noexcept;
-  // Takes a version out, and deletes it after a grace period.
+  // Moves each version of the leaf, which is locked and split by the caller, to the history of the
+  // leaf home(version), if that is another; it is pinned. The leaf's own history goes with its last
+  // version if nobody has it pinned.
+  void MoveVersions(Address leaf, absl::FunctionRef<Address(const Version&)> home) noexcept;
+  // Takes a version out; it is deleted a grace period after its history has been swept.
   void Remove(Version* version) noexcept;
-  // Calls visit(version) for each version of the leaf, which is locked and split by the caller;
-  // `visit` may move the version.
-  template <typename Visit>
-  void ForEachOf(Address leaf, Visit visit) {
-    rcu::ReadGuard guard;
-    LeafHistory* history = histories_.Load(IndexOf(leaf));
-    if (history == nullptr) return;
-    const auto for_each = [&visit](const std::atomic<Version*>& list) {
-      Version* next;
-      for (Version* version = list.load(std::memory_order_acquire); version != nullptr;
-           version = next) {
-        next = version->next.load(std::memory_order_acquire);
-        visit(version);
-      }
-    };
-    for (const std::atomic<Version*>& list : history->superseded_) for_each(list);
-    for_each(history->late_);
-  }
 
  private:
   static constexpr unsigned kStripes = 64;
 
   static uint64_t IndexOf(Address leaf) { return leaf / kLeafSizeBytes; }
   std::mutex& StripeOf(Address leaf) { return stripes_[IndexOf(leaf) % kStripes]; }
+  // All under the stripe's mutex.
   static void Link(LeafHistory& history, Version* version);
-  // Looks for what leads to the version: it is the newest of its list, mostly.
-  static void Unlink(LeafHistory& history, const Version* version);
-  // Under the stripe's mutex.
-  void EraseIfEmpty(Address leaf, LeafHistory* history);
+  // Calls visit(list) for each list of the history.
+  template <typename Visit>
+  static void ForEachList(LeafHistory& history, Visit visit);
+  // Takes those that `wanted` says out of the lists.
+  template <typename Wanted>
+  static void TakeOut(LeafHistory& history, Wanted wanted);
+  // Sweeps the history if that is due, and erases it if it is empty.
+  void Tidy(Address leaf, LeafHistory* history);
 
   std::mutex stripes_[kStripes];
   xarray::TypedXArray<LeafHistory*> histories_;  // By leaf address / kLeafSizeBytes.

@@ -251,10 +251,7 @@ void CommitWindow::Keep(Version* version, Address leaf) noexcept {
 
 void CommitWindow::MoveVersions(Address from,
                                 absl::FunctionRef<Address(const Version&)> home) noexcept {
-  snapshots_->histories_.ForEachOf(from, [&](Version* version) {
-    const Address to = home(*version);
-    if (to != from) snapshots_->histories_.Move(version, to);
-  });
+  snapshots_->histories_.MoveVersions(from, home);
 }
 
 }  // namespace daxkv::kv

@@ -100,7 +100,7 @@ class Snapshots {
   // For readers, inside a ReadGuard: null if the leaf has no history.
   const LeafHistory* HistoryOf(Address leaf) const { return histories_.Find(leaf); }
 
-  // For writers that have locked the leaf: what a change of it may need of its history.
+  // A hint of a writer that will change the leaf.
   void PrefetchHistory(Address leaf) const {
     if (!any()) return;
     const rcu::ReadGuard guard;

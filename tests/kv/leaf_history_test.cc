@@ -1,6 +1,11 @@
 // What histories say of records whose addresses were used before.
 #include "kv/leaf_history.h"
 
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <vector>
+
 #include "gtest/gtest.h"
 #include "xarray/rcu.h"
 
@@ -53,7 +58,7 @@ TEST(LeafHistoryTest, GoesWithTheLastVersionThatMovesAway) {
   histories.Add(kLeft, version);
   histories.Unpin(kLeft);
   ASSERT_TRUE(histories.Pin(kRight).ok());
-  histories.ForEachOf(kLeft, [&](Version* moving) { histories.Move(moving, kRight); });
+  histories.MoveVersions(kLeft, [](const Version&) { return kRight; });
   {
     rcu::ReadGuard guard;
     EXPECT_EQ(histories.Find(kLeft), nullptr);
@@ -62,6 +67,53 @@ TEST(LeafHistoryTest, GoesWithTheLastVersionThatMovesAway) {
   }
   histories.Remove(version);
   histories.Unpin(kRight);
+}
+
+// Removed ones stay linked until half of them are: whoever asks must not be told of them, a split
+// must not ask for their keys, and with the last one all goes.
+TEST(LeafHistoryTest, RemovedVersionsAreForgottenInAnyOrder) {
+  constexpr Address kLeft = 4 * kLeafSizeBytes, kRight = 5 * kLeafSizeBytes;
+  constexpr uint64_t kVersions = 300;
+  const auto record_of = [](uint64_t i) { return Address{4096} + i * 64; };
+  LeafHistories histories;
+  ASSERT_TRUE(histories.Pin(kLeft).ok());
+  std::vector<Version*> versions;
+  for (uint64_t i = 0; i < kVersions; ++i) {
+    auto* version = new Version;
+    version->since = i + 1;
+    version->until = i + 2;
+    version->record = record_of(i);
+    version->tag = static_cast<uint16_t>(i * 7);
+    histories.Add(kLeft, version);
+    versions.push_back(version);
+  }
+  histories.Unpin(kLeft);
+  std::mt19937 random(3);
+  std::vector<uint64_t> order(kVersions);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random);
+  ASSERT_TRUE(histories.Pin(kRight).ok());
+  for (uint64_t done = 0; done < kVersions; ++done) {
+    if (done == kVersions / 4) {
+      histories.MoveVersions(kLeft, [&](const Version& version) {
+        EXPECT_FALSE(version.removed.load());
+        return version.since % 2 == 0 ? kRight : kLeft;
+      });
+    }
+    histories.Remove(versions[order[done]]);
+    rcu::ReadGuard guard;
+    for (uint64_t i = 0; i < kVersions; ++i) {
+      const uint64_t record = order[i];
+      const bool on_the_right = done >= kVersions / 4 && (record + 1) % 2 == 0;
+      const LeafHistory* const home = histories.Find(on_the_right ? kRight : kLeft);
+      const bool held = home != nullptr && home->Holds(record_of(record));
+      ASSERT_EQ(held, i > done) << "record " << record << " after " << done + 1;
+    }
+  }
+  histories.Unpin(kRight);
+  rcu::ReadGuard guard;
+  EXPECT_EQ(histories.Find(kLeft), nullptr);
+  EXPECT_EQ(histories.Find(kRight), nullptr);
 }
 
 }  // namespace
