@@ -21,15 +21,14 @@
 //
 // Thread safety: every method of Db and Keyspace from any thread at the same time, except Open,
 // Close and the destructor of Db. An Iterator or PinnedValue belongs to one thread at a time, a
-// Snapshot to any. Readers take no lock and
-// never block writers; writers of different leaves do not block each other. One process at a time
-// may have a store open.
+// Snapshot to any. Readers take no lock and never block writers; writers of different leaves do not
+// block each other. One process at a time may have a store open.
 //
 // Durability: what a returned Put or Delete survives is the medium's promise (Info::media):
-// power loss on kDax and kPageCache (there every Put pays its msyncs; PutGroup shares them), the
-// end of the process on kVolatile, and on kPageCache with Options::durability kProcess. A crash
-// while a call runs leaves it done or not done, never half. A reader may see a value whose Put has
-// not returned yet.
+// power loss on kDax and kPageCache (there a Put waits for one msync; PutGroup shares it, and a
+// Delete of what was put a moment ago needs some), the end of the process on kVolatile, and on
+// kPageCache with Options::durability kProcess. A crash while a call runs leaves it done or not
+// done, never half. A reader may see a value whose Put has not returned yet.
 //
 // Media errors: a page that can't be read any more is lost, and whoever needs its bytes gets
 // kDataLoss; the records on other pages stay readable, and no slot on it is used again until its

@@ -56,9 +56,9 @@ bool Index::Impl::Holds(const SlotPosition& at) const {
 
 // The record of a slot that did not change, with the sequence that was copied, is the one that was
 // copied: its number is its own, or that of a batch, which has no two records at one address. A
-// snapshot's reader may go on with the old place: that is
-// kept for the newest snapshot that shows the record, and for the older ones after it, as a version
-// that is there at no number, since all find the copy in the slot.
+// snapshot's reader may go on with the old place: that is kept for the newest snapshot that shows
+// the record, and for the older ones after it, as a version that is there at no number, since all
+// find the copy in the slot.
 absl::Status Index::Impl::RelocateInLeaf(absl::Span<const Move> moves, LeafNode& leaf,
                                          std::vector<bool>* moved, size_t first, uint64_t* kept) {
   const Address self = leaf.header.self;

@@ -274,6 +274,12 @@ absl::StatusOr<bool> Keyspaces::Step(Ending& ending, bool* waits) {
     *waits = dropped->extents_left > 0 && dropped->extents_left == dropped->extents_pinned;
     if (dropped->extents_left > 0) return false;
   }
+  // What was put a moment ago must not be redone in the next keyspace of this id, should its bytes
+  // still lie where that one gets an extent (recent_puts.h, R6).
+  if (RecentPuts* const recent = store_.recent_puts(); recent != nullptr) {
+    absl::Status settled = recent->SettleAll();
+    if (!settled.ok()) return settled;
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   if (!shut) {
     // The mapping dies. Whoever comes to it by a frame (dax::Mapping::LockFrame) finds nothing.

@@ -16,7 +16,7 @@
 //
 // To *settle* is to msync everything and then to store, in one word, up to which number puts need no
 // redo; regions without later puts leave the list. It happens when the list is full, when something
-// is removed that was put since, and at Close.
+// is removed that was put since, when a keyspace has gone, and at Close.
 //
 // Thread safety: every method from any thread, but Begin.
 //
@@ -41,7 +41,8 @@
 //       and so at or above those of all versions before: none comes back. And nothing is put where
 //       its key is absent with a number at or below that of anything removed before: it gets a new
 //       one first (kOutOfRange of Index::Upsert). So while a removal still waits for that, what
-//       comes after it is later for a redo, too.
+//       comes after it is later for a redo, too. The id of a dropped keyspace is used again only
+//       after all of its puts are settled.
 //   R7  Redo makes everything durable, and then settles up to a number above all of them, before
 //       anybody else changes the store.
 // None of them asks for more of a page's write than that aligned words of 8 bytes come whole, in any

@@ -486,6 +486,37 @@ class RecentPutsTest : public testing::Test {
 
 TEST_F(RecentPutsTest, APowerCutCostsNothingThatReturned) { Run(1, 2, 350); }
 
+// The next keyspace has the id of one that was dropped, and its extents the place of that one's.
+TEST_F(RecentPutsTest, TheNextKeyspaceGetsNothingOfADroppedOne) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (IsSkipped()) return;
+  const uint64_t seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 6 && !HasFailure(); ++round) {
+    std::vector<std::string> keys;
+    for (int i = 0; i < kKeys; ++i) {
+      if (IsInSecond(Key(i))) keys.push_back(Key(i));
+    }
+    const auto put = [&](const std::string& key) {
+      const uint64_t version = ++versions_;
+      Do(key, version, [&](Keyspace keyspace) { return keyspace.Put(key, ValueOf(key, version)); });
+    };
+    for (const std::string& key : keys) put(key);
+    std::vector<size_t> drops;
+    for (const std::string& key : keys) drops.push_back(expectation_.Begin(key, 0));
+    second_.reset();
+    ASSERT_THAT(db_->DropKeyspace(kSecond), IsOk());
+    ASSERT_THAT(db_->Compact().status(), IsOk());
+    absl::StatusOr<Keyspace> second = db_->CreateKeyspace(kSecond);
+    ASSERT_THAT(second.status(), IsOk());
+    second_ = *std::move(second);
+    for (size_t i = 0; i < keys.size(); ++i) expectation_.End(keys[i], drops[i], true);
+    put(keys[random() % keys.size()]);
+    for (int cut = 0; cut < 4; ++cut) ASSERT_NO_FATAL_FAILURE(CutAndJudge(random));
+  }
+}
+
 TEST_F(RecentPutsTest, NorWithThreadsThatMeetAtTheSameKeys) { Run(4, 2, 120); }
 
 }  // namespace
