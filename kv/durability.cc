@@ -114,15 +114,15 @@ absl::Status Store::BeginProcessDurability() {
   return absl::OkStatus();
 }
 
-// Redo has made everything durable that a list of the last session was for.
+// Redo has made everything durable that a list of the last session was for. It goes in any case: a
+// session without recent puts settles nothing when it removes.
 absl::Status Store::BeginRecentPuts() {
-  const dax::MediaInfo& media = pool_->media();
-  if (media.media_class != dax::MediaClass::kPageCache || durabilities_.wants_process) {
-    return absl::OkStatus();
-  }
+  const bool wanted =
+      pool_->media().media_class == dax::MediaClass::kPageCache && !durabilities_.wants_process;
+  if (!wanted && RecentPuts::Read(*pool_).empty()) return absl::OkStatus();
   auto recent_puts = std::make_unique<RecentPuts>(pool_.get(), snapshots_.get());
   absl::Status status = recent_puts->Begin();
-  if (!status.ok()) return status;
+  if (!status.ok() || !wanted) return status;
   recent_puts_ = std::move(recent_puts);
   const auto engines = Engines(/*open=*/true);
   if (!engines.ok()) return engines.status();

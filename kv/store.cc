@@ -73,8 +73,8 @@ absl::Status Store::OpenParts() {
   default_keyspace_ = *std::move(engine);
   keyspaces_ = std::make_unique<Keyspaces>(this);
   status = *has_store ? Redo() : CommitSuperblock(*pool_);
-  if (status.ok()) status = BeginProcessDurability();
   if (status.ok()) status = BeginRecentPuts();
+  if (status.ok()) status = BeginProcessDurability();
   if (!status.ok()) return status;
   compactor_ =
       std::make_unique<Compactor>(pool_.get(), static_cast<CompactionTargets*>(this),

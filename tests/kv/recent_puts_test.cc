@@ -517,6 +517,30 @@ TEST_F(RecentPutsTest, TheNextKeyspaceGetsNothingOfADroppedOne) {
   }
 }
 
+// A list that outlives its session must not bring back what a session without recent puts removes.
+TEST_F(RecentPutsTest, ASessionOfProcessDurabilityEndsTheList) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (IsSkipped()) return;
+  medium.Forget();
+  ASSERT_THAT(db_->Put("removed", "value"), IsOk());
+  ASSERT_THAT(db_->Put("kept", "value"), IsOk());
+  for (const dax::Durability durability : {dax::Durability::kProcess, dax::Durability::kPower}) {
+    second_.reset();
+    db_.reset();  // As the end of the process leaves it.
+    Options options = StoreOptions();
+    options.durability = durability;
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(directory_.Path("store"), options);
+    ASSERT_THAT(db.status(), IsOk());
+    db_ = *std::move(db);
+    std::string value;
+    EXPECT_THAT(db_->Get("kept", &value), IsOk());
+    if (durability == dax::Durability::kProcess) {
+      EXPECT_THAT(db_->Delete("removed"), IsOk());
+    }
+    EXPECT_THAT(db_->Get("removed", &value), HasCode(absl::StatusCode::kNotFound));
+  }
+}
+
 TEST_F(RecentPutsTest, NorWithThreadsThatMeetAtTheSameKeys) { Run(4, 2, 120); }
 
 }  // namespace
