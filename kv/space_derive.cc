@@ -111,7 +111,11 @@ absl::StatusOr<ExtentFrame*> Space::Impl::LoadFrame(Address extent, bool retired
   if (!run.ok()) return run.status();
   if (!run->live || run->offset() != extent) return nullptr;
   absl::Status status = FaultRun(*run);
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // If it was released just now, that is no damage.
+    const absl::Status now = FindExtent(run->first_page).status();
+    return absl::IsNotFound(now) ? now : status;
+  }
   if (IsHeaderLost(*run)) return LostHeaderError(extent);
   const absl::StatusOr<SlotLayout> layout = CheckExtent(*pool, *run);
   if (!layout.ok()) return layout.status();
