@@ -263,6 +263,10 @@ absl::Status BatchRedo::ApplyAll() {
   // cache this syncs it. Elsewhere the leaves were flushed when they were set up (FlushInherited),
   // and the table's drain completes that.
   absl::Status status = store_.Sync();
+  // Before the table is: once that forgets a batch, nothing else says what the batch deleted (R6).
+  if (status.ok() && !RecentPuts::Read(store_.pool()).empty()) {
+    status = RecentPuts(&store_.pool(), &store_.snapshots()).Begin();
+  }
   return status.ok() ? store_.batch_table().Forget() : status;
 }
 

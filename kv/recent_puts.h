@@ -44,7 +44,7 @@
 //       comes after it is later for a redo, too. The id of a dropped keyspace is used again only
 //       after all of its puts are settled.
 //   R7  Redo makes everything durable, and then settles up to a number above all of them, before
-//       anybody else changes the store.
+//       the batches that it did are forgotten and before anybody else changes the store.
 // None of them asks for more of a page's write than that aligned words of 8 bytes come whole, in any
 // mix of old and new. settled and its complement are two words: the lower one counts, and a redo
 // with the old one is right until whoever settles has gone on.
