@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "dax/yield_point.h"
 #include "kv/batch_redo.h"
 #include "kv/exceptions.h"
 #include "kv/power_cut.h"
@@ -293,6 +294,7 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
       space_->Abandon(address);
       return drained;
     }
+    if (recent != nullptr) dax::YieldPoint("a recent put's record is durable");
     absl::Status published = index_->Upsert(key, address, expected, wait).status();
     if (absl::IsOutOfRange(published) || (absl::IsAborted(published) && expected == nullptr)) {
       // A put that overlapped this one has published a higher sequence number (K2).

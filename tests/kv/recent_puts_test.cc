@@ -29,6 +29,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "dax/yield_point.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
@@ -515,6 +516,37 @@ TEST_F(RecentPutsTest, TheNextKeyspaceGetsNothingOfADroppedOne) {
     put(keys[random() % keys.size()]);
     for (int cut = 0; cut < 4; ++cut) ASSERT_NO_FATAL_FAILURE(CutAndJudge(random));
   }
+}
+
+// A put stands between its record and its slot when another thread settles: its number counts as
+// settled from then on, and so it has to wait for its slot.
+std::function<void()> at_yield_point;
+
+TEST_F(RecentPutsTest, APutThatASettleOvertakesWaitsForItsSlot) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (IsSkipped()) return;
+  const auto put = [&](const std::string& key) {
+    const uint64_t version = ++versions_;
+    Do(key, version, [&](Keyspace keyspace) { return keyspace.Put(key, ValueOf(key, version)); });
+  };
+  // In two keyspaces: the removed record's slot is reused after an msync of its leaf's page.
+  const std::string overtaken = Key(1), removed = Key(0);
+  ASSERT_NE(IsInSecond(overtaken), IsInSecond(removed));
+  put(removed);
+  at_yield_point = [&] {
+    dax::SetYieldHook(nullptr);
+    std::thread([&] {
+      Do(removed, 0, [&](Keyspace keyspace) { return keyspace.Delete(removed); });
+    }).join();
+  };
+  dax::SetYieldHook([](const char* point) {
+    if (std::string_view(point) == "a recent put's record is durable") at_yield_point();
+  });
+  put(overtaken);
+  const uint64_t seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mt19937_64 random(seed);
+  for (int cut = 0; cut < 20; ++cut) ASSERT_NO_FATAL_FAILURE(CutAndJudge(random));
 }
 
 // A list that outlives its session must not bring back what a session without recent puts removes.
