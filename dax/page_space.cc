@@ -23,7 +23,7 @@ PageSpace::PageSpace(const Parts& parts, uint64_t most_bytes)
       persister_(*parts.persister),
       bad_pages_(*parts.bad_pages),
       huge_pages_(parts.huge_pages),
-      map_ahead_(parts.map_ahead),
+      write_ahead_(parts.write_ahead),
       huge_ahead_(parts.huge_ahead),
       most_bytes_(most_bytes) {}
 

@@ -40,7 +40,9 @@ class PageSpace {
     Persister* persister;
     BadPages* bad_pages;
     bool huge_pages;  // PoolOptions::huge_pages.
-    bool map_ahead;   // What is reserved ahead is also mapped,
+    // What is reserved ahead is also mapped, and filled with zeros; but only for reading where pages
+    // that are mapped for writing count as written,
+    bool write_ahead;
     bool huge_ahead;  // and comes in huge pages as long as the kernel has some.
   };
   // `most_bytes`: what the pool may grow to; 0 if it has a fixed size. The parts must outlive this.
@@ -138,7 +140,7 @@ class PageSpace {
   BackingFiles& files_;
   Persister& persister_;
   BadPages& bad_pages_;
-  const bool huge_pages_, map_ahead_, huge_ahead_;
+  const bool huge_pages_, write_ahead_, huge_ahead_;
   const uint64_t most_bytes_;
   uint64_t open_epoch_ = 0;
 

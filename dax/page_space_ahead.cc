@@ -64,9 +64,9 @@ bool PageSpace::ReserveNextAhead() {
   }
   const absl::Status reserved = files_.Reserve(offset, kBlockBytes);
   // Without it the pages are mapped when they are touched.
-  for (uint64_t done = 0; reserved.ok() && map_ahead_ && done < kBlockBytes; done += kMapBytes) {
+  for (uint64_t done = 0; reserved.ok() && done < kBlockBytes; done += kMapBytes) {
     const char* const begin = heap_.base() + offset + done;
-    if (!PopulatePages(begin, kMapBytes, /*for_writing=*/true).ok()) break;
+    if (!PopulatePages(begin, kMapBytes, write_ahead_).ok()) break;
   }
   const Lock lock(mutex_);
   Segment& segment = *next->segment;

@@ -1,10 +1,12 @@
 #include "dax/persist.h"
 
 #include <libpmem.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,6 +24,13 @@ constexpr uintptr_t kMergeGapBytes = uintptr_t{1} << 20;
 constexpr size_t kMaxNotes = 256;
 // From here on copies bypass the cache.
 constexpr size_t kNonTemporalBytes = 256;
+
+// SyncInParts: of a block; that many flushes make about so many dirty pages, whose interrupts would
+// cost more than mapping the block anew.
+constexpr unsigned kBlockShift = 21;
+constexpr uint8_t kBusyFlushes = 32;
+// What is unmapped and written at a time.
+constexpr uint64_t kPartBytes = uint64_t{32} << 20;
 
 struct Range {
   uintptr_t first;
@@ -84,7 +93,7 @@ void Persister::Flush(const void* address, size_t size_bytes) noexcept {
   }
   if (size_bytes == 0) return;
   NoteIfLost(address, size_bytes);
-  if (process_only_.load(std::memory_order_relaxed)) return NoteUnsynced();
+  if (process_only_.load(std::memory_order_relaxed)) return NoteUnsynced(address);
   Write(address, size_bytes);
 }
 
@@ -94,8 +103,16 @@ void Persister::FlushToMedium(const void* address, size_t size_bytes) noexcept {
   Write(address, size_bytes);
 }
 
-// A load first: the flag's cache line stays shared.
-void Persister::NoteUnsynced() noexcept {
+// Loads first: cache lines stay shared. The counts are hints, and may miss some.
+void Persister::NoteUnsynced(const void* address) noexcept {
+  // Acquire: pairs with the release in SetDurability.
+  if (std::atomic<uint8_t>* flushes = flushes_.load(std::memory_order_acquire)) {
+    const auto offset = static_cast<uint64_t>(static_cast<const char*>(address) - base_);
+    if (const uint64_t block = offset >> kBlockShift; block < blocks_) {
+      const uint8_t count = flushes[block].load(std::memory_order_relaxed);
+      if (count < kBusyFlushes) flushes[block].store(count + 1, std::memory_order_relaxed);
+    }
+  }
   if (unsynced_.load(std::memory_order_relaxed)) return;
   unsynced_.store(true, std::memory_order_relaxed);
 }
@@ -105,7 +122,12 @@ bool Persister::TakeUnsynced() noexcept {
   return std::exchange(was_unsynced_, unsynced) || unsynced;
 }
 
-void Persister::SetDurability(Durability durability) {
+void Persister::SetDurability(Durability durability, uint64_t most_bytes) {
+  if (page_cache_ && durability == Durability::kProcess && owned_flushes_ == nullptr) {
+    blocks_ = most_bytes >> kBlockShift;
+    owned_flushes_.reset(new (std::nothrow) std::atomic<uint8_t>[blocks_]());
+    flushes_.store(owned_flushes_.get(), std::memory_order_release);
+  }
   process_only_.store(page_cache_ && durability == Durability::kProcess, std::memory_order_relaxed);
 }
 
@@ -255,6 +277,46 @@ void Persister::CopyAndFlush(void* to, const void* from, size_t size_bytes) noex
 absl::Status Persister::SyncAll(size_t size_bytes) {
   absl::Status status = SyncRange(size_bytes);
   if (lost_ != nullptr && lost_->any()) status.Update(TakeLostNote());
+  return status;
+}
+
+// Of [first, end); false: there is none. What was stored to the pages is in the page cache, and
+// whoever touches them maps them again. A failure leaves them mapped.
+bool Persister::UnmapBusyBlocks(uint64_t first, uint64_t end) noexcept {
+  std::atomic<uint8_t>* const flushes = flushes_.load(std::memory_order_relaxed);
+  const uint64_t last = std::min((end - 1) >> kBlockShift, blocks_ - 1);
+  bool any = false;
+  for (uint64_t block = first >> kBlockShift; block <= last; ++block) {
+    uint64_t next = block;
+    for (; next <= last && flushes[next].load(std::memory_order_relaxed) == kBusyFlushes; ++next) {
+      flushes[next].store(0, std::memory_order_relaxed);
+    }
+    if (next == block) continue;
+    const uint64_t from = block << kBlockShift;
+    const uint64_t to = std::min(next << kBlockShift, end);
+    static_cast<void>(madvise(const_cast<char*>(base_) + from, to - from, MADV_DONTNEED));
+    any = true;
+    block = next;
+  }
+  return any;
+}
+
+absl::Status Persister::SyncInParts(size_t size_bytes) {
+  // Pages that stand in for lost ones are not the files'.
+  if (flushes_.load(std::memory_order_relaxed) == nullptr || blocks_ == 0 ||
+      (lost_ != nullptr && lost_->any())) {
+    return SyncAll(size_bytes);
+  }
+  const auto base = reinterpret_cast<uintptr_t>(base_);
+  absl::Status status;
+  uint64_t written = 0;
+  for (uint64_t part = 0; part < size_bytes; part += kPartBytes) {
+    const uint64_t end = std::min<uint64_t>(part + kPartBytes, size_bytes);
+    if (!UnmapBusyBlocks(part, end) && end != size_bytes) continue;
+    status.Update(WriteBack(base + written, base + end));
+    written = end;
+  }
+  status.Update(CheckMedium());
   return status;
 }
 

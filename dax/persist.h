@@ -49,8 +49,8 @@ class Persister {
   // Elsewhere a Drain. Statuses of Drain: kDataLoss as there.
   absl::Status DropFlushes() noexcept;
   // Another promise from now on. The caller sees to what was flushed under the one before
-  // (SyncAll).
-  void SetDurability(Durability durability);
+  // (SyncAll). `most_bytes`: what the mapping may grow to.
+  void SetDurability(Durability durability, uint64_t most_bytes = 0);
   // Whether something was flushed since the last call that only SyncAll makes durable. False when
   // nothing was flushed since the last call but one, either: a store may reach the cache a moment
   // after its flush is seen.
@@ -66,6 +66,11 @@ class Persister {
   void CopyAndFlush(void* to, const void* from, size_t size_bytes) noexcept;
   // Everything below base + size_bytes, whichever thread stored it.
   absl::Status SyncAll(size_t size_bytes);
+  // The same for stores of kProcess, without disturbing those who store meanwhile so much. Where the
+  // kernel cleans a mapped page it interrupts every CPU that the process runs on, page by page. So
+  // blocks that were flushed often are unmapped first, at one interrupt each, and written before
+  // many of their pages are mapped again, which the next access to them does. One thread at a time.
+  absl::Status SyncInParts(size_t size_bytes);
 
  private:
   void Note(uintptr_t first, uintptr_t last);
@@ -77,7 +82,8 @@ class Persister {
   absl::Status SyncRange(size_t size_bytes);
   absl::Status TakeLostNote() noexcept;
 
-  void NoteUnsynced() noexcept;
+  void NoteUnsynced(const void* address) noexcept;
+  bool UnmapBusyBlocks(uint64_t first, uint64_t end) noexcept;
   void Write(const void* address, size_t size_bytes) noexcept;
 
   const bool page_cache_;
@@ -85,6 +91,11 @@ class Persister {
   std::atomic<bool> process_only_{false};
   std::atomic<bool> unsynced_{false};
   bool was_unsynced_ = false;  // TakeUnsynced's, which one thread calls at a time.
+  // How often each block was flushed under kProcess since it was unmapped, about, and to kBusyFlushes
+  // at most. Null: without memory, or before kProcess. Never freed before the Persister.
+  std::unique_ptr<std::atomic<uint8_t>[]> owned_flushes_;
+  std::atomic<std::atomic<uint8_t>*> flushes_{nullptr};
+  uint64_t blocks_ = 0;  // Of it; before it is published.
   const char* const base_;
   // Outlived by no note: threads hold it weakly.
   const std::shared_ptr<const Persister*> identity_;

@@ -282,7 +282,7 @@ absl::Status Pool::Impl::SetUp() {
   bad_pages = std::make_unique<BadPages>(heap->root(), persister.get());
   space = std::make_unique<PageSpace>(
       PageSpace::Parts{heap.get(), files.get(), persister.get(), bad_pages.get(), huge_pages,
-                       /*map_ahead=*/media.media_class != MediaClass::kPageCache,
+                       /*write_ahead=*/media.media_class != MediaClass::kPageCache,
                        /*huge_ahead=*/media.media_class == MediaClass::kVolatile},
       is_directory ? directory->max_size_bytes() : 0);
   persister->SetDataPages(
@@ -422,16 +422,21 @@ absl::Status Pool::SetDurability(Durability durability) {
   if (media().media_class != MediaClass::kPageCache) return absl::OkStatus();
   // In this order no store is under neither promise: first the strict one, then what was stored
   // before, then the other.
-  impl_->persister->SetDurability(Durability::kPower);
+  const uint64_t most_bytes =
+      std::max(impl_->directory == nullptr ? 0 : impl_->directory->max_size_bytes(),
+               impl_->files->size_bytes());
+  impl_->persister->SetDurability(Durability::kPower, most_bytes);
   absl::Status synced = Sync();
   if (!synced.ok()) return synced;
-  impl_->persister->SetDurability(durability);
+  impl_->persister->SetDurability(durability, most_bytes);
   impl_->media.durability = durability;
   return absl::OkStatus();
 }
 
 absl::Status Pool::SyncIfNeeded() {
-  return impl_->persister->TakeUnsynced() ? Sync() : absl::OkStatus();
+  if (!impl_->persister->TakeUnsynced()) return absl::OkStatus();
+  return WithoutExceptions(
+      [&] { return impl_->persister->SyncInParts(impl_->files->size_bytes()); });
 }
 
 absl::Status Pool::PersistWord(const uint64_t* word) {

@@ -317,7 +317,7 @@ class Pool {
 
   // Does what AllocateRun has to do for pages without blocks ahead of time, for whoever has the
   // time: reserves blocks for the pages that will be handed out next, 1/128 of what is in use but
-  // 2 MiB at least and 32 MiB at most, and maps them where that writes nothing (not on kPageCache).
+  // 2 MiB at least and 32 MiB at most, and maps them (on kPageCache for reading, which writes nothing).
   // Nothing in pools that use less than 64 MiB, nor without holes. Spare blocks go back when the
   // file system has no others. 2 MiB at a time, during which no other call waits for it, but one
   // that meets a full file system, and Trim.

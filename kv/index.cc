@@ -156,7 +156,10 @@ void Index::Impl::StoreSlot(CommitWindow& window, HistoryReserve* reserve, LeafN
     kept =
         old != nullptr && window.Supersede(reserve, memory, self, *old, &leaf.slots[place], until);
   }
-  if (slot == 0 && old != nullptr) NoteRemoved(old->sequence);
+  if (slot == 0 && old != nullptr) {
+    NoteRemoved(old->sequence);
+    memory->NoteRemoved();
+  }
   StoreWord(leaf.slots[place], slot);
   memory->Flush(&leaf.slots[place], sizeof(slot));
   if (old == nullptr) return;

@@ -76,6 +76,9 @@ class Memory {
   // `link` is null when nothing on the medium ever referred to the slot. Without ReserveRetires and
   // without memory the slot stays used for this session.
   virtual void Retire(Address address, const uint64_t* link) noexcept = 0;
+  // Called before Retire or NoteKept of a record that leaves its key without a value. A record that
+  // is not told of so was replaced by one of its key with a higher number, or by its copy.
+  virtual void NoteRemoved() noexcept {}
   // Tells of a slot that was unlinked likewise, but is still shown by snapshots: it is retired when
   // they are gone. Until then a power cut must not make it the key's again (stamps.h, V3).
   virtual void NoteKept(Address /*address*/) noexcept {}

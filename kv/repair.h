@@ -11,7 +11,8 @@
 // close the maps tell which slots were in use, and a slot that becomes free is stamped dead. What
 // remains doubtful, after a crash and only for keys of damaged leaves: records that were deleted a
 // moment before the process died, or while a snapshot held them; after a power cut, those whose
-// stamp was not yet on the medium; and a record that was being written when the crash came, whose
+// stamp was not yet on the medium; of a process that died with process durability, what it replaced
+// (stamps.h, V2), if the record that replaced it is damaged as well; and a record that was being written when the crash came, whose
 // call had not returned.
 //
 // Keyspaces are repaired one by one. What belongs to which is told by the runs of extents. A

@@ -171,6 +171,7 @@ absl::Status Space::Close() {
 // If we crash or fail, the pool is not marked clean, and no map counts at the next open. Durable
 // with the rest, by Pool::Close, before that marks it so.
 absl::Status Space::Impl::SaveMaps() {
+  StampLacking();  // A map tells free from used alone.
   std::vector<ExtentFrame*> changed;
   for (ExtentFrame* frame : Frames()) {
     // What a pin still held back is free: no pin outlives the mapping.

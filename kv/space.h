@@ -126,6 +126,7 @@ class Space : public Memory, public dax::ExtentProvider {
   absl::Status ReserveRetires(size_t count) override;
   void CancelRetires(size_t count) noexcept override;
   void Retire(Address address, const uint64_t* link) noexcept override;
+  void NoteRemoved() noexcept override;
   void NoteKept(Address address) noexcept override;
   void Flush(const void* address, size_t size_bytes) noexcept override;
   absl::Status Drain() override;

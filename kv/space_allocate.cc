@@ -91,7 +91,13 @@ std::optional<Address> Space::Impl::ClaimSlot(Shard& shard) {
   const std::optional<uint32_t> slot = shard.current->Claim(&shard.word);
   if (!slot.has_value()) return std::nullopt;
   NoteChange(shard.current);
-  return shard.current->SlotAddress(*slot);
+  const Address address = shard.current->SlotAddress(*slot);
+  // V2: whoever is given it may take long to fill it.
+  if (writeback.load(std::memory_order_relaxed) != nullptr && shard.current->is_of_records() &&
+      !IsStampedDead(*pool, address)) {
+    kv::StampDead(*pool, address);
+  }
+  return address;
 }
 
 absl::StatusOr<Address> Space::Impl::AllocateSlot(uint16_t class_number, Purpose purpose) {

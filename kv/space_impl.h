@@ -328,6 +328,13 @@ struct Space::Impl final : SpaceWorker::Task {
   bool MayStamp(Address address) const;
   absl::Status StampDurable();
   absl::Status FreeStamped();
+  void FreeReplaced(PendingSlots& pending) noexcept;
+  // Before what is removed gets a `since`.
+  void NoticeRemovals() noexcept;
+  void StampFreeOf(ExtentFrame& frame) noexcept;
+  void StampLacking() noexcept;
+  // Under `maintenance`, of extents that nobody allocates from any more.
+  absl::Status StampDurably(absl::Span<ExtentFrame* const> frames);
   // Takes in the round, and stamps and frees what the writebacks that are done allow.
   void AdvancePending() noexcept;
   // The same with two writebacks, and FreeHeld.
@@ -393,7 +400,11 @@ struct Space::Impl final : SpaceWorker::Task {
   std::vector<Address> pinned_unlinked;
   std::deque<PendingSlots> to_free;
   uint64_t pending_size_bytes = 0;  // maintenance
-  bool all_stamped = true;          // maintenance
+  // maintenance: slots of replaced records that wait get stamps, too, until those are gone that
+  // waited when this many writebacks had begun (V2).
+  std::optional<uint64_t> stamp_all_until;
+  std::atomic<bool> removed{false};  // Something was, since NoticeRemovals.
+  bool all_stamped = true;           // maintenance
   std::atomic<uint64_t> pending_count{0};
   std::atomic<Writeback*> writeback{nullptr};  // Null: no process durability.
   std::map<Address, std::string> damaged;      // maintenance: extents that were refused, and why

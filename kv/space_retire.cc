@@ -287,6 +287,7 @@ absl::Status Space::Impl::TruncateExtents(std::vector<ExtentFrame*>* frames) {
   if (frames->empty()) return absl::OkStatus();
   // A released run must not be committed by a later Drain.
   absl::Status status = DrainAndCommit();
+  if (status.ok()) status = StampDurably(*frames);
   if (!status.ok()) return status;
   // Neighbours go together: one grace period, one wait for the medium and one hole for all.
   for (size_t begin = 0, end = 0; begin < frames->size(); begin = end) {

@@ -36,6 +36,14 @@ void Space::BeforeWriteback() {
   impl_->RetireRound();
 }
 
+void Space::NoteRemoved() noexcept {
+  if (!has_process_durability()) return;
+  // Relaxed: the mutex of the queue into which the record comes next orders it.
+  if (!impl_->removed.load(std::memory_order_relaxed)) {
+    impl_->removed.store(true, std::memory_order_relaxed);
+  }
+}
+
 void Space::NoteKept(Address address) noexcept {
   if (!has_process_durability()) return;
   RetireQueue& queue = impl_->retire_queues[QueueNumber()];
@@ -93,6 +101,7 @@ absl::Status Space::Impl::QueueUnlinked() {
     }
   }
   of_batches.of_batches = true;
+  NoticeRemovals();
   // Read after the unlinking stores (W1).
   pending.since = of_batches.since = writeback.load(std::memory_order_relaxed)->begun();
   const uint64_t slots = pending.slots.size() + of_batches.slots.size();
@@ -124,6 +133,7 @@ absl::Status Space::Impl::QueueKept() {
     queue.kept.clear();
   }
   if (pending.slots.empty()) return absl::OkStatus();
+  NoticeRemovals();
   pending.since = writeback.load(std::memory_order_relaxed)->begun();
   to_flag.push_back(std::move(pending));
   return absl::OkStatus();
@@ -178,6 +188,7 @@ absl::Status Space::Impl::StampDurable() {
     if (pending.since >= done) continue;
     if (pending.of_batches && !pending.others_stamped) continue;
     if (pending.last_batch > running.horizon()) continue;
+    if (!pending.of_batches && !stamp_all_until.has_value()) FreeReplaced(pending);
     stamp(pending.slots);
     stamped.size_bytes += std::exchange(pending.size_bytes, 0);
   }
@@ -191,10 +202,83 @@ absl::Status Space::Impl::StampDurable() {
   }
   to_stamp.remove_if([](const PendingSlots& pending) { return pending.slots.empty(); });
   pinned_unlinked = std::move(pinned.slots);
+  const auto waits = [this](const PendingSlots& pending) {
+    return pending.since <= *stamp_all_until;
+  };
+  if (stamp_all_until.has_value() && std::none_of(to_stamp.begin(), to_stamp.end(), waits) &&
+      std::none_of(to_flag.begin(), to_flag.end(), waits)) {
+    stamp_all_until.reset();
+  }
   if (stamped.slots.empty()) return absl::OkStatus();
   stamped.since = running.begun();
   to_free.push_back(std::move(stamped));
   return absl::OkStatus();
+}
+
+// V2: of slabs, what nothing stands in the way of. The rest stays.
+void Space::Impl::FreeReplaced(PendingSlots& pending) noexcept {
+  size_t kept = 0;
+  for (const Address address : pending.slots) {
+    ExtentFrame* const frame = FindFrame(address);
+    const std::optional<uint32_t> slot = frame == nullptr ? std::nullopt : frame->SlotAt(address);
+    if (!slot.has_value() || frame->is_large() || !frame->IsUsed(*slot) ||
+        frame->held.count(*slot) != 0 || IsPinned(*frame, *slot) || space->IsLost(address, 1)) {
+      pending.slots[kept++] = address;
+      continue;
+    }
+    frame->may_lack_stamps = frame->may_lack_stamps || frame->is_of_records();
+    frame->changed.store(true, std::memory_order_relaxed);
+    frame->Free(*slot);
+    Relist(frame);
+  }
+  pending_count.fetch_sub(pending.slots.size() - kept, std::memory_order_relaxed);
+  pending.slots.resize(kept);
+  pending_size_bytes -= std::min(pending_size_bytes, std::exchange(pending.size_bytes, 0));
+}
+
+void Space::Impl::NoticeRemovals() noexcept {
+  if (!removed.exchange(false, std::memory_order_relaxed)) return;
+  StampLacking();
+  stamp_all_until = writeback.load(std::memory_order_relaxed)->begun();
+}
+
+// Slots are claimed meanwhile, for nobody else to write there.
+void Space::Impl::StampFreeOf(ExtentFrame& frame) noexcept {
+  for (uint32_t slot = 0; slot < frame.slot_count(); ++slot) {
+    const Address address = frame.SlotAddress(slot);
+    if (frame.IsUsed(slot) || IsStampedDead(*pool, address) || !frame.ClaimSlot(slot)) continue;
+    if (!IsStampedDead(*pool, address)) kv::StampDead(*pool, address);
+    frame.Free(slot);
+  }
+  frame.may_lack_stamps = false;
+  Relist(&frame);
+}
+
+void Space::Impl::StampLacking() noexcept {
+  bool any = false;
+  frames.ForEach(0, UINT64_MAX, [&](const xarray::Located& located) {
+    ExtentFrame& frame = *located.entry.pointer<ExtentFrame>();
+    any = any || frame.may_lack_stamps;
+    if (frame.may_lack_stamps) StampFreeOf(frame);
+    return true;
+  });
+  if (!any) return;
+  // Slots that were claimed meanwhile were, or are, stamped under these.
+  for (size_t number = 0; number < classes.size(); ++number) {
+    SizeClass* const size_class = classes.Find(number);
+    if (size_class == nullptr) continue;
+    for (Shard& shard : size_class->shards) const std::lock_guard<std::mutex> lock(shard.mutex);
+  }
+}
+
+absl::Status Space::Impl::StampDurably(absl::Span<ExtentFrame* const> frames_to_stamp) {
+  bool any = false;
+  for (ExtentFrame* frame : frames_to_stamp) {
+    if (!frame->may_lack_stamps) continue;
+    StampFreeOf(*frame);
+    any = true;
+  }
+  return any ? writeback.load(std::memory_order_relaxed)->Now() : absl::OkStatus();
 }
 
 absl::Status Space::Impl::FreeStamped() {

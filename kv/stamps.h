@@ -11,12 +11,17 @@
 // of each key the record with the highest sequence number that verifies and has no stamp.
 //
 // Invariants, "durable" meaning that a writeback has been completed which began afterwards
-//   V1  A record is stamped only after the store that unlinked it is durable, and with it the
-//       record that replaced it. So no key loses its last durable record to a stamp.
-//   V2  A slot is reused, and an extent truncated, only after the stamps of all its records are
-//       durable. So a page of an old time never shows a record that another page's later time has
-//       deleted, for longer than two writebacks after its unlinking; and since the stamp clears the
-//       first eight bytes, no half-written new header can make an old record verify again.
+//   V1  A record is stamped, and its slot free, only after the store that unlinked it is durable,
+//       and with it the record that replaced it. So no key loses its last durable record.
+//   V2  What was *removed* leaves nothing behind that says so, but its stamp: its slot is reused
+//       only when that is durable. What was *replaced* needs no stamp: its key always has a record
+//       on the medium with a higher number, and its slot is free at once (ExtentFrame::
+//       may_lack_stamps); whoever is handed a slot stamps it. Only when its key is removed would it
+//       be the highest. So when anything is removed, all free slots are stamped before the
+//       writeback begins that the removed record waits for; and until that has its stamp, what is
+//       replaced gets one, too. So a page of an old time never shows a record that another page's
+//       later time has deleted, for longer than two writebacks after its unlinking. An extent is
+//       truncated, and a map saved, only with stamps in all free slots, durable ones for an extent.
 //   V3  A record that snapshots or pins still show can't lose its header: it gets the flag
 //       kUnlinkedFlag, which no checksum covers, and its stamp when they are gone.
 //   V4  A slot that was written and never published is stamped at once: it is nobody's version.

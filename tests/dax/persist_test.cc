@@ -3,9 +3,11 @@
 
 #include "dax/persist.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <libpmem.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -171,6 +173,55 @@ TEST_F(PersisterTest, ForTheProcessAloneNothingIsWrittenButWhatMustBe) {
   EXPECT_TRUE(absl::IsInternal(persister.SyncAll(8192)));
   fail_with = 0;
   EXPECT_TRUE(absl::IsInternal(persister.Drain()));
+}
+
+TEST_F(PersisterTest, PartsThatWereFlushedOftenAreUnmappedAndWrittenOneByOne) {
+  // Private pages would lose what they hold.
+  char* const shared = static_cast<char*>(mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
+                                               MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  ASSERT_NE(shared, MAP_FAILED);
+  {
+    Persister persister(MediaClass::kPageCache, shared);
+    persister.SetDurability(Durability::kProcess, kArenaBytes);
+    const auto is_mapped = [&](uint64_t offset) {
+      const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+      uint64_t entry = 0;
+      const auto page = (reinterpret_cast<uintptr_t>(shared) + offset) / kPageSizeBytes;
+      EXPECT_EQ(pread(pagemap, &entry, sizeof(entry), static_cast<off_t>(page * sizeof(entry))),
+                static_cast<ssize_t>(sizeof(entry)));
+      close(pagemap);
+      return (entry >> 63) != 0;
+    };
+    const auto flush = [&](uint64_t offset, int times) {
+      shared[offset] = 'x';
+      for (int i = 0; i < times; ++i) persister.Flush(shared + offset, 1);
+    };
+    const uint64_t busy = 70 * kTestMiB, idle = 100 * kTestMiB, last = 130 * kTestMiB;
+    flush(busy, 1000);
+    flush(idle, 3);
+    flush(last, 1000);
+    ASSERT_TRUE(is_mapped(busy) && is_mapped(idle) && is_mapped(last));
+    ASSERT_OK(persister.SyncInParts(kArenaBytes));
+    EXPECT_FALSE(is_mapped(busy) || is_mapped(last));
+    EXPECT_TRUE(is_mapped(idle));
+    EXPECT_EQ(shared[busy] + shared[idle] + shared[last], 3 * 'x');
+    // All of it once, from its beginning to its end.
+    uint64_t end = 0;
+    for (const auto& [address, size_bytes] : synced) {
+      EXPECT_EQ(address, reinterpret_cast<uintptr_t>(shared) + end);
+      end += size_bytes;
+    }
+    EXPECT_EQ(end, kArenaBytes);
+    EXPECT_EQ(synced.size(), 3u);
+    synced.clear();
+    // Not again without more flushes.
+    ASSERT_OK(persister.SyncInParts(kArenaBytes));
+    EXPECT_TRUE(is_mapped(busy));
+    EXPECT_EQ(synced.size(), 1u);
+    fail_with = EIO;
+    EXPECT_TRUE(absl::IsInternal(persister.SyncInParts(kArenaBytes)));
+  }
+  munmap(shared, kArenaBytes);
 }
 
 TEST_F(PersisterTest, OtherMediaHaveOneDurability) {

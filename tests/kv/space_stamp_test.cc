@@ -52,10 +52,21 @@ class SpaceStampTest : public testing::Test {
     EXPECT_TRUE(space_->Drain().ok());
     return *address;
   }
+  // Of a record that was linked, as when its key was deleted.
   void Retire(Address address, bool was_linked) {
     rcu::ReadGuard guard;
+    if (was_linked) space_->NoteRemoved();
     space_->Retire(address,
                    was_linked ? reinterpret_cast<uint64_t*>(pool_->root_area() + 512) : nullptr);
+  }
+  void Replace(Address address) {
+    rcu::ReadGuard guard;
+    space_->Retire(address, reinterpret_cast<uint64_t*>(pool_->root_area() + 512));
+  }
+  uint64_t UsedSlots() const {
+    const absl::StatusOr<SpaceStats> stats = space_->stats();
+    EXPECT_TRUE(stats.ok()) << stats.status();
+    return stats->used_slots;
   }
   // A writeback of which the space is not told.
   void WriteBack() { ASSERT_TRUE(writeback_->Now().ok()); }
@@ -74,6 +85,7 @@ TEST_F(SpaceStampTest, ADeleteGoesOnceTheStampOfWhatItDeletedIsDurable) {
   const Address deleted = Put(kDeleteRecord, 2);
   Retire(value, /*was_linked=*/true);
   Retire(deleted, /*was_linked=*/false);
+  absl::SleepFor(absl::Milliseconds(50));  // The worker comes once, for the retires.
   space_->BeforeWriteback();
   for (int i = 0; i < 4; ++i) WriteBack();
   space_->BeforeWriteback();
@@ -125,6 +137,82 @@ TEST_F(SpaceStampTest, NothingOfABatchGoesBelowTheHorizon) {
   go_on();
   EXPECT_TRUE(IsStamped(value));
   EXPECT_TRUE(IsStamped(batch));
+}
+
+TEST_F(SpaceStampTest, WhatWasReplacedIsFreeAfterOneWritebackAsItIs) {
+  const Address value = Put(kValueRecord, 1);
+  Replace(value);
+  space_->BeforeWriteback();
+  EXPECT_EQ(UsedSlots(), 1u);
+  WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_EQ(UsedSlots(), 0u);
+  EXPECT_FALSE(IsStamped(value));
+}
+
+// Were its stamp not durable before the deleted version's, a cut would bring it back (V2).
+TEST_F(SpaceStampTest, WhatWasReplacedLongAgoIsStampedBeforeAWritebackThatADeleteWaitsFor) {
+  const Address first = Put(kValueRecord, 1), second = Put(kValueRecord, 2);
+  Replace(first);
+  space_->BeforeWriteback();
+  WriteBack();
+  space_->BeforeWriteback();
+  ASSERT_FALSE(IsStamped(first));
+  Retire(second, /*was_linked=*/true);
+  space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(first));
+  EXPECT_FALSE(IsStamped(second));
+  WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(second));
+}
+
+TEST_F(SpaceStampTest, WhatWasReplacedAMomentBeforeADeleteIsStampedNoLaterThanWhatThatDeleted) {
+  const Address first = Put(kValueRecord, 1), second = Put(kValueRecord, 2);
+  Replace(first);
+  space_->BeforeWriteback();
+  Retire(second, /*was_linked=*/true);
+  space_->BeforeWriteback();
+  WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_TRUE(IsStamped(first));
+  EXPECT_TRUE(IsStamped(second));
+  // That was all: what is replaced from now on is none of the delete's business.
+  const Address third = Put(kValueRecord, 3);
+  Replace(third);
+  space_->BeforeWriteback();
+  WriteBack();
+  space_->BeforeWriteback();
+  EXPECT_FALSE(IsStamped(third));
+}
+
+// Who gets it may take long to fill it, and a delete meanwhile does not look at used slots.
+TEST_F(SpaceStampTest, ASlotThatIsHandedOutIsStamped) {
+  const Address value = Put(kValueRecord, 1);
+  Replace(value);
+  space_->BeforeWriteback();
+  WriteBack();
+  space_->BeforeWriteback();
+  // The extent's other free slots come first.
+  for (int i = 0; i < 10000; ++i) {
+    const absl::StatusOr<Address> address = space_->Allocate(SlotKind::kRecord, 100);
+    ASSERT_TRUE(address.ok()) << address.status();
+    ASSERT_TRUE(IsStamped(*address));
+    if (*address == value) return;
+  }
+  FAIL() << "the slot was not handed out again";
+}
+
+TEST_F(SpaceStampTest, ACloseLeavesNothingWithoutAStamp) {
+  const Address value = Put(kValueRecord, 1), kept = Put(kValueRecord, 2);
+  Replace(value);
+  space_->BeforeWriteback();
+  WriteBack();
+  space_->BeforeWriteback();
+  ASSERT_FALSE(IsStamped(value));
+  EXPECT_TRUE(space_->Close().ok());
+  EXPECT_TRUE(IsStamped(value));
+  EXPECT_FALSE(IsStamped(kept));
 }
 
 TEST_F(SpaceStampTest, TheHorizonNeverGoesBack) {
