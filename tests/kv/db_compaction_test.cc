@@ -10,12 +10,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "tests/dax/own_tmpfs.h"
+#include "tests/kv/compaction_testing.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
 namespace {
-
-using Model = std::map<std::string, std::string>;
 
 void PutAll(Db& db, const Model& model) {
   std::vector<KeyValue> group;
@@ -33,25 +32,6 @@ void DeleteMost(Db& db, unsigned kept_of, Model* model) {
   const std::vector<std::string_view> views(keys.begin(), keys.end());
   ASSERT_THAT(db.DeleteGroup(views).status(), IsOk());
   for (const std::string& key : keys) model->erase(key);
-}
-
-Model NumberedModel(int records, size_t size_bytes) {
-  Model model;
-  for (int i = 0; i < records; ++i) {
-    const std::string key = NumberedKey(i);
-    model[key] = ValueFor(key, 0, size_bytes);
-  }
-  return model;
-}
-
-// Bytes of the extents that hold records (in a small store the index weighs too much).
-uint64_t RecordExtentsBytes(const Db& db) {
-  uint64_t size_bytes = 0;
-  const absl::StatusOr<Info> info = db.GetInfo();
-  for (const SlotClassUsage& usage : info->slot_classes) {
-    if (usage.kind == SlotKind::kRecord) size_bytes += usage.size_bytes;
-  }
-  return size_bytes;
 }
 
 class CompactionTest : public StoreTest {

@@ -10,12 +10,11 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "tests/kv/compaction_testing.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
 namespace {
-
-using Model = std::map<std::string, std::string>;
 
 CompactOptions ByKey() {
   CompactOptions options;
@@ -32,24 +31,6 @@ void PutAtRandom(Db& db, const Model& model) {
     const size_t count = std::min<size_t>(1000, all.size() - begin);
     ASSERT_THAT(db.PutGroup(absl::MakeConstSpan(all).subspan(begin, count)).status(), IsOk());
   }
-}
-
-Model NumberedModel(int records, size_t size_bytes) {
-  Model model;
-  for (int i = 0; i < records; ++i) {
-    const std::string key = NumberedKey(i);
-    model[key] = ValueFor(key, 0, size_bytes);
-  }
-  return model;
-}
-
-uint64_t RecordExtentsBytes(const Db& db) {
-  uint64_t size_bytes = 0;
-  const absl::StatusOr<Info> info = db.GetInfo();
-  for (const SlotClassUsage& usage : info->slot_classes) {
-    if (usage.kind == SlotKind::kRecord) size_bytes += usage.size_bytes;
-  }
-  return size_bytes;
 }
 
 // Of the records, how many lie shortly behind the one of the key before theirs, of the same size.

@@ -8,7 +8,6 @@
 //   by then it was deleted, one that it lost less than two writebacks before;
 //   of each group of keys that only batches write, the members of one batch alone.
 // Keys and groups lie in two keyspaces; others come and go, with the same keys.
-#include <fcntl.h>
 #include <libpmem.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -29,38 +28,31 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/kv/page_images.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
 namespace {
 
 constexpr uint64_t kFileSizeBytes = 32 << 20;
-constexpr uint64_t kPageSizeBytes = 4096;
 constexpr int kKeys = 250;
 constexpr int kGroups = 6, kGroupKeys = 5;
 
 // The store's file as it is seen by everybody who maps it, and as it was.
 class File {
  public:
-  using Copy = std::vector<char>;
-
   // The store that was opened last.
   void Observe(const std::string& path) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    void* map = mmap(nullptr, kFileSizeBytes, PROT_READ, MAP_SHARED, fd, 0);
-    close(fd);
-    ASSERT_NE(map, MAP_FAILED);
     std::lock_guard<std::mutex> lock(mutex_);
-    bytes_ = static_cast<const char*>(map);
+    ASSERT_NO_FATAL_FAILURE(file_.Map(path, kFileSizeBytes));
     base_ = last_synced_;
-    copies_ = {TakeCopy()};
+    copies_ = {file_.Copy()};
     begun_.store(0);
     completed_.store(0);
   }
   void Forget() {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes_ != nullptr) munmap(const_cast<char*>(bytes_), kFileSizeBytes);
-    bytes_ = nullptr;
+    file_.Unmap();
   }
 
   // What pmem_msync does, around the real one.
@@ -72,16 +64,16 @@ class File {
     const std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
     std::unique_lock<std::mutex> lock(mutex_);
     // Images are opened as well.
-    const bool ours = bytes_ != nullptr && first - base_ < kFileSizeBytes;
+    const bool ours = file_.is_mapped() && first - base_ < kFileSizeBytes;
     if (whole) last_synced_ = first;
     // In this order: others may be writing.
     if (ours && whole) ++begun_;
-    Copy before;
-    if (ours) before = TakeCopy();
+    FileCopy before;
+    if (ours) before = file_.Copy();
     lock.unlock();
     const int result = msync(reinterpret_cast<void*>(first), last - first, MS_SYNC);
     lock.lock();
-    if (!ours || bytes_ == nullptr) return result;
+    if (!ours || !file_.is_mapped()) return result;
     if (whole) {
       // Older copies say nothing any more.
       copies_.clear();
@@ -93,7 +85,7 @@ class File {
       completed_.store(begun_.load());
     } else {
       for (uint64_t at = first - base_; at < last - base_; at += kPageSizeBytes) {
-        for (Copy& copy : copies_) std::memcpy(&copy[at], &before[at], kPageSizeBytes);
+        for (FileCopy& copy : copies_) std::memcpy(&copy[at], &before[at], kPageSizeBytes);
       }
     }
     return result;
@@ -102,11 +94,11 @@ class File {
   // Remembers a moment.
   void Capture() {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes_ == nullptr) return;
+    if (!file_.is_mapped()) return;
     if (begun_ != completed_) {
-      if (during_.size() < 2) during_.emplace_back(begun_, TakeCopy());
+      if (during_.size() < 2) during_.emplace_back(begun_, file_.Copy());
     } else if (copies_.size() < 5) {
-      copies_.push_back(TakeCopy());
+      copies_.push_back(file_.Copy());
     }
   }
 
@@ -116,48 +108,20 @@ class File {
   void WriteImage(const std::string& path, std::mt19937_64& random, uint64_t* completed) {
     std::lock_guard<std::mutex> lock(mutex_);
     *completed = completed_;
-    std::vector<Copy*> copies;
-    for (Copy& copy : copies_) copies.push_back(&copy);
-    Copy now = TakeCopy();
+    std::vector<const FileCopy*> copies;
+    for (const FileCopy& copy : copies_) copies.push_back(&copy);
+    const FileCopy now = file_.Copy();
     copies.push_back(&now);
-    const unsigned mode = random() % 5;
-    const auto choose = [&]() -> const Copy& {
-      switch (mode) {
-        case 0:
-          return *copies.front();
-        case 1:
-          return random() % 20 == 0 ? *copies.back() : *copies.front();
-        case 2:
-          return random() % 20 == 0 ? *copies.front() : *copies.back();
-        default:
-          return *copies[random() % copies.size()];
-      }
-    };
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    Copy image(kFileSizeBytes);
-    for (uint64_t at = 0; at < kFileSizeBytes; at += kPageSizeBytes) {
-      std::memcpy(&image[at], &choose()[at], kPageSizeBytes);
-      if (mode != 4) continue;
-      // Torn: each aligned word from one of two times.
-      const Copy& other = choose();
-      if (std::memcmp(&image[at], &other[at], kPageSizeBytes) == 0) continue;
-      for (uint64_t word = at; word < at + kPageSizeBytes; word += 8) {
-        if (random() % 2 == 0) std::memcpy(&image[word], &other[word], 8);
-      }
-    }
-    file.write(image.data(), static_cast<std::streamsize>(image.size()));
-    ASSERT_TRUE(file.good());
+    WriteMixedImage(path, copies, /*rare=*/20, random);
   }
 
  private:
-  Copy TakeCopy() const { return Copy(bytes_, bytes_ + kFileSizeBytes); }
-
   std::mutex sync_mutex_;  // Before the other.
   std::mutex mutex_;
-  const char* bytes_ = nullptr;
+  MappedFile file_;
   uintptr_t base_ = 0, last_synced_ = 0;  // Addresses.
-  std::vector<Copy> copies_;              // As the last completed one began, and since.
-  std::vector<std::pair<uint64_t, Copy>> during_;
+  std::vector<FileCopy> copies_;          // As the last completed one began, and since.
+  std::vector<std::pair<uint64_t, FileCopy>> during_;
   std::atomic<uint64_t> begun_{0}, completed_{0};
 };
 

@@ -6,7 +6,6 @@
 // each word of each page, is as at any of these moments, opens them in processes of their own, and
 // judges what they hold: of each key a version that no operation which had returned by then, and had
 // begun after that version's had returned, replaced; and of keys that batches write, one batch's.
-#include <fcntl.h>
 #include <libpmem.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -30,13 +29,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "dax/yield_point.h"
+#include "tests/kv/page_images.h"
 #include "tests/kv/store_fixture.h"
 
 namespace daxkv::kv {
 namespace {
 
 constexpr uint64_t kFileSizeBytes = 32 << 20;
-constexpr uint64_t kPageSizeBytes = 4096;
 constexpr size_t kMostCopies = 5;
 constexpr int kKeys = 300;
 constexpr int kGroups = 8, kGroupKeys = 4;
@@ -45,21 +44,14 @@ constexpr char kSecond[] = "second";
 // The store's file, and what the medium may have of it.
 class PageCache {
  public:
-  using Copy = std::vector<char>;
-
   void Observe(const std::string& path) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    void* map = mmap(nullptr, kFileSizeBytes, PROT_READ, MAP_SHARED, fd, 0);
-    close(fd);
-    ASSERT_NE(map, MAP_FAILED);
     const std::lock_guard<std::mutex> lock(mutex_);
-    bytes_ = static_cast<const char*>(map);
-    copies_ = {TakeCopy()};
+    ASSERT_NO_FATAL_FAILURE(file_.Map(path, kFileSizeBytes));
+    copies_ = {file_.Copy()};
   }
   void Forget() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes_ != nullptr) munmap(const_cast<char*>(bytes_), kFileSizeBytes);
-    bytes_ = nullptr;
+    file_.Unmap();
   }
   // Called in the middle of every msync, with a number of those so far.
   std::function<void(uint64_t)> in_sync;
@@ -71,10 +63,10 @@ class PageCache {
     // One that ends after another one has not begun before it.
     const std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
     if (size_bytes == kFileSizeBytes) base_ = first;
-    const bool ours = bytes_ != nullptr && first - base_ < kFileSizeBytes;
-    Copy before;
+    const bool ours = file_.is_mapped() && first - base_ < kFileSizeBytes;
+    FileCopy before;
     if (ours) {
-      before.assign(bytes_ + (first - base_), bytes_ + (last - base_));
+      before = file_.Copy(first - base_, last - base_);
       if (in_sync) in_sync(++syncs_);
     }
     const int result = msync(reinterpret_cast<void*>(first), last - first, MS_SYNC);
@@ -83,7 +75,8 @@ class PageCache {
     if (before.size() == kFileSizeBytes) {
       copies_ = {std::move(before)};
     } else {
-      for (Copy& copy : copies_) std::memcpy(&copy[first - base_], before.data(), before.size());
+      for (FileCopy& copy : copies_)
+        std::memcpy(&copy[first - base_], before.data(), before.size());
     }
     return result;
   }
@@ -92,47 +85,26 @@ class PageCache {
   void Capture() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (copies_.size() == kMostCopies) copies_.erase(copies_.begin() + 1);
-    copies_.push_back(TakeCopy());
+    copies_.push_back(file_.Copy());
   }
 
   // A state that a cut now may leave.
   void WriteImage(const std::string& path, std::mt19937_64& random) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<Copy*> copies;
-    for (Copy& copy : copies_) copies.push_back(&copy);
-    Copy now = TakeCopy();
+    std::vector<const FileCopy*> copies;
+    for (const FileCopy& copy : copies_) copies.push_back(&copy);
+    const FileCopy now = file_.Copy();
     copies.push_back(&now);
-    const unsigned mode = random() % 5;
-    const auto choose = [&]() -> const Copy& {
-      if (mode == 0) return *copies.front();
-      if (mode == 1) return random() % 8 == 0 ? *copies.back() : *copies.front();
-      if (mode == 2) return random() % 8 == 0 ? *copies.front() : *copies.back();
-      return *copies[random() % copies.size()];
-    };
-    Copy image(kFileSizeBytes);
-    for (uint64_t at = 0; at < kFileSizeBytes; at += kPageSizeBytes) {
-      std::memcpy(&image[at], &choose()[at], kPageSizeBytes);
-      if (mode != 4) continue;
-      const Copy& other = choose();
-      if (std::memcmp(&image[at], &other[at], kPageSizeBytes) == 0) continue;
-      for (uint64_t word = at; word < at + kPageSizeBytes; word += 8) {
-        if (random() % 2 == 0) std::memcpy(&image[word], &other[word], 8);
-      }
-    }
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    file.write(image.data(), static_cast<std::streamsize>(image.size()));
-    ASSERT_TRUE(file.good());
+    WriteMixedImage(path, copies, /*rare=*/8, random);
   }
 
  private:
-  Copy TakeCopy() const { return Copy(bytes_, bytes_ + kFileSizeBytes); }
-
   std::mutex sync_mutex_;  // Before the other.
   std::mutex mutex_;
-  const char* bytes_ = nullptr;
-  uintptr_t base_ = 0;        // sync_mutex_
-  uint64_t syncs_ = 0;        // sync_mutex_
-  std::vector<Copy> copies_;  // The first: what is known to be durable.
+  MappedFile file_;
+  uintptr_t base_ = 0;            // sync_mutex_
+  uint64_t syncs_ = 0;            // sync_mutex_
+  std::vector<FileCopy> copies_;  // The first: what is known to be durable.
 };
 
 PageCache medium;
