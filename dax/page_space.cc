@@ -53,8 +53,13 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
     rest_has_blocks = !spare.NoneSet(taken->first + used_pages, pages - used_pages);
     spare.Clear(taken->first, pages);
   }
-  // A block was broken, or one that is not ahead used: see NextAhead.
-  if ((!has_blocks || taken->first % kHugePages == 0) && !WantsAhead()) {
+  // A block was broken, or one that is not ahead used: see NextAhead. Where there is but one ahead,
+  // the next is soon enough when the last quarter of this one goes.
+  const uint64_t in_block = taken->first % kHugePages;
+  const bool is_time = one_ahead_.load(std::memory_order_relaxed)
+                           ? in_block + pages > kHugePages * 3 / 4
+                           : in_block == 0;
+  if ((!has_blocks || is_time) && !WantsAhead()) {
     wants_ahead_.store(true, std::memory_order_relaxed);
   }
   if (!has_blocks) {

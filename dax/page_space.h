@@ -152,6 +152,7 @@ class PageSpace {
   bool heap_may_have_rest_ = true;
   std::atomic<uint64_t> runs_allocated_{0};
   std::atomic<bool> wants_ahead_{false};  // Spare pages were taken, or there were none.
+  std::atomic<bool> one_ahead_{false};    // No more than one block belongs ahead: a hint.
   mutable std::atomic<uint64_t> descriptors_read_{0};
   bool can_grow_ = true;        // The last growth did not fail. Guarded by mutex_.
   bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.

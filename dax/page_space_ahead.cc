@@ -33,6 +33,7 @@ std::optional<PageSpace::Taken> PageSpace::NextAhead() {
   }
   if (used_pages < kLeastUsedPages) return std::nullopt;
   uint64_t left = std::clamp(used_pages / kAheadShare / kHugePages, uint64_t{1}, kMostBlocksAhead);
+  one_ahead_.store(left == 1, std::memory_order_relaxed);
   for (const std::unique_ptr<Segment>& segment : segments_) {
     if (segment->allocator() == nullptr) continue;
     std::optional<uint64_t> block = segment->allocator()->NextFreeBlock(0);
