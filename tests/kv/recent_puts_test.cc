@@ -29,6 +29,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "dax/yield_point.h"
+#include "kv/format.h"
+#include "kv/repair.h"
 #include "tests/kv/page_images.h"
 #include "tests/kv/store_fixture.h"
 
@@ -225,6 +227,13 @@ int ReadImage(char** arguments) {
     if (!condition) absl::StrAppend(&error, what, "\n");
   };
   Found found;
+  if (std::string_view(arguments[2]) == "repair") {
+    const absl::StatusOr<RepairReport> report = Db::Repair(path, StoreOptions());
+    require(report.ok(), report.status().ToString());
+    if (report.ok()) {
+      for (const std::string& key : report->lost_keys) require(false, "lost " + key);
+    }
+  }
   for (int open = 0; open < 2; ++open) {
     absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path, StoreOptions());
     if (!db.ok()) {
@@ -247,6 +256,24 @@ int ReadImage(char** arguments) {
   for (const auto& [key, version] : found) out << "key " << key << " " << version << "\n";
   out << error;
   return error.empty() ? 0 : 1;
+}
+
+// Any one of a file's.
+void DamageLeaf(const std::string& path, std::mt19937_64& random) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  std::vector<char> bytes(kFileSizeBytes);
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::vector<size_t> leaves;
+  for (size_t at = 0; at < bytes.size(); at += kLeafSizeBytes) {
+    NodeHeader header;
+    std::memcpy(&header, &bytes[at], sizeof(header));
+    if (header.magic == kLeafMagic && header.self == at) leaves.push_back(at);
+  }
+  ASSERT_FALSE(leaves.empty());
+  file.seekp(static_cast<std::streamoff>(leaves[random() % leaves.size()] +
+                                         offsetof(NodeHeader, checksum)));
+  file.write("what", 4);
+  ASSERT_TRUE(file.good());
 }
 
 class RecentPutsTest : public testing::Test {
@@ -354,17 +381,23 @@ class RecentPutsTest : public testing::Test {
   }
 
   // What a cut may leave now, opened by a process of its own: one can't open two copies of a pool.
-  void CutAndJudge(std::mt19937_64& random) {
+  void CutAndJudge(std::mt19937_64& random, bool damages_leaf = false) {
     const std::string path = directory_.Path("image"), out = directory_.Path("found");
     unlink(path.c_str());
     unlink(out.c_str());
     const uint64_t from = expectation_.Now();
     ASSERT_NO_FATAL_FAILURE(medium.WriteImage(path, random));
     const uint64_t to = expectation_.Now();
+    // Whatever is pending, a repair before the open leaves it to that, or does it.
+    const bool repairs = damages_leaf || random() % 4 == 0;
+    if (damages_leaf) {
+      ASSERT_NO_FATAL_FAILURE(DamageLeaf(path, random));
+    }
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-      execl("/proc/self/exe", "recent_puts_test", "--read", path.c_str(), out.c_str(), nullptr);
+      execl("/proc/self/exe", "recent_puts_test", "--read", path.c_str(), out.c_str(),
+            repairs ? "repair" : "open", nullptr);
       _exit(127);
     }
     int state = 0;
@@ -521,6 +554,28 @@ TEST_F(RecentPutsTest, APutThatASettleOvertakesWaitsForItsSlot) {
   for (int cut = 0; cut < 20; ++cut) ASSERT_NO_FATAL_FAILURE(CutAndJudge(random));
 }
 
+// What a repair finds of a damaged leaf's keys it takes from records. Those that no leaf of the
+// image leads to yet count as well.
+TEST_F(RecentPutsTest, ARepairBeforeTheOpenKeepsThem) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (IsSkipped()) return;
+  const uint64_t seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mt19937_64 random(seed);
+  for (int cut = 0; cut < 12; ++cut) {
+    for (int i = 0; i < (cut == 0 ? kKeys : kKeys / 8); ++i) {
+      const std::string key = Key(cut == 0 ? i : static_cast<int>(random() % kKeys));
+      const uint64_t version = ++versions_;
+      Do(key, version, [&](Keyspace keyspace) { return keyspace.Put(key, ValueOf(key, version)); });
+    }
+    if (cut == 0) {
+      ASSERT_THAT(db_->Sync(), IsOk());
+    } else {
+      ASSERT_NO_FATAL_FAILURE(CutAndJudge(random, /*damages_leaf=*/cut % 2 == 1));
+    }
+  }
+}
+
 // A list that outlives its session must not bring back what a session without recent puts removes.
 TEST_F(RecentPutsTest, ASessionOfProcessDurabilityEndsTheList) {
   ASSERT_NO_FATAL_FAILURE(Open());
@@ -555,7 +610,7 @@ extern "C" int pmem_msync(const void* address, size_t size_bytes) {
 }
 
 int main(int argc, char** argv) {
-  if (argc == 4 && std::string_view(argv[1]) == "--read") return daxkv::kv::ReadImage(argv + 2);
+  if (argc == 5 && std::string_view(argv[1]) == "--read") return daxkv::kv::ReadImage(argv + 2);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
