@@ -394,7 +394,9 @@ class Keyspace {
   absl::Status Get(std::string_view key, const Snapshot& snapshot, std::string* value) const;
   absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot) const;
   absl::Status Contains(std::string_view key, const Snapshot& snapshot) const;
-  // Durable on return, never needs space in the pool. kNotFound when there is none;
+  // Durable on return, never needs space in the pool. On kPageCache it waits for one msync, and for
+  // two more if the key was put since any call last waited for those two (kv/recent_puts.h);
+  // DeleteGroup, DeleteRange and threads share them. kNotFound when there is none;
   // kInvalidArgument, kInternal as of Put; kDataLoss also when what is damaged may be the key's:
   // repair the store, or put the key anew; kResourceExhausted: no memory, nothing changed.
   absl::Status Delete(std::string_view key);

@@ -85,7 +85,7 @@ std::optional<RecentPuts::Ticket> RecentPuts::Enter(Address address) {
     lock.unlock();
     {
       const std::lock_guard<std::mutex> settle_lock(settle_mutex_);
-      SettleOnce().IgnoreError();  // Seen in failed_.
+      SettleOnce(/*unlists=*/true).IgnoreError();  // Seen in failed_.
     }
     lock.lock();
     region = Find(offset);
@@ -114,7 +114,7 @@ void RecentPuts::Fail() noexcept {
 }
 
 // Needs settle_mutex_.
-absl::Status RecentPuts::SettleOnce() {
+absl::Status RecentPuts::SettleOnce(bool unlists) {
   std::array<uint64_t, RecentPutsTable::kRegions> puts;
   uint64_t number;
   {
@@ -131,7 +131,7 @@ absl::Status RecentPuts::SettleOnce() {
   if (absl::IsDataLoss(status)) status = absl::OkStatus();
   const std::lock_guard<std::mutex> lock(mutex_);
   RecentPutsTable& table = *TableOf(pool_);
-  for (unsigned i = 0; i < puts.size() && status.ok() && !failed_; ++i) {
+  for (unsigned i = 0; i < puts.size() && unlists && status.ok() && !failed_; ++i) {
     // A put that has come since may have stored its slot after the msync.
     if (regions_[i].offset == kNone || regions_[i].puts != puts[i]) continue;
     __atomic_store_n(&table.regions[i], 0, __ATOMIC_RELAXED);
@@ -150,7 +150,16 @@ absl::Status RecentPuts::Settle(uint64_t number) {
   };
   if (is_settled()) return absl::OkStatus();
   const std::lock_guard<std::mutex> settle_lock(settle_mutex_);
-  return is_settled() ? absl::OkStatus() : SettleOnce();
+  return is_settled() ? absl::OkStatus() : SettleOnce(/*unlists=*/false);
+}
+
+absl::Status RecentPuts::Close() {
+  const std::lock_guard<std::mutex> settle_lock(settle_mutex_);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!used_) return absl::OkStatus();
+  }
+  return SettleOnce(/*unlists=*/true);
 }
 
 RecentPutsStats RecentPuts::stats() const {

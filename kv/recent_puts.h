@@ -15,8 +15,8 @@
 //   if (!recent.Leave(*ticket, number)) ... wait for the slot, too  // Rare.
 //
 // To *settle* is to msync everything and then to store, in one word, up to which number puts need no
-// redo; regions without later puts leave the list. It happens when the list is full, when something
-// is removed that was put since, when a keyspace has gone, and at Close.
+// redo. It happens when the list is full, and at Close, when regions without later puts leave the
+// list; and when something is removed that was put since, or a keyspace has gone.
 //
 // Thread safety: every method from any thread, but Begin.
 //
@@ -104,6 +104,8 @@ class RecentPuts {
   // leaves may be held. Statuses of dax::Pool::Sync; kInternal, too, after Fail.
   absl::Status Settle(uint64_t number);
   absl::Status SettleAll() { return Settle(snapshots_.LastNumber()); }
+  // The same, and nothing is listed any more: for a close, so that the next open looks at nothing.
+  absl::Status Close();
   RecentPutsStats stats() const;
 
  private:
@@ -120,7 +122,9 @@ class RecentPuts {
   std::optional<unsigned> Find(uint64_t offset) const;
   absl::Status List(unsigned place, uint64_t offset);
   absl::Status StoreSettled(uint64_t number);
-  absl::Status SettleOnce();
+  // `unlists`: regions without puts that go on leave the list. Removals leave them there, as puts
+  // that come next would each wait for one to be listed again.
+  absl::Status SettleOnce(bool unlists);
 
   dax::Pool& pool_;
   const Snapshots& snapshots_;

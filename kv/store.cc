@@ -122,7 +122,7 @@ absl::Status Store::Close() {
   compactor_.reset();
   absl::Status closed = keyspaces_->Close();
   closed.Update(default_keyspace_->Close());
-  if (recent_puts_ != nullptr) closed.Update(recent_puts_->SettleAll());
+  if (recent_puts_ != nullptr) closed.Update(recent_puts_->Close());
   if (writeback_ != nullptr) writeback_->Stop();
   keyspaces_->Shut();
   default_keyspace_->Shut();
