@@ -16,6 +16,7 @@ namespace {
 
 // Up to this size a value is copied through the cache together with its header: one short flush.
 constexpr size_t kCachedCopySizeBytes = 256;
+constexpr uint64_t kLineSizeBytes = 64;
 constexpr uint64_t kHeaderSizeBytes = sizeof(RecordHeader);
 
 absl::Status Damaged(Address address, const char* what, uint64_t value) {
@@ -119,12 +120,14 @@ uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t 
   std::memcpy(to, &header, kHeaderSizeBytes);
   std::memcpy(to + kHeaderSizeBytes, key.data(), key.size());
   const uint64_t value_offset = kHeaderSizeBytes + key.size();
-  if (value.size() <= kCachedCopySizeBytes) {
-    if (!value.empty()) std::memcpy(to + value_offset, value.data(), value.size());
-    memory.Flush(to, value_offset + value.size());
-  } else {
-    memory.Flush(to, value_offset);
-    memory.CopyAndFlush(address + value_offset, value.data(), value.size());
+  // A long value begins through the cache, too: the line that it shares with the key goes out once.
+  const uint64_t to_line_end = kLineSizeBytes - (address + value_offset) % kLineSizeBytes;
+  const uint64_t cached = value.size() <= kCachedCopySizeBytes ? value.size() : to_line_end;
+  if (cached != 0) std::memcpy(to + value_offset, value.data(), cached);
+  memory.Flush(to, value_offset + cached);
+  if (cached < value.size()) {
+    memory.CopyAndFlush(address + value_offset + cached, value.data() + cached,
+                        value.size() - cached);
   }
   return body_checksum;
 }

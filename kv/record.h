@@ -2,7 +2,6 @@
 #ifndef DAXKV_KV_RECORD_H_
 #define DAXKV_KV_RECORD_H_
 
-#include <algorithm>
 #include <cstdint>
 #include <string_view>
 
@@ -86,18 +85,24 @@ inline void PrefetchRecord(const Memory& memory, Address address, uint64_t size_
   __builtin_prefetch(record + size_bytes - 1);
 }
 
-// Asks the processor for the lines of a slot that is about to be written, each for itself alone. The
-// stores then find them; else the next atomic operation waits until all of them have come.
+// Asks the processor for a line that is about to be written, for itself alone. The builtin means
+// prefetcht0 on the baseline, which asks for a line to share. Where this is not known, it does
+// nothing.
+inline void PrefetchToWrite(const char* line) { asm volatile("prefetchw %0" : : "m"(*line)); }
+
+// Asks the processor for the lines of a slot into which WriteRecord will store. The stores then find
+// them; else the next atomic operation waits until all of them have come. Of a long record these are
+// the lines at its ends: those between are written past the cache.
 inline void PrefetchSlot(const Memory& memory, Address address, uint64_t size_bytes) {
   constexpr uint64_t kLineSizeBytes = 64;
-  constexpr uint64_t kMostSizeBytes = 1280;  // More than the processor asks for at a time anyway.
+  constexpr uint64_t kShortSizeBytes = 320;  // Of records all of which goes through the cache.
+  constexpr uint64_t kHeadSizeBytes = 2 * kLineSizeBytes;  // A header and a usual key.
   const char* const slot = memory.At(address);
-  for (uint64_t offset = 0; offset < std::min(size_bytes, kMostSizeBytes);
-       offset += kLineSizeBytes) {
-    // The builtin means prefetcht0 on the baseline, which asks for a line to share. Where this is
-    // not known, it does nothing.
-    asm volatile("prefetchw %0" : : "m"(slot[offset]));
+  const uint64_t head_size_bytes = size_bytes <= kShortSizeBytes ? size_bytes : kHeadSizeBytes;
+  for (uint64_t offset = 0; offset < head_size_bytes; offset += kLineSizeBytes) {
+    PrefetchToWrite(slot + offset);
   }
+  PrefetchToWrite(slot + size_bytes - 1);
 }
 
 // The record at an address where ViewRecord has found one, whose slot can't have been reused since.

@@ -299,6 +299,10 @@ void Space::FlushInherited(const void* address, size_t size_bytes) noexcept {
   impl_->pool->Flush(address, size_bytes);
 }
 
+void Space::CopyAndFlush(Address to, const void* from, size_t size_bytes) noexcept {
+  impl_->pool->CopyAndFlush(At(to), from, size_bytes);
+}
+
 absl::Status Space::Sync() { return impl_->pool->Sync(); }
 
 absl::Status Space::Drain() {

@@ -135,6 +135,7 @@ class Space : public Memory, public dax::ExtentProvider {
   bool IsLost(Address address, uint64_t size_bytes) const override;
   Address PresentBeyond(Address end, Address wanted) const override;
   void FlushInherited(const void* address, size_t size_bytes) noexcept override;
+  void CopyAndFlush(Address to, const void* from, size_t size_bytes) noexcept override;
 
   // ---- Process durability (stamps.h) ----
   // From now on slots are stamped and reused as the writeback goes on; it outlives the space.
