@@ -6,7 +6,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "dax/yield_point.h"
 #include "kv/batch_redo.h"
 #include "kv/exceptions.h"
 #include "kv/power_cut.h"
@@ -288,13 +287,6 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
                              const ExpectedVersion* expected, RecentPut* recent) {
   const Index::Wait wait = recent != nullptr ? Index::Wait::kLater : Index::Wait::kDurable;
   for (unsigned attempts = 0;;) {
-    absl::Status drained = space_->Drain();
-    if (!drained.ok()) {
-      if (recent != nullptr) recent->ended = Destroy(address);
-      space_->Abandon(address);
-      return drained;
-    }
-    if (recent != nullptr) dax::YieldPoint("a recent put's record is durable");
     absl::Status published = index_->Upsert(key, address, expected, wait).status();
     if (absl::IsOutOfRange(published) || (absl::IsAborted(published) && expected == nullptr)) {
       // A put that overlapped this one has published a higher sequence number (K2).
@@ -309,7 +301,7 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
       space_->Abandon(address);
     }
     if (recent != nullptr && published.ok()) recent->ended = true;
-    // After kInternal the index refers to the slot.
+    // After kInternal the index may refer to the slot.
     return WithKey(std::move(published), key);
   }
 }

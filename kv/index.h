@@ -211,9 +211,10 @@ class Index {
   // Of orders that are kept of leaves.
   size_t CountLeafOrders() const;
 
-  // Makes `address` (a complete, flushed and drained record with this key) the key's record, and
-  // retires the one it replaces. Durable on return; with Wait::kLater, on an ordinary file, whenever
-  // the leaf's page is (recent_puts.h). Returns whether a record was replaced.
+  // Makes `address` (a complete record with this key, which this thread has flushed but need not
+  // have drained) the key's record, and retires the one it replaces. Durable on return; with
+  // Wait::kLater, on an ordinary file, the record is, and the change whenever the leaf's page is
+  // (recent_puts.h). Returns whether a record was replaced.
   //   kAborted            the key's record, undamaged, has this sequence or a higher one, or is not
   //                       the `expected` version, if given; nothing changed
   //   kResourceExhausted  no room for a split; nothing changed

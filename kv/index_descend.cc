@@ -212,13 +212,15 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
 absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
                                       uint32_t tag) {
   LeafLockWait wait;
-  for (bool locked = false; !locked; wait.Wait()) {
+  bool drained = tag == kNoTag;
+  for (bool locked = false; !locked;) {
     absl::Status status = Run([&](Obstacle& obstacle) -> absl::Status {
-      absl::Status descended = DescendToLeaf(target, at, obstacle);
-      if (descended.ok() && tag != kNoTag) {
+      absl::Status ready = DescendToLeaf(target, at, obstacle);
+      if (ready.ok() && !drained) {
         PrefetchRecords(*at->leaf, static_cast<uint16_t>(tag), kShortKeyEnd);
+        drained = memory->DrainAtOnce(&ready);
       }
-      if (!descended.ok() || !wait.Try(*at->leaf)) return descended;
+      if (!ready.ok() || !drained || !wait.Try(*at->leaf)) return ready;
       LeafLock taken = LeafLock::Adopt(*at->leaf);
       // An even count that did not change: no split began, and the leaf did not die, since the
       // descent found it to cover the key, and neither can happen now. An odd one has ended
@@ -226,10 +228,18 @@ absl::Status Index::Impl::LockLeafFor(const LeafTarget& target, LeafPosition* at
       // far.
       locked = SplitCount(at->leaf->header) == at->split_count;
       if (locked) *lock = std::move(taken);
-      return descended;
+      return ready;
     });
     if (!status.ok()) return status;
-    if (locked) break;
+    if (!drained) {
+      status = memory->Drain();
+      // A record on a lost page concerns itself alone.
+      if (absl::IsInternal(status)) return AfterDrain(status);
+      if (!status.ok()) return status;
+      drained = true;
+    } else if (!locked) {
+      wait.Wait();
+    }
   }
   // Checked under the lock: whoever left a leaf half-done because of the medium says so before it
   // unlocks.

@@ -215,9 +215,11 @@ struct Index::Impl {
   absl::Status Probe(const LeafNode& leaf, std::string_view key, uint16_t tag, Hit* hit,
                      Obstacle& obstacle, uint64_t expected_size_bytes = 0) const;
   // Locks the leaf that is meant.
-  // With a tag, asks the processor for the records that the leaf may have of it. (No optional: that
-  // is stored in two parts and loaded as one, which waits for all stores before it, a new record's
-  // among them: a quarter of a put's time in a load.)
+  // With a tag, for a put of that: asks the processor for the records that the leaf may have of it,
+  // and makes durable what this thread has flushed (X2), before the lock: these misses and those of
+  // the leaf overlap with the drain, and nobody else waits for it. (No optional: that is stored in
+  // two parts and loaded as one, which waits for all stores before it, a new record's among them: a
+  // quarter of a put's time in a load.)
   static constexpr uint32_t kNoTag = UINT32_MAX;
   absl::Status LockLeafFor(const LeafTarget& target, LeafPosition* at, LeafLock* lock,
                            uint32_t tag = kNoTag);

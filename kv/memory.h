@@ -87,6 +87,9 @@ class Memory {
   //   kInternal  the medium failed; what was flushed may not be durable
   virtual void Flush(const void* address, size_t size_bytes) noexcept = 0;
   virtual absl::Status Drain() = 0;
+  // Drain where that is a fence alone and so may be made inside a ReadGuard; *status is its. False:
+  // nothing was done, as it might sleep.
+  virtual bool DrainAtOnce(absl::Status* /*status*/) noexcept { return false; }
   // The same, after a Drain of other memory of the pool, which has waited for what this thread
   // flushed here, too: only what that can't do is left, as committing new extents.
   virtual absl::Status DrainRest() { return Drain(); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "dax/yield_point.h"
 #include "kv/space_impl.h"
 #include "xarray/rcu.h"
 
@@ -307,8 +308,17 @@ absl::Status Space::Sync() { return impl_->pool->Sync(); }
 
 absl::Status Space::Drain() {
   // Zero means that every extent which this thread has a slot of is committed.
-  if (impl_->uncommitted_count.load(std::memory_order_acquire) == 0) return impl_->pool->Drain();
-  return impl_->DrainAndCommit();
+  const bool committed = impl_->uncommitted_count.load(std::memory_order_acquire) == 0;
+  absl::Status status = committed ? impl_->pool->Drain() : impl_->DrainAndCommit();
+  dax::YieldPoint("space:drained");
+  return status;
+}
+
+bool Space::DrainAtOnce(absl::Status* status) noexcept {
+  const bool sleeps = impl_->pool->media().media_class == dax::MediaClass::kPageCache ||
+                      impl_->uncommitted_count.load(std::memory_order_acquire) != 0;
+  if (!sleeps) *status = impl_->pool->Drain();
+  return !sleeps;
 }
 
 absl::Status Space::DrainRest() {

@@ -130,6 +130,7 @@ class Space : public Memory, public dax::ExtentProvider {
   void NoteKept(Address address) noexcept override;
   void Flush(const void* address, size_t size_bytes) noexcept override;
   absl::Status Drain() override;
+  bool DrainAtOnce(absl::Status* status) noexcept override;
   absl::Status DrainRest() override;
   absl::Status DropFlushes() override;
   bool IsLost(Address address, uint64_t size_bytes) const override;

@@ -113,7 +113,6 @@ class IndexHarness {
   absl::StatusOr<bool> Put(std::string_view key, std::string_view value) {
     absl::StatusOr<Address> slot = Write(key, value);
     if (!slot.ok()) return slot.status();
-    if (absl::Status status = memory_->Drain(); !status.ok()) return status;
     absl::StatusOr<bool> replaced = index_->Upsert(key, *slot);
     if (!replaced.ok() && !absl::IsInternal(replaced.status())) memory_->Abandon(*slot);
     return replaced;

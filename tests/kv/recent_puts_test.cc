@@ -545,7 +545,8 @@ TEST_F(RecentPutsTest, APutThatASettleOvertakesWaitsForItsSlot) {
     }).join();
   };
   dax::SetYieldHook([](const char* point) {
-    if (std::string_view(point) == "a recent put's record is durable") at_yield_point();
+    // A put drains its record first.
+    if (std::string_view(point) == "space:drained") at_yield_point();
   });
   put(overtaken);
   const uint64_t seed = std::random_device()();
