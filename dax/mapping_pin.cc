@@ -279,17 +279,6 @@ PinReport MappingImpl::ReportPins(size_t most_extents) const {
 
 }  // namespace internal
 
-Pinned& Pinned::operator=(Pinned&& other) noexcept {
-  if (this == &other) return *this;
-  if (valid()) Release();
-  folio_ = std::exchange(other.folio_, nullptr);
-  tracked_ = std::exchange(other.tracked_, nullptr);
-  data_ = std::exchange(other.data_, nullptr);
-  size_bytes_ = other.size_bytes_;
-  first_index_ = other.first_index_;
-  return *this;
-}
-
 void Pinned::Release() {
   data_ = nullptr;
   if (tracked_ != nullptr) internal::PinTracker::Remove(std::exchange(tracked_, nullptr));

@@ -64,6 +64,17 @@ class Pinned {
   uint64_t first_index_ = 0;
 };
 
+inline Pinned& Pinned::operator=(Pinned&& other) noexcept {
+  if (this == &other) return *this;
+  if (valid()) Release();
+  folio_ = std::exchange(other.folio_, nullptr);
+  tracked_ = std::exchange(other.tracked_, nullptr);
+  data_ = std::exchange(other.data_, nullptr);
+  size_bytes_ = other.size_bytes_;
+  first_index_ = other.first_index_;
+  return *this;
+}
+
 // Pinned bytes, of one extent or of several. Move-only.
 class PinnedRange {
  public:

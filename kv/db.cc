@@ -52,35 +52,30 @@ auto AtSnapshot(const std::shared_ptr<Engine>& engine, const Snapshots* snapshot
 
 }  // namespace
 
-struct PinnedValue::Pins {
-  static absl::StatusOr<PinnedValue> ValueOf(const Engine& engine,
-                                             absl::StatusOr<PinnedRecord> pinned) {
-    if (!pinned.ok()) return pinned.status();
-    PinnedValue result;
-    result.pins_ = std::make_unique<Pins>();
-    result.pins_->engine = &engine;
-    result.pins_->pins = std::move(pinned->pins);
-    result.value_ = pinned->record.value;
-    return result;
-  }
+PinnedValue::PinnedValue(const Engine& engine, PinnedRecord pinned)
+    : engine_(&engine),
+      pins_(std::move(pinned.pins)),
+      key_size_bytes_(pinned.record.key.size()),
+      value_(pinned.record.value) {}
 
-  const Engine* engine;
-  kv::Pins pins;
-};
-
-PinnedValue::PinnedValue() = default;
-PinnedValue::PinnedValue(PinnedValue&& other) noexcept
-    : pins_(std::move(other.pins_)), value_(std::exchange(other.value_, {})) {}
 PinnedValue& PinnedValue::operator=(PinnedValue&& other) noexcept {
+  engine_ = std::exchange(other.engine_, nullptr);
   pins_ = std::move(other.pins_);
+  key_size_bytes_ = other.key_size_bytes_;
   value_ = std::exchange(other.value_, {});
   return *this;
 }
-PinnedValue::~PinnedValue() = default;
+
+absl::Status PinnedValue::Verify() const {
+  if (engine_ == nullptr) return absl::OkStatus();
+  return WithoutExceptions([&] {
+    return engine_->Reading([&] { return engine_->VerifyPinned(value_, key_size_bytes_); });
+  });
+}
 
 absl::Status PinnedValue::CheckMedium() const {
-  if (pins_ == nullptr || value_.empty()) return absl::OkStatus();
-  return WithoutExceptions([&] { return pins_->engine->CheckLost(value_); });
+  if (engine_ == nullptr || value_.empty()) return absl::OkStatus();
+  return WithoutExceptions([&] { return engine_->CheckLost(value_); });
 }
 
 Db::Db(std::unique_ptr<Store> store)
@@ -134,9 +129,12 @@ absl::Status Keyspace::Get(std::string_view key, std::string* value) const {
   });
 }
 
-absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key) const {
+absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key, PinVerify verify) const {
   return OnOpenStore(engine_, [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
-    return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] { return engine.Pin(key); }));
+    PinnedRecord pinned;
+    absl::Status status = engine.Reading([&] { return engine.Pin(key, verify, &pinned); });
+    if (!status.ok()) return status;
+    return PinnedValue(engine, std::move(pinned));
   });
 }
 
@@ -179,12 +177,15 @@ absl::Status Keyspace::Get(std::string_view key, const Snapshot& snapshot,
   });
 }
 
-absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key, const Snapshot& snapshot) const {
+absl::StatusOr<PinnedValue> Keyspace::Pin(std::string_view key, const Snapshot& snapshot,
+                                          PinVerify verify) const {
   return AtSnapshot(engine_, snapshot.snapshots_, snapshot.entry_,
                     [&](Engine& engine) -> absl::StatusOr<PinnedValue> {
-                      return PinnedValue::Pins::ValueOf(engine, engine.Reading([&] {
-                        return engine.PinAt(*snapshot.entry_, key);
-                      }));
+                      PinnedRecord pinned;
+                      absl::Status status = engine.Reading(
+                          [&] { return engine.PinAt(*snapshot.entry_, key, verify, &pinned); });
+                      if (!status.ok()) return status;
+                      return PinnedValue(engine, std::move(pinned));
                     });
 }
 

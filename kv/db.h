@@ -54,6 +54,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,6 +62,7 @@
 #include "absl/types/span.h"
 #include "dax/dax_stats.h"
 #include "dax/media.h"
+#include "dax/pinned.h"
 #include "dax/pool.h"
 #include "kv/backup.h"
 #include "kv/format.h"
@@ -72,6 +74,7 @@ namespace daxkv::kv {
 
 class Engine;
 class SnapshotEntry;
+struct PinnedRecord;
 struct RepairReport;
 class Snapshots;
 class Store;
@@ -90,7 +93,8 @@ struct Options {
   // dax/media_guard.h. By default calls of the store survive it and return kDataLoss, and programs
   // that read pinned bytes do not.
   dax::SigbusPolicy sigbus = dax::SigbusPolicy::kGuarded;
-  // Whether Get, Pin and iterators check each record's CRC32C before they hand it out.
+  // Whether Get, Pin and iterators check each record's CRC32C before they hand it out (Pin unless
+  // it is told PinVerify::kLater).
   bool verify_checksums = true;
   // Pins: their limits, and whether their holders are known; prefaulting.
   dax::MappingOptions mapping;
@@ -123,15 +127,37 @@ struct KeyValue {
   std::string_view value;
 };
 
+// When a pinned value's CRC32C is checked.
+enum class PinVerify {
+  kNow,  // Before Pin returns, unless Options::verify_checksums says otherwise: every byte is read.
+  kLater,  // When PinnedValue::Verify is called, if ever: Pin reads the header and the key alone.
+};
+
+// One for each extent that a record touches, which mostly is one.
+using Pins = absl::InlinedVector<dax::Pinned, 1>;
+
 // A value in place in the pool. While it lives, the bytes stay mapped and unchanged, whatever
 // happens to the key; the space of its extent is not reclaimed. Move-only. Must not outlive the Db.
+//
+// Of a value that was pinned with kLater, value() may be wrong until Verify said OK. Where the
+// medium is undamaged it is what was put. Otherwise any of its bytes may be others; and if what is
+// damaged is the record's header, there may be more or fewer of them: they may run into the records
+// behind, of other keys, which may be written while they are read. But they all lie in extents that
+// are pinned, and the key is the one that was asked for.
 class PinnedValue {
  public:
-  PinnedValue();
-  PinnedValue(PinnedValue&&) noexcept;
-  PinnedValue& operator=(PinnedValue&&) noexcept;
-  ~PinnedValue();
+  PinnedValue() = default;
+  PinnedValue(PinnedValue&& other) noexcept
+      : engine_(std::exchange(other.engine_, nullptr)),
+        pins_(std::move(other.pins_)),
+        key_size_bytes_(other.key_size_bytes_),
+        value_(std::exchange(other.value_, {})) {}
+  PinnedValue& operator=(PinnedValue&& other) noexcept;
   std::string_view value() const { return value_; }
+  // Checks the CRC32C of the bytes as they are now, whenever the pin was verified, and whatever
+  // Options::verify_checksums says. OK too where nothing is pinned: by default, or after a move.
+  //   kDataLoss naming key and offset: they are not what was put, or a media error took some
+  absl::Status Verify() const;
   // Whether the medium still has the bytes. kDataLoss: a page of them was lost while they were
   // pinned. Reading that page then raises SIGBUS, unless Options::sigbus is kAlways or the reader
   // is inside a dax::SurviveMediaErrors: then it may have read zeros, and asks this afterwards.
@@ -139,8 +165,11 @@ class PinnedValue {
 
  private:
   friend class Keyspace;
-  struct Pins;
-  std::unique_ptr<Pins> pins_;
+  PinnedValue(const Engine& engine, PinnedRecord pinned);
+
+  const Engine* engine_ = nullptr;  // Null: nothing is pinned.
+  Pins pins_;
+  uint64_t key_size_bytes_ = 0;  // Of the key, which lies before the value.
   std::string_view value_;
 };
 
@@ -384,15 +413,17 @@ class Keyspace {
   // The same into *value, whose capacity is reused.
   absl::Status Get(std::string_view key, std::string* value) const;
   // The value where it lies, without a copy. Statuses of Get. Costs two atomic operations more
-  // than a Get of a short value, and nothing for each byte (with verify_checksums a read of each).
-  absl::StatusOr<PinnedValue> Pin(std::string_view key) const;
+  // than a Get of a short value, and nothing for each byte but kNow's read of it. With kLater,
+  // damage to the value is not told here: see PinnedValue.
+  absl::StatusOr<PinnedValue> Pin(std::string_view key, PinVerify verify = PinVerify::kNow) const;
   // OK or kNotFound; kInvalidArgument, kDataLoss. The value is neither read nor verified.
   absl::Status Contains(std::string_view key) const;
   // As these, of the store as the snapshot sees it. kInvalidArgument: the snapshot is of another
   // store, or was moved from.
   absl::StatusOr<std::string> Get(std::string_view key, const Snapshot& snapshot) const;
   absl::Status Get(std::string_view key, const Snapshot& snapshot, std::string* value) const;
-  absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot) const;
+  absl::StatusOr<PinnedValue> Pin(std::string_view key, const Snapshot& snapshot,
+                                  PinVerify verify = PinVerify::kNow) const;
   absl::Status Contains(std::string_view key, const Snapshot& snapshot) const;
   // Durable on return, never needs space in the pool. On kPageCache it waits for one msync, and for
   // two more if the key was put since any call last waited for those two (kv/recent_puts.h);

@@ -185,6 +185,21 @@ absl::Status Engine::Verify(const RecordView& record) const {
   return VerifyRecord(*space_, record);
 }
 
+absl::Status Engine::Verify(const RecordView& record, PinVerify verify) const {
+  if (verify == PinVerify::kLater && !record.lost) return absl::OkStatus();
+  return Verify(record);
+}
+
+absl::Status Engine::VerifyPinned(std::string_view value, uint64_t key_size_bytes) const {
+  RecordView record;
+  record.key = std::string_view(value.data() - key_size_bytes, key_size_bytes);
+  record.value = value;
+  record.address = pool_->OffsetOf(record.key.data()) - sizeof(RecordHeader);
+  record.lost = space_->AnyLost() &&
+                space_->IsLost(record.address, RecordSizeBytes(key_size_bytes, value.size()));
+  return WithKey(VerifyRecord(*space_, record), record.key);
+}
+
 absl::Status Engine::WrongSnapshot(bool of_another_store) {
   return absl::InvalidArgumentError(
       of_another_store ? "the snapshot is one of another store; take one of this store"
@@ -319,10 +334,10 @@ absl::Status Engine::Get(std::string_view key, std::string* value) const {
   });
   if (!found.ok()) return WithKey(std::move(found), key);
   if (copied) return absl::OkStatus();
-  absl::StatusOr<PinnedRecord> pinned = Pin(key);
-  if (!pinned.ok()) return pinned.status();
-  value->assign(pinned->record.value.data(), pinned->record.value.size());
-  return absl::OkStatus();
+  PinnedRecord pinned;
+  absl::Status status = Pin(key, PinVerify::kNow, &pinned);
+  if (status.ok()) value->assign(pinned.record.value.data(), pinned.record.value.size());
+  return status;
 }
 
 absl::Status Engine::PinExtents(Address address, uint64_t size_bytes, PinMode mode,
@@ -342,49 +357,52 @@ absl::Status Engine::PinExtents(Address address, uint64_t size_bytes, PinMode mo
   return absl::OkStatus();
 }
 
-absl::StatusOr<PinnedRecord> Engine::Pin(std::string_view key) const {
+absl::Status Engine::Pin(std::string_view key, PinVerify verify, PinnedRecord* pinned) const {
   absl::Status valid = CheckKey(key);
   if (!valid.ok()) return valid;
-  PinnedRecord result;
-  Address wanted = kNullAddress;  // What the pins of `result` hold, or what could not be pinned.
+  Pins& pins = pinned->pins;
+  pins.clear();
+  const auto reads =
+      verify == PinVerify::kNow && verify_checksums_ ? Index::Reads::kRecord : Index::Reads::kKey;
+  Address wanted = kNullAddress;  // What the pins hold, or what could not be pinned.
   uint64_t wanted_size_bytes = 0;
   absl::Status waited;
   for (;;) {
     bool held = false;
-    absl::Status found = index_->Find(key, [&](const RecordView& record) -> absl::Status {
+    const auto hold = [&](const RecordView& record) -> absl::Status {
       const uint64_t size_bytes = RecordSizeBytes(record.key.size(), record.value.size());
       const bool same = record.address == wanted && size_bytes == wanted_size_bytes;
       // The wait for this very record failed, and the index still refers to it.
       if (same && !waited.ok()) return waited;
       if (!same) {
-        result.pins.clear();
+        pins.clear();
         wanted = record.address;
         wanted_size_bytes = size_bytes;
       }
-      if (result.pins.empty()) {
-        absl::Status pinned = PinExtents(wanted, size_bytes, PinMode::kTry, &result.pins);
-        if (absl::IsUnavailable(pinned)) return absl::OkStatus();
-        if (!pinned.ok()) return pinned;
+      if (pins.empty()) {
+        absl::Status tried = PinExtents(wanted, size_bytes, PinMode::kTry, &pins);
+        if (absl::IsUnavailable(tried)) return absl::OkStatus();
+        if (!tried.ok()) return tried;
       }
       held = true;
-      result.record = record;
+      pinned->record = record;
       return absl::OkStatus();
-    });
+    };
+    absl::Status found = index_->Find(key, hold, reads);
     if (!found.ok()) return WithKey(std::move(found), key);
     if (held) break;
     // Somebody has an extent locked, or it has just left. Pinned outside the guard it may belong
     // to anybody: only the next look-up tells whether it is still this record's (K4).
-    waited = PinExtents(wanted, wanted_size_bytes, PinMode::kWait, &result.pins);
+    waited = PinExtents(wanted, wanted_size_bytes, PinMode::kWait, &pins);
   }
-  absl::Status intact = Verify(result.record);
-  if (!intact.ok()) return WithKey(std::move(intact), key);
-  return result;
+  return WithKey(Verify(pinned->record, verify), key);
 }
 
 absl::Status Engine::Contains(std::string_view key) const {
   absl::Status valid = CheckKey(key);
   if (!valid.ok()) return valid;
-  return WithKey(index_->Find(key, [](const RecordView&) { return absl::OkStatus(); }), key);
+  const auto visit = [](const RecordView&) { return absl::OkStatus(); };
+  return WithKey(index_->Find(key, visit, Index::Reads::kKey), key);
 }
 
 absl::Status Engine::Delete(std::string_view key) {

@@ -34,7 +34,6 @@
 #include <string>
 #include <string_view>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -54,8 +53,6 @@ namespace daxkv::kv {
 // Longer values are copied under a pin: a copy inside a ReadGuard holds up the reclaim of memory
 // of the whole process, for 20 ms at 64 MiB.
 inline constexpr uint64_t kMaxGuardedCopySizeBytes = 256 << 10;
-
-using Pins = absl::InlinedVector<dax::Pinned, 1>;
 
 // A record in place, held by pins on every extent that it touches.
 struct PinnedRecord {
@@ -132,10 +129,12 @@ class Engine {
   absl::StatusOr<GroupResult> PutGroup(absl::Span<const KeyValue> records);
   absl::StatusOr<GroupResult> DeleteGroup(absl::Span<const std::string_view> keys);
   absl::Status Get(std::string_view key, std::string* value) const;
-  absl::StatusOr<PinnedRecord> Pin(std::string_view key) const;
+  // Whatever *pinned held before is released.
+  absl::Status Pin(std::string_view key, PinVerify verify, PinnedRecord* pinned) const;
   absl::Status Contains(std::string_view key) const;
   absl::Status GetAt(const SnapshotEntry& snapshot, std::string_view key, std::string* value) const;
-  absl::StatusOr<PinnedRecord> PinAt(const SnapshotEntry& snapshot, std::string_view key) const;
+  absl::Status PinAt(const SnapshotEntry& snapshot, std::string_view key, PinVerify verify,
+                     PinnedRecord* pinned) const;
   absl::Status ContainsAt(const SnapshotEntry& snapshot, std::string_view key) const;
   absl::Status Delete(std::string_view key);
   void MultiGet(absl::Span<const std::string_view> keys, absl::Span<std::string> values,
@@ -196,6 +195,9 @@ class Engine {
   absl::StatusOr<uint64_t> KeyValueSizeBytes() const;
   // VerifyRecord, if the options ask for it.
   absl::Status Verify(const RecordView& record) const;
+  // VerifyRecord of what the caller has pinned: the value and, before it, header and key. The sizes
+  // are those of the time of the pin, so that no damage since then leads out of the pinned bytes.
+  absl::Status VerifyPinned(std::string_view value, uint64_t key_size_bytes) const;
 
  private:
   // Asks the index which slots live.
@@ -232,6 +234,8 @@ class Engine {
   // Makes `value` the key's, or deletes it. kAborted: the key's version is not `read`'s any more.
   absl::Status Replace(std::string_view key, const VersionRead& read,
                        std::optional<std::string_view> value);
+  // What a pin with `verify` checks of its record.
+  absl::Status Verify(const RecordView& record, PinVerify verify) const;
   absl::Status PinExtents(Address address, uint64_t size_bytes, PinMode mode, Pins* pins) const;
   // Writes and publishes a round of PutGroup: records[order[i]] in ascending key order.
   absl::Status PutRound(absl::Span<const KeyValue> records, absl::Span<const size_t> order,

@@ -32,18 +32,17 @@ absl::Status Engine::GetAt(const SnapshotEntry& snapshot, std::string_view key,
   return absl::OkStatus();
 }
 
-absl::StatusOr<PinnedRecord> Engine::PinAt(const SnapshotEntry& snapshot,
-                                           std::string_view key) const {
+absl::Status Engine::PinAt(const SnapshotEntry& snapshot, std::string_view key, PinVerify verify,
+                           PinnedRecord* pinned) const {
   absl::StatusOr<RecordView> record = RecordOf(*index_, snapshot, key);
   if (!record.ok()) return record.status();
-  PinnedRecord result;
-  result.record = *record;
-  absl::Status pinned =
+  pinned->pins.clear();
+  pinned->record = *record;
+  absl::Status status =
       PinExtents(record->address, RecordSizeBytes(record->key.size(), record->value.size()),
-                 PinMode::kWait, &result.pins);
-  if (pinned.ok()) pinned = Verify(*record);
-  if (!pinned.ok()) return WithKey(std::move(pinned), key);
-  return result;
+                 PinMode::kWait, &pinned->pins);
+  if (status.ok()) status = Verify(*record, verify);
+  return WithKey(std::move(status), key);
 }
 
 absl::Status Engine::ContainsAt(const SnapshotEntry& snapshot, std::string_view key) const {

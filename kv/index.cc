@@ -88,8 +88,11 @@ thread_local uint64_t t_last_found_size_bytes = 1;
 }  // namespace
 
 absl::Status Index::Impl::Find(std::string_view key,
-                               absl::FunctionRef<absl::Status(const RecordView&)> visit) {
+                               absl::FunctionRef<absl::Status(const RecordView&)> visit,
+                               Reads reads) {
   const uint16_t tag = KeyTag(key);
+  const uint64_t wanted_size_bytes =
+      reads == Reads::kRecord ? t_last_found_size_bytes : kShortKeyEnd;
   return Run([&](Obstacle& obstacle) -> absl::Status {
     for (;;) {
       LeafGuess guess;
@@ -101,7 +104,7 @@ absl::Status Index::Impl::Find(std::string_view key,
       if (status.ok()) status = CheckLost(at);
       if (!status.ok()) return status;
       Hit hit;
-      status = Probe(*at.leaf, key, tag, &hit, obstacle, t_last_found_size_bytes);
+      status = Probe(*at.leaf, key, tag, &hit, obstacle, wanted_size_bytes);
       if (!status.ok()) return status;
       if (hit.place >= 0) {
         t_last_found_size_bytes =
@@ -281,8 +284,9 @@ absl::Status Index::Impl::Remove(std::string_view key, const ExpectedVersion* ex
 }
 
 absl::Status Index::Find(std::string_view key,
-                         absl::FunctionRef<absl::Status(const RecordView&)> visit) const {
-  return WithoutExceptions([&] { return impl_->Find(key, visit); });
+                         absl::FunctionRef<absl::Status(const RecordView&)> visit,
+                         Reads reads) const {
+  return WithoutExceptions([&] { return impl_->Find(key, visit, reads); });
 }
 void Index::FindMany(absl::Span<const std::string_view> keys,
                      absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,

@@ -183,8 +183,10 @@ class Index {
   //              refers to), after a crash nothing can. A slot whose tag was damaged into another
   //              that may lie in the same lines hides its key; scans and Verify report it.
   //   kDataLoss  a damaged node or record on the way
-  absl::Status Find(std::string_view key,
-                    absl::FunctionRef<absl::Status(const RecordView&)> visit) const;
+  // `reads`: what `visit` reads of the record, which is asked of the processor beforehand.
+  enum class Reads { kRecord, kKey };
+  absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit,
+                    Reads reads = Reads::kRecord) const;
 
   // Find for every key, the cache misses of up to kFindsTogether of them overlapping. `visit` gets
   // the key's position too; the status of each goes to (*statuses)[position], which the caller has

@@ -229,7 +229,8 @@ struct Index::Impl {
   absl::Status ProbeLocked(const LeafPosition& at, std::string_view key, uint16_t tag, Hit* hit);
 
   // ---- index.cc
-  absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit);
+  absl::Status Find(std::string_view key, absl::FunctionRef<absl::Status(const RecordView&)> visit,
+                    Reads reads = Reads::kRecord);
   absl::StatusOr<bool> Upsert(std::string_view key, Address address,
                               const ExpectedVersion* expected, Wait wait);
   absl::Status Remove(std::string_view key, const ExpectedVersion* expected, uint64_t* removed);

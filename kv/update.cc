@@ -26,10 +26,9 @@ absl::Status Engine::ReadVersion(std::string_view key, VersionRead* read) const 
     read->value = read->copy;
     return absl::OkStatus();
   }
-  absl::StatusOr<PinnedRecord> pinned = Pin(key);
-  if (absl::IsNotFound(pinned.status())) return absl::OkStatus();  // Deleted since.
-  if (!pinned.ok()) return pinned.status();
-  read->pinned = *std::move(pinned);
+  absl::Status pinned = Pin(key, PinVerify::kNow, &read->pinned);
+  if (absl::IsNotFound(pinned)) return absl::OkStatus();  // Deleted since.
+  if (!pinned.ok()) return pinned;
   read->version = {read->pinned.record.address, read->pinned.record.sequence};
   read->value = read->pinned.record.value;
   return absl::OkStatus();

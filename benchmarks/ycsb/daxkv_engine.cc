@@ -1,7 +1,7 @@
 // daxkv under the driver. Loads and updates are Put (each durable before it returns, as far as the
 // medium's promise goes), or with daxkv.loadgroup PutGroup; reads are Get into a reused buffer, or
-// with daxkv.read=pin views of the bytes in the pool; groups of
-// reads are MultiGet; scans are an Iterator.
+// with daxkv.read=pin views of the bytes in the pool; groups of reads are MultiGet; scans are an
+// Iterator.
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,13 +15,22 @@
 namespace daxkv::ycsb {
 namespace {
 
+// How records are read; with daxkv.pinverify=later nobody verifies what was pinned.
+enum class ReadMode { kCopy, kPin, kPinUnverified };
+
+std::string_view ReadModeName(ReadMode mode) {
+  if (mode == ReadMode::kCopy) return "copy";
+  return mode == ReadMode::kPin ? "pin" : "pin, not verified";
+}
+
 class DaxkvSession final : public Session {
  public:
-  DaxkvSession(kv::Db* db, bool pin) : db_(db), pin_(pin) {}
+  DaxkvSession(kv::Db* db, ReadMode mode) : db_(db), mode_(mode) {}
 
   absl::Status Read(std::string_view key, std::string_view* record) override {
-    if (pin_) {
-      absl::StatusOr<kv::PinnedValue> pinned = db_->Pin(key);
+    if (mode_ != ReadMode::kCopy) {
+      absl::StatusOr<kv::PinnedValue> pinned =
+          db_->Pin(key, mode_ == ReadMode::kPin ? kv::PinVerify::kNow : kv::PinVerify::kLater);
       if (!pinned.ok()) return pinned.status();
       pinned_ = *std::move(pinned);
       *record = pinned_.value();
@@ -68,7 +77,7 @@ class DaxkvSession final : public Session {
 
  private:
   kv::Db* const db_;
-  const bool pin_;
+  const ReadMode mode_;
   std::string copy_;
   kv::PinnedValue pinned_;
   std::vector<kv::KeyValue> group_;
@@ -78,11 +87,11 @@ class DaxkvSession final : public Session {
 
 class DaxkvEngine final : public Engine {
  public:
-  DaxkvEngine(std::unique_ptr<kv::Db> db, bool pin, bool order, size_t load_group)
-      : db_(std::move(db)), pin_(pin), order_(order), load_group_(load_group) {}
+  DaxkvEngine(std::unique_ptr<kv::Db> db, ReadMode read_mode, bool order, size_t load_group)
+      : db_(std::move(db)), read_mode_(read_mode), order_(order), load_group_(load_group) {}
 
   absl::StatusOr<std::unique_ptr<Session>> NewSession() override {
-    return std::make_unique<DaxkvSession>(db_.get(), pin_);
+    return std::make_unique<DaxkvSession>(db_.get(), read_mode_);
   }
   size_t load_group_records() const override { return load_group_; }
 
@@ -105,7 +114,7 @@ class DaxkvEngine final : public Engine {
     add("Promise", std::string(dax::MediaPromise(media)));
     add("Path", info->path);
     add("LoadGroup(records)", absl::StrCat(load_group_));
-    add("Read", pin_ ? "pin" : "copy");
+    add("Read", std::string(ReadModeName(read_mode_)));
     add("Records", absl::StrCat(info->records));
     add("IndexHeight", absl::StrCat(info->index_height));
     add("IndexView(bytes)", absl::StrCat(info->index_view_size_bytes));
@@ -124,10 +133,15 @@ class DaxkvEngine final : public Engine {
 
  private:
   const std::unique_ptr<kv::Db> db_;
-  const bool pin_;
+  const ReadMode read_mode_;
   const bool order_;
   const size_t load_group_;
 };
+
+ReadMode ReadModeOf(const Settings& settings) {
+  if (settings.Text("daxkv.read") == "copy") return ReadMode::kCopy;
+  return settings.Text("daxkv.pinverify") == "now" ? ReadMode::kPin : ReadMode::kPinUnverified;
+}
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phase phase) {
   kv::Options options;
@@ -151,7 +165,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenDaxkv(const Settings& settings, Phas
                                             "name another with -p daxkv.path=PATH"));
   }
   if (!db.ok()) return db.status();
-  return std::make_unique<DaxkvEngine>(*std::move(db), settings.Text("daxkv.read") == "pin",
+  return std::make_unique<DaxkvEngine>(*std::move(db), ReadModeOf(settings),
                                        settings.Flag("daxkv.orderbykey"),
                                        static_cast<size_t>(settings.Whole("daxkv.loadgroup")));
 }
@@ -165,6 +179,8 @@ const EngineRegistration kRegistration(
                    "load: records to put at a time; each is durable when its group is"),
          ChoiceRule("daxkv.read", {"copy", "pin"},
                     "reads copy the record, or look at it in the pool"),
+         ChoiceRule("daxkv.pinverify", {"now", "later"},
+                    "daxkv.read=pin checks the record's CRC32C, or leaves that out"),
          ChoiceRule("daxkv.durability", {"power", "process"},
                     "what a put survives on an ordinary file"),
          WholeRule("daxkv.writebackinterval", "1000", 1, 3'600'000,

@@ -327,6 +327,7 @@ class Judge {
     for (const auto& entry : states_) {
       if (random_() % 20 != 0) continue;
       absl::StatusOr<PinnedValue> pinned = db_->Pin(entry.first);
+      PinUnverified(entry.first, pinned.ok());
       if (!pinned.ok()) {
         Saw(entry.first, pinned.status());
         continue;
@@ -334,6 +335,24 @@ class Judge {
       std::string value(pinned->value());
       Saw(entry.first, value);
       pins_.emplace_back(*std::move(pinned), std::move(value));
+    }
+  }
+
+  // All bytes of such a value can be read, and Verify tells what Pin would have.
+  void PinUnverified(const std::string& key, bool is_good) {
+    const absl::StatusOr<PinnedValue> pinned = db_->Pin(key, PinVerify::kLater);
+    if (!pinned.ok()) {
+      Saw(key, pinned.status());
+      if (is_good) Complain(absl::StrCat(key, ": pinned now, but not to be verified later"));
+      return;
+    }
+    const std::string value(pinned->value());
+    const absl::Status intact = pinned->Verify();
+    if (intact.ok() != is_good) Complain(absl::StrCat(key, ": ", intact.ToString()));
+    if (intact.ok()) {
+      Saw(key, value);
+    } else {
+      Allow("verify", intact);
     }
   }
 

@@ -204,6 +204,24 @@ TEST_P(DbMediaTest, PinTellsWhetherItsBytesAreStillThere) {
   EXPECT_THAT(pinned->CheckMedium(), HasCode(absl::StatusCode::kDataLoss));
 }
 
+TEST_P(DbMediaTest, APinThatIsVerifiedLaterTellsThenWhatIsLost) {
+  const std::string value = ValueFor("long", 1, 5'000'000);
+  ASSERT_THAT(db().Put("long", value), IsOk());
+  absl::StatusOr<PinnedValue> before = db().Pin("long", PinVerify::kLater);
+  dax::LosePageAt(PageOf(before->value().data() + 3'000'000));
+  const absl::StatusOr<PinnedValue> after = db().Pin("long", PinVerify::kLater);
+  EXPECT_TRUE(after.ok() || absl::IsDataLoss(after.status())) << after.status();
+  const absl::Status lost = before->Verify();
+  EXPECT_THAT(lost, HasCode(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(std::string(lost.message()), HasSubstr("\"long\""));
+  EXPECT_THAT(std::string(lost.message()), HasSubstr("lost to a media error"));
+  if (after.ok()) {
+    EXPECT_EQ(after->Verify(), lost);
+  }
+  // Known by now.
+  EXPECT_THAT(db().Pin("long", PinVerify::kLater).status(), HasCode(absl::StatusCode::kDataLoss));
+}
+
 TEST_P(DbMediaTest, WritersGoAroundAPageThatIsLostUnderThem) {
   // Until the last record is one of the first of its extent, behind which lie the slots that come
   // next. The smallest extents of this class have 64 KiB.

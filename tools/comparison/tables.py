@@ -227,6 +227,8 @@ def report(summary):
                      "where the engine has a call for that: "
                      + ", ".join(sorted(engine.name for engine in engines.ENGINES.values()
                                         if engine.compacts)) + ".")
+    parts += [f"{name}: {engines.ENGINES[name].note}" for name in _names(summary, "throughput")
+              if engines.ENGINES[name].note]
     counts = summary.values_of("throughput", summaries.RECORDS)
     for records in counts:
         for value_bytes in summary.values_of("throughput", summaries.VALUE_BYTES):
