@@ -26,7 +26,7 @@ constexpr std::chrono::milliseconds kLastHeldPoll(1000);
 // Back-pressure. Below the first a thread does not look at what the others have retired; what all
 // have may be the second, or a part of the store.
 constexpr uint64_t kUncheckedRetiredBytes = 512 << 10;
-constexpr size_t kCheckedEvery = 32;  // If those are no more bytes than that.
+constexpr unsigned kCheckedEvery = 32;  // Calls, if so many slots are no more bytes than that.
 constexpr uint64_t kLeastRetiredBytes = 2 << 20;
 constexpr uint64_t kRetiredPart = 32;
 
@@ -77,7 +77,9 @@ void Space::LimitRetired(uint64_t size_bytes) noexcept {
   const size_t waiting =
       impl_->retire_queues[QueueNumber()].waiting.load(std::memory_order_relaxed);
   if (waiting * size_bytes <= kUncheckedRetiredBytes) return;
-  if (waiting % kCheckedEvery != 0 && kCheckedEvery * size_bytes <= kUncheckedRetiredBytes) return;
+  // Counts calls, not what waits: a group of puts allocates all its records before it retires any.
+  thread_local unsigned calls = 0;
+  if (++calls % kCheckedEvery != 0 && kCheckedEvery * size_bytes <= kUncheckedRetiredBytes) return;
   if (!impl_->IsTooMuch(impl_->WaitingCount(), size_bytes)) return;
   // Whoever has it is freeing, or about to. With process durability nothing is freed before the
   // next writeback, however long a call waits: whoever has it may wait for the medium.
