@@ -70,6 +70,7 @@ class ExtentFrame : public rcu::Head {
   std::atomic<bool> ordered{false};    // Written in the order of keys since the last EndOrdering.
   std::atomic<bool> changed{false};    // Differs from the map that the medium has.
   std::atomic<bool> abandoned{false};  // A large extent that its only owner gave back.
+  ExtentFrame* next_aside = nullptr;   // The maintenance mutex.
   bool may_lack_stamps = false;        // Free slots may; the maintenance mutex. See stamps.h.
   std::unordered_set<uint32_t> lost;   // Dead slots on lost pages; used for good. media_mutex.
   std::unordered_set<uint32_t> held;   // Dead slots that a pin may still show; maintenance mutex.

@@ -1,6 +1,7 @@
 #include "kv/space.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "dax/yield_point.h"
@@ -50,6 +51,7 @@ Space::Impl::~Impl() {
     EraseFrame(frame);
     delete frame;
   }
+  while (aside != nullptr) delete std::exchange(aside, aside->next_aside);
 }
 
 void Space::Impl::StopWorker() {

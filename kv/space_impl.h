@@ -286,7 +286,11 @@ struct Space::Impl final : SpaceWorker::Task {
   // Pinned ones are no error.
   absl::Status TruncateExtents(std::vector<ExtentFrame*>* frames);
   void TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status);
+  // If it fails, frames that are set aside become null.
   absl::Status TruncateTogether(absl::Span<ExtentFrame*> group);
+  void SetAside(ExtentFrame* frame) noexcept;
+  // Lists what was set aside, as far as there is memory for it.
+  void ListAside() noexcept;
   // What the worker does for this space.
   std::optional<std::chrono::milliseconds> Run() noexcept override;
 
@@ -390,6 +394,7 @@ struct Space::Impl final : SpaceWorker::Task {
   std::mutex maintenance;
   LivenessOracle* oracle = nullptr;       // maintenance
   std::vector<ExtentFrame*> held_frames;  // maintenance: frames whose `held` is not empty
+  ExtentFrame* aside = nullptr;           // maintenance: frames that are not in `frames`
   std::vector<ExtentFrame*> emptying;     // maintenance: frames in Place::kEmptying
   // maintenance: collected and not free yet, as the round runs, the medium or memory failed
   std::vector<Retired> in_round;

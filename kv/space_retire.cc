@@ -163,6 +163,7 @@ void Space::Impl::CollectAbandoned() {
 
 // Without memory, or when it is not known what the medium holds, slots stay used.
 void Space::Impl::RetireRound() noexcept {
+  ListAside();
   CollectRetired();
   const bool process_durability = writeback.load(std::memory_order_acquire) != nullptr;
   if (!in_round.empty()) rcu::Synchronize();
@@ -306,12 +307,14 @@ absl::Status Space::Impl::TruncateExtents(std::vector<ExtentFrame*>* frames) {
   return status;
 }
 
-// Frames that are truncated become null. If one of the group can't be, its halves are tried.
+// Frames that are truncated, or set aside, become null. If one of the group can't be truncated, its
+// halves are tried.
 void Space::Impl::TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status) {
   const absl::Status truncated = WithoutExceptions([&] { return TruncateTogether(group); });
   if (truncated.ok()) {
     std::fill(group.begin(), group.end(), nullptr);
-  } else if (group.size() == 1 || absl::IsInternal(truncated)) {
+  } else if (group.size() == 1 || absl::IsInternal(truncated) ||
+             std::find(group.begin(), group.end(), nullptr) != group.end()) {
     if (!absl::IsDeadlineExceeded(truncated)) status->Update(truncated);
   } else {
     TruncateNeighbours(group.subspan(0, group.size() / 2), status);
@@ -330,8 +333,10 @@ absl::Status Space::Impl::TruncateTogether(absl::Span<ExtentFrame*> group) {
                             absl::InfinitePast());
   });
   if (!status.ok()) {
-    // Without memory for this, retires into the extent are passed over until the next session.
-    for (ExtentFrame* frame : group) InsertFrame(frame).IgnoreError();
+    for (ExtentFrame*& frame : group) {
+      const absl::Status inserted = WithoutExceptions([&] { return InsertFrame(frame); });
+      if (!inserted.ok()) SetAside(std::exchange(frame, nullptr));
+    }
     return status;
   }
   for (ExtentFrame* frame : group) {
@@ -343,6 +348,34 @@ absl::Status Space::Impl::TruncateTogether(absl::Span<ExtentFrame*> group) {
   DropUnheldFrames();
   for (ExtentFrame* frame : group) rcu::Retire(frame);
   return absl::OkStatus();
+}
+
+// There is no memory to list it again. Until there is, nobody finds the extent, in which no slot is
+// live, and its map must not be loaded.
+void Space::Impl::SetAside(ExtentFrame* frame) noexcept {
+  if (!IsHeaderLost(frame->run())) BreakMapSeal(*pool, frame->address());
+  held_frames.erase(std::remove(held_frames.begin(), held_frames.end(), frame), held_frames.end());
+  frame->next_aside = std::exchange(aside, frame);
+}
+
+void Space::Impl::ListAside() noexcept {
+  while (aside != nullptr) {
+    ExtentFrame* const frame = aside;
+    const absl::Status inserted = WithoutExceptions([&] {
+      ReserveMore(held_frames, 1);
+      return InsertFrame(frame);
+    });
+    if (!inserted.ok() && !absl::IsAlreadyExists(inserted)) return;
+    aside = frame->next_aside;
+    if (inserted.ok()) {
+      if (!frame->held.empty()) held_frames.push_back(frame);
+      if (!frame->is_large()) Attach(frame);
+    } else {
+      // A late retire has led to the extent, which got another frame, or the listing has.
+      ForgetHeld(frame);
+      rcu::Retire(frame);
+    }
+  }
 }
 
 std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
@@ -357,7 +390,7 @@ std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
   const bool called =
       make_room || !wanted.empty() || retired_waiting.load(std::memory_order_relaxed);
   if (make_room) space->MakeRoom().IgnoreError();
-  bool looked_through, listing;
+  bool looked_through, listing, has_aside;
   {
     std::lock_guard<std::mutex> lock(maintenance);
     RetireRound();
@@ -366,12 +399,13 @@ std::optional<std::chrono::milliseconds> Space::Impl::Run() noexcept {
     }
     looked_through = LookThroughSome();
     listing = ListForWorker();
+    has_aside = aside != nullptr;
   }
   if (!looked_through) return std::chrono::milliseconds(0);
   if (listing) return kListingPause;
   // What a pin holds, or what there was no memory to free.
   const bool left_over = held_count.load(std::memory_order_relaxed) != 0 ||
-                         in_round_count.load(std::memory_order_relaxed) != 0 ||
+                         in_round_count.load(std::memory_order_relaxed) != 0 || has_aside ||
                          abandoned_waiting.load(std::memory_order_relaxed);
   if (!left_over) return std::nullopt;
   held_poll = called ? kFirstHeldPoll : std::min(held_poll * 2, kLastHeldPoll);

@@ -390,6 +390,31 @@ TEST_P(AllocationFailureTest, Close) {
       });
 }
 
+// An extent whose truncation failed was in no table when there was no memory to list it again, and
+// slots were handed out of it all the same: none of them ever came free.
+TEST_P(AllocationFailureTest, WhatCouldNotBeTruncatedComesBackLater) {
+  const auto fill_and_empty = [&](int records, size_t size_bytes) {
+    for (int i = 0; i < records; ++i) {
+      ASSERT_THAT(db().Put(NumberedKey(i), ValueFor(NumberedKey(i), 0, size_bytes)), IsOk());
+    }
+    for (int i = 0; i < records; ++i) ASSERT_THAT(db().Delete(NumberedKey(i)), IsOk());
+  };
+  const int small = on_disk() ? 40 : 200, large = on_disk() ? 10 : 40;
+  ASSERT_NO_FATAL_FAILURE(fill_and_empty(small, 3000));
+  FailEach([&] { return db().Compact().status(); },
+           [&](bool) {
+             ASSERT_NO_FATAL_FAILURE(fill_and_empty(small, 3000));
+             ASSERT_THAT(db().Compact().status(), IsOk());
+             const absl::StatusOr<Info> info = db().GetInfo();
+             ASSERT_THAT(info.status(), IsOk());
+             EXPECT_EQ(info->large_size_bytes, 0u);
+             EXPECT_LT(info->slab_size_bytes, 200'000u);
+             ASSERT_NO_FATAL_FAILURE(fill_and_empty(small, 3000));
+             ASSERT_NO_FATAL_FAILURE(fill_and_empty(large, 90'000));
+           });
+  ASSERT_NO_FATAL_FAILURE(ExpectModel());
+}
+
 TEST_P(AllocationFailureTest, ByChanceOnAllThreads) {
   std::mt19937 random(11);
   const int rounds = on_disk() ? 4 : 20;

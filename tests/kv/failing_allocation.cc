@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "xarray/node.h"
+
 namespace daxkv::kv {
 namespace {
 
@@ -47,6 +49,12 @@ void* AllocateOrThrow(size_t size_bytes, size_t alignment) {
   return memory;
 }
 
+// The nodes of arrays come from a pool of their own, which seldom asks operator new.
+void Arm(Mode to) {
+  xarray::internal::SetAllocationHook(to == Mode::kOff ? nullptr : +[] { return !Fails(); });
+  mode.store(to);
+}
+
 }  // namespace
 
 FailingAllocation::FailingAllocation(int64_t allowed, FailingThreads threads, Failing failing) {
@@ -54,7 +62,7 @@ FailingAllocation::FailingAllocation(int64_t allowed, FailingThreads threads, Fa
   left.store(allowed);
   chosen = true;
   all_threads.store(threads == FailingThreads::kAll);
-  mode.store(failing == Failing::kOne ? Mode::kOne : Mode::kAllAfter);
+  Arm(failing == Failing::kOne ? Mode::kOne : Mode::kAllAfter);
 }
 
 FailingAllocation::FailingAllocation(uint64_t seed, uint64_t one_in) {
@@ -63,11 +71,11 @@ FailingAllocation::FailingAllocation(uint64_t seed, uint64_t one_in) {
   part.store(one_in);
   chosen = true;
   all_threads.store(true);
-  mode.store(Mode::kByChance);
+  Arm(Mode::kByChance);
 }
 
 FailingAllocation::~FailingAllocation() {
-  mode.store(Mode::kOff);
+  Arm(Mode::kOff);
   chosen = false;
 }
 

@@ -1,4 +1,5 @@
-// Makes operator new fail in this test binary. The .cc file replaces it; nothing else need be done.
+// Makes operator new, and the allocation of array nodes, fail in this test binary. The .cc file
+// replaces the one and hooks into the other; nothing else need be done.
 //
 // Thread safety: one test thread arms and disarms; the replaced operators run on every thread.
 #ifndef DAXKV_TESTS_KV_FAILING_ALLOCATION_H_
