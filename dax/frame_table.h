@@ -2,17 +2,18 @@
 //
 // The counterpart of the kernel's array of struct page. Every naturally aligned block of 2^k frames
 // (k = 0..9) has a Folio of its own, whether mapped or not, at a place that follows from its
-// number: from an entry to its pins it takes no search. The Folios of 2 MiB of frames lie in levels
-// as a binary heap's do: number 1 is the block of order 9, 2 and 3 are those of order 8, the
-// order-0 blocks are 512..1023. Their memory is address space that the system fills by touch: about
+// number: from an entry to its pins it takes no search. The Folios of 128 MiB of frames, a chunk,
+// lie in levels as a binary heap's do: numbers 64..127 are the blocks of order 9, 128..255 those of
+// order 8, the order-0 blocks are 32768..65535. So extents of one size, which are what is in use
+// together, lie close together. Their memory is address space that the system fills by touch: about
 // 32 bytes for each extent in use (0.8 % of a pool that is all small pages, 0.002 % of one that is
 // all huge).
 //
 // Two Folios share a cache line, and pins write it. Two threads that write one line pay five times
 // as much (25 instead of 5 ns for an atomic addition, measured), so neighbours, which readers of
-// neighbouring keys pin at the same time, must not share one: within a level, the blocks of the
-// first MiB and of the second take turns. (The two of order 8 do share.) Folios of 64 bytes would
-// do it too, for twice the memory.
+// neighbouring keys pin at the same time, must not share one: within a level, the blocks of a
+// chunk's first half and of its second take turns. Folios of 64 bytes would do it too, for twice
+// the memory.
 //
 // Folios never move and are never freed before the table: a reference stays good without RCU.
 //
@@ -136,8 +137,7 @@ class FrameTable {
   // The Folio of the block of 2^order frames around `frame`, whose room was reserved.
   Folio* At(uint64_t frame, unsigned order) const {
     Folio* chunk = chunks_[frame >> kChunkShift].load(std::memory_order_acquire);
-    return chunk + (frame >> kHeapShift & (kHeapsInChunk - 1)) * kHeapSize +
-           HeapNumber(frame, order);
+    return chunk + HeapNumber(frame, order);
   }
   Folio* At(DaxEntry entry) const { return At(entry.frame(), entry.order()); }
   // The same, null for frames out of range or without room.
@@ -154,18 +154,17 @@ class FrameTable {
   WaitTable& waits() { return waits_; }
 
  private:
-  static constexpr unsigned kHeapShift = DaxEntry::kMaxOrder;
-  static constexpr uint64_t kHeapSize = uint64_t{2} << kHeapShift;
   static constexpr unsigned kChunkShift = 15;  // 128 MiB of frames, 2 MiB of Folios.
-  static constexpr uint64_t kHeapsInChunk = uint64_t{1} << (kChunkShift - kHeapShift);
-  static constexpr uint64_t kChunkBytes = kHeapsInChunk * kHeapSize * sizeof(Folio);
+  static constexpr uint64_t kChunkFrames = uint64_t{1} << kChunkShift;
+  static constexpr uint64_t kChunkBytes = 2 * kChunkFrames * sizeof(Folio);
   static constexpr uint64_t kChunks = kMaxFrames >> kChunkShift;
 
+  // In its chunk.
   static uint64_t HeapNumber(uint64_t frame, unsigned order) {
-    const uint64_t blocks = kHeapSize / 2 >> order;
+    const uint64_t blocks = kChunkFrames >> order;
     // The top bit of the block's place in its level becomes the lowest.
-    const uint64_t twice = ((frame & (kHeapSize / 2 - 1)) >> order) * 2;
-    return blocks + ((twice & (blocks - 1)) | (twice >> (kHeapShift - order)));
+    const uint64_t twice = ((frame & (kChunkFrames - 1)) >> order) * 2;
+    return blocks + ((twice & (blocks - 1)) | (twice >> (kChunkShift - order)));
   }
 
   // kChunks pointers in address space that is filled by touch. Null if there was none to be had.

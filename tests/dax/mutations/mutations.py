@@ -178,7 +178,7 @@ MUTATIONS = [
      "for (unsigned order = entry.order(); order <= entry.order(); ++order) {",
      PIN, "MappingPinTest.AStuckBreakNamesWhatIsPinned"),
     ("cache lines", "neighbouring Folios share a line", "dax/frame_table.h",
-     "return blocks + ((twice & (blocks - 1)) | (twice >> (kHeapShift - order)));",
+     "return blocks + ((twice & (blocks - 1)) | (twice >> (kChunkShift - order)));",
      "return blocks + twice / 2;",
      FRAMES, "FrameTableTest.NeighboursLieInDifferentCacheLines"),
     ("no memory", "Reserve takes a failed mmap for memory", "dax/frame_table.cc",
