@@ -280,8 +280,8 @@ struct Index::Impl {
   absl::Status AddMissingChildren(InnerFrame* frame, const InnerView::Right& right,
                                   std::vector<InnerView::Child>* children);
   bool StoreChild(InnerFrame* frame, Address child) noexcept;
-  uint32_t ExactSplitCount(const InnerFrame& frame, const InnerView::Right& right,
-                           const std::vector<InnerView::Child>& children, size_t i) const;
+  uint32_t ExactSplitCount(const InnerFrame& frame, const InnerFrame* right, Address child,
+                           Address next_child) const;
   void PublishView(InnerFrame* frame, std::unique_ptr<const InnerView> next) noexcept;
   // Lets the level above know of a node that a split made, and further levels of splits that this
   // makes. Best effort: without it the node is found by going right, and added when the parent's
@@ -290,10 +290,13 @@ struct Index::Impl {
   absl::Status StoreInParent(const NewChild& child, std::optional<NewChild>* made);
   // The frame one level above that covers the child's fence, for a moment.
   absl::Status FindParent(const NewChild& child, InnerFrame** parent);
-  // The children of a frame's view, with one more. False: it is there already. Caller holds the
+  // The children of a frame's view, with one more, unless it is there already. Caller holds the
   // frame's mutex.
-  bool ChildrenWith(const NewChild& added, const InnerFrame& frame, const InnerView& view,
-                    std::vector<InnerView::Child>* children);
+  std::vector<InnerView::Child> ChildrenWith(const NewChild& added, const InnerFrame& frame,
+                                             const InnerView& view);
+  // A view of them.
+  std::unique_ptr<const InnerView> ViewWith(const NewChild& added, const InnerFrame& frame,
+                                            const InnerView& view);
   // Puts a new root above one of level `level`, unless there is one.
   absl::Status GrowRoot(unsigned level);
   absl::Status SplitInner(InnerFrame* frame, const std::vector<InnerView::Child>& children,

@@ -16,6 +16,11 @@ absl::Status Damaged(Address node, const char* what) {
 
 bool BySeparator(const Child& a, const Child& b) { return a.separator < b.separator; }
 
+// The address of the child right of child i; null: that is the last.
+Address NextIn(const std::vector<Child>& children, size_t i) {
+  return i + 1 < children.size() ? children[i + 1].address : kNullAddress;
+}
+
 }  // namespace
 
 InnerFrame* Index::Impl::FrameOf(Address node, unsigned level) {
@@ -113,29 +118,30 @@ bool Index::Impl::StoreChild(InnerFrame* frame, Address child) noexcept {
   return false;
 }
 
-// The split count at which leaf i covers exactly [its separator, the next one's), or unknown.
+// The split count at which leaf `child` covers exactly [its separator, the next one's), or unknown.
+// `next_child` is the frame's child right of it; null: there is none.
 // Proof: let c be the count, read even, before the link. If the link then leads to the next child,
 // no split had committed when it was read; a later one makes the count odd before it commits, and
 // it never becomes c again. So whoever reads c in the leaf may rely on the link as it is here.
-uint32_t Index::Impl::ExactSplitCount(const InnerFrame& frame, const InnerView::Right& right,
-                                      const std::vector<Child>& children, size_t i) const {
+uint32_t Index::Impl::ExactSplitCount(const InnerFrame& frame, const InnerFrame* right,
+                                      Address child, Address next_child) const {
   if (frame.level > 1) return InnerView::kUnknownSplitCount;
   rcu::ReadGuard guard;  // The link may lead to another parent's leaf, which may go.
-  const NodeHeader& leaf = Header(children[i].address);
+  const NodeHeader& leaf = Header(child);
   const uint32_t count = SplitCount(leaf);
   if (IsSplitting(count)) return InnerView::kUnknownSplitCount;
   const Address next = NextOf(LoadWord(leaf.next));
   bool exact = false;
-  if (i + 1 < children.size()) {
-    exact = next == children[i + 1].address;
-  } else if (right.frame == nullptr) {
+  if (next_child != kNullAddress) {
+    exact = next == next_child;
+  } else if (right == nullptr) {
     exact = next == kNullAddress;
   } else if (next != kNullAddress) {
     // The right neighbour's first leaf shares the neighbour's low fence. A link to a leaf that
     // nobody has checked yet is not followed.
     Obstacle obstacle;
     exact = CheckReady(next, 0, obstacle).ok() &&
-            Header(next).low_fence == Header(right.frame->address).low_fence;
+            Header(next).low_fence == Header(right->address).low_fence;
   }
   return exact ? count : InnerView::kUnknownSplitCount;
 }
@@ -170,7 +176,8 @@ absl::Status Index::Impl::BuildView(InnerFrame* frame) {
     return status;
   }
   for (size_t i = 0; i < children.size(); ++i) {
-    children[i].split_count = ExactSplitCount(*frame, right, children, i);
+    children[i].split_count =
+        ExactSplitCount(*frame, right.frame, children[i].address, NextIn(children, i));
     if (frame->level > 1) children[i].frame = FrameOf(children[i].address, frame->level - 1);
   }
   PublishView(frame, std::make_unique<InnerView>(children, right));
@@ -198,24 +205,45 @@ absl::Status Index::Impl::FindParent(const NewChild& child, InnerFrame** parent)
   });
 }
 
-bool Index::Impl::ChildrenWith(const NewChild& added, const InnerFrame& frame,
-                               const InnerView& view, std::vector<Child>* children) {
-  const InnerView::Right right = {view.right(), view.right_fence()};
-  *children = view.Children(frame.level);
+std::vector<Child> Index::Impl::ChildrenWith(const NewChild& added, const InnerFrame& frame,
+                                             const InnerView& view) {
+  std::vector<Child> children = view.Children(frame.level);
   Child child;
   child.separator = added.fence;
   child.address = added.address;
-  auto place = std::lower_bound(children->begin(), children->end(), child, BySeparator);
-  const bool is_new = place == children->end() || place->separator != added.fence;
-  if (is_new) {
+  auto place = std::lower_bound(children.begin(), children.end(), child, BySeparator);
+  if (place == children.end() || place->separator != added.fence) {
     if (frame.level > 1) child.frame = FrameOf(added.address, added.level);
-    place = children->insert(place, child);
+    place = children.insert(place, child);
   }
-  const size_t i = static_cast<size_t>(place - children->begin());
+  const size_t i = static_cast<size_t>(place - children.begin());
   for (size_t changed = i == 0 ? 0 : i - 1; changed <= i; ++changed) {
-    (*children)[changed].split_count = ExactSplitCount(frame, right, *children, changed);
+    children[changed].split_count =
+        ExactSplitCount(frame, view.right(), children[changed].address, NextIn(children, changed));
   }
-  return is_new;
+  return children;
+}
+
+std::unique_ptr<const InnerView> Index::Impl::ViewWith(const NewChild& added,
+                                                       const InnerFrame& frame,
+                                                       const InnerView& view) {
+  const unsigned left = view.Search(added.fence);
+  if (view.separator(left) == added.fence || !view.MayGain(added.fence)) {
+    return std::make_unique<InnerView>(ChildrenWith(added, frame, view),
+                                       InnerView::Right{view.right(), view.right_fence()});
+  }
+  const auto address_of = [&](unsigned i) {
+    return frame.level > 1 ? view.frame(i)->address : view.leaf(i);
+  };
+  const Address next = left + 1 < view.size() ? address_of(left + 1) : kNullAddress;
+  Child child;
+  child.separator = added.fence;
+  child.address = added.address;
+  if (frame.level > 1) child.frame = FrameOf(added.address, added.level);
+  child.split_count = ExactSplitCount(frame, view.right(), added.address, next);
+  const uint32_t left_split_count =
+      ExactSplitCount(frame, view.right(), address_of(left), added.address);
+  return std::make_unique<InnerView>(view, left, left_split_count, child);
 }
 
 // `made`: the right half, if the parent had to be split.
@@ -229,10 +257,8 @@ absl::Status Index::Impl::StoreInParent(const NewChild& child, std::optional<New
     // Only the mutex's holder replaces the view.
     const InnerView* view = frame->view.load(std::memory_order_relaxed);
     if (!view->Covers(child.fence)) continue;  // The parent was split since.
-    std::vector<Child> children;
-    const bool is_new = ChildrenWith(child, *frame, *view, &children);
-    auto next =
-        std::make_unique<InnerView>(children, InnerView::Right{view->right(), view->right_fence()});
+    const bool is_new = view->separator(view->Search(child.fence)) != child.fence;
+    std::unique_ptr<const InnerView> next = ViewWith(child, *frame, *view);
     if (is_new && !StoreChild(frame, child.address)) {
       if (may_allocate) {
         lock.unlock();
@@ -241,8 +267,8 @@ absl::Status Index::Impl::StoreInParent(const NewChild& child, std::optional<New
         if (node.ok()) reserve = OwnedSlot(memory, *node);
         continue;
       }
-      const bool split =
-          reserve.address() != kNullAddress && SplitInner(frame, children, &reserve, made).ok();
+      const bool split = reserve.address() != kNullAddress &&
+                         SplitInner(frame, ChildrenWith(child, *frame, *view), &reserve, made).ok();
       if (split) return absl::OkStatus();
       // No room for a split: only the view has the child. A later one stores it.
     }

@@ -19,12 +19,9 @@ InnerView::InnerView(const std::vector<Child>& children, const Right& right)
   }
   uint64_t separators_size_bytes = 0;
   for (const Child& child : children) separators_size_bytes += child.separator.size();
-  storage_size_bytes_ = count_ * (sizeof(uint64_t) + sizeof(Link)) + separators_size_bytes;
-  storage_ = std::make_unique<uint64_t[]>((storage_size_bytes_ + 7) / 8);
-
-  uint64_t* heads = storage_.get();
-  Link* links = reinterpret_cast<Link*>(heads + count_);
-  char* bytes = reinterpret_cast<char*>(links + count_);
+  Link* links;
+  char* bytes;
+  uint64_t* const heads = Allocate(separators_size_bytes, &links, &bytes);
   uint32_t end = 0;
   for (unsigned i = 0; i < count_; ++i) {
     const Child& child = children[i];
@@ -33,17 +30,63 @@ InnerView::InnerView(const std::vector<Child>& children, const Right& right)
       std::memcpy(bytes + end, child.separator.data(), child.separator.size());
     }
     end += static_cast<uint32_t>(child.separator.size());
-    if (child.frame == nullptr) {
-      links[i].leaf = child.address;
-    } else {
-      links[i].frame = child.frame;
-    }
-    links[i].split_count = child.split_count;
-    links[i].separator_end = end;
+    links[i] = LinkTo(child, end);
   }
+}
+
+InnerView::InnerView(const InnerView& before, unsigned left, uint32_t left_split_count,
+                     const Child& added)
+    : count_(before.count_ + 1),
+      prefix_(before.prefix_),
+      right_(before.right_),
+      right_fence_(before.right_fence_) {
+  const uint32_t begin = before.links_[left].separator_end;
+  const uint32_t end = before.links_[before.count_ - 1].separator_end;
+  const auto added_size_bytes = static_cast<uint32_t>(added.separator.size());
+  Link* links;
+  char* bytes;
+  uint64_t* const heads = Allocate(uint64_t{end} + added_size_bytes, &links, &bytes);
+
+  const unsigned place = left + 1;
+  std::copy_n(before.heads_, place, heads);
+  heads[place] = HeadOf(added.separator.substr(prefix_.size()));
+  std::copy(before.heads_ + place, before.heads_ + before.count_, heads + place + 1);
+
+  std::copy_n(before.links_, place, links);
+  links[left].split_count = left_split_count;
+  links[place] = LinkTo(added, begin + added_size_bytes);
+  for (unsigned i = place; i < before.count_; ++i) {
+    links[i + 1] = before.links_[i];
+    links[i + 1].separator_end += added_size_bytes;
+  }
+
+  char* to = std::copy_n(before.bytes_, begin, bytes);
+  to = std::copy_n(added.separator.data(), added_size_bytes, to);
+  std::copy(before.bytes_ + begin, before.bytes_ + end, to);
+}
+
+uint64_t* InnerView::Allocate(uint64_t separators_size_bytes, Link** links, char** bytes) {
+  storage_size_bytes_ = count_ * (sizeof(uint64_t) + sizeof(Link)) + separators_size_bytes;
+  storage_.reset(new uint64_t[(storage_size_bytes_ + 7) / 8]);  // Not zeroed: all of it is stored.
+  uint64_t* const heads = storage_.get();
+  *links = reinterpret_cast<Link*>(heads + count_);
+  *bytes = reinterpret_cast<char*>(*links + count_);
   heads_ = heads;
-  links_ = links;
-  bytes_ = bytes;
+  links_ = *links;
+  bytes_ = *bytes;
+  return heads;
+}
+
+InnerView::Link InnerView::LinkTo(const Child& child, uint32_t separator_end) {
+  Link link;
+  if (child.frame == nullptr) {
+    link.leaf = child.address;
+  } else {
+    link.frame = child.frame;
+  }
+  link.split_count = child.split_count;
+  link.separator_end = separator_end;
+  return link;
 }
 
 unsigned InnerView::Search(std::string_view key) const {

@@ -56,6 +56,13 @@ class InnerView : public rcu::Head {
 
   // `children` in strictly ascending order, one at least.
   InnerView(const std::vector<Child>& children, const Right& right);
+  // `before` with one child more, right of child `left`, whose split count is `left_split_count`
+  // from now on; before.MayGain(added.separator). Copies, and computes next to nothing.
+  InnerView(const InnerView& before, unsigned left, uint32_t left_split_count, const Child& added);
+  // Whether the constructor above does for a new separator: it has the prefix of all the others.
+  bool MayGain(std::string_view separator) const {
+    return count_ > 1 && separator.substr(0, prefix_.size()) == prefix_;
+  }
 
   // Whether `key` lies below the right neighbour's low fence.
   bool Covers(std::string_view key) const {
@@ -96,6 +103,11 @@ class InnerView : public rcu::Head {
     uint32_t split_count;
     uint32_t separator_end;
   };
+
+  static Link LinkTo(const Child& child, uint32_t separator_end);
+  // Makes room for count_ children with separators of so many bytes; *links and *bytes lie behind
+  // the heads, which are returned.
+  uint64_t* Allocate(uint64_t separators_size_bytes, Link** links, char** bytes);
 
   unsigned count_;
   std::string prefix_;                   // Which all separators but the first begin with.

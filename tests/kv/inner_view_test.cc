@@ -31,17 +31,17 @@ std::string RandomKey(std::mt19937& random, std::string_view prefix, unsigned al
   return key;
 }
 
-TEST(InnerViewTest, SearchAgreesWithItsDefinition) {
-  std::mt19937 random(1);
-  for (int round = 0; round < 600; ++round) {
-    const std::string prefix = round % 3 == 0 ? "" : round % 3 == 1 ? "user" : "long/prefix/of/all";
-    const unsigned alphabet = round % 2 == 0 ? 2 : 20;
-    std::set<std::string> separators;
+// Keys of which many or few begin alike, and a node's children between them.
+struct RandomNode {
+  RandomNode(std::mt19937& random, int round)
+      : prefix(round % 3 == 0   ? ""
+               : round % 3 == 1 ? "user"
+                                : "long/prefix/of/all"),
+        alphabet(round % 2 == 0 ? 2 : 20) {
     const unsigned wanted = 1 + random() % 249;
     for (unsigned i = 0; i < 2 * wanted && separators.size() < wanted; ++i) {
       separators.insert(RandomKey(random, prefix, alphabet));
     }
-    std::vector<Child> children;
     for (const std::string& separator : separators) {
       Child child;
       child.separator = separator;
@@ -49,7 +49,9 @@ TEST(InnerViewTest, SearchAgreesWithItsDefinition) {
       child.split_count = static_cast<uint32_t>(children.size() * 2);
       children.push_back(child);
     }
-    const InnerView view(children, InnerView::Right());
+  }
+
+  void ExpectIn(const InnerView& view, std::mt19937& random) const {
     ASSERT_EQ(view.size(), children.size());
     for (unsigned i = 0; i < view.size(); ++i) {
       EXPECT_EQ(view.separator(i), children[i].separator);
@@ -62,11 +64,49 @@ TEST(InnerViewTest, SearchAgreesWithItsDefinition) {
       ASSERT_EQ(view.Search(key), PlainSearch(children, key)) << key;
     }
     EXPECT_EQ(view.Search(""), 0u);
-    const std::vector<Child> again = view.Children(/*level=*/1);
-    ASSERT_EQ(again.size(), children.size());
-    EXPECT_EQ(again.back().separator, children.back().separator);
-    EXPECT_EQ(again.back().address, children.back().address);
   }
+
+  std::string prefix;
+  unsigned alphabet;
+  std::set<std::string> separators;
+  std::vector<Child> children;
+};
+
+TEST(InnerViewTest, SearchAgreesWithItsDefinition) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 600; ++round) {
+    const RandomNode node(random, round);
+    const InnerView view(node.children, InnerView::Right());
+    node.ExpectIn(view, random);
+    const std::vector<Child> again = view.Children(/*level=*/1);
+    ASSERT_EQ(again.size(), node.children.size());
+    EXPECT_EQ(again.back().separator, node.children.back().separator);
+    EXPECT_EQ(again.back().address, node.children.back().address);
+  }
+}
+
+TEST(InnerViewTest, AViewThatGainsAChildIsAsIfMadeWithIt) {
+  std::mt19937 random(1);
+  InnerFrame right(4096, 1);
+  unsigned gained = 0;
+  for (int round = 0; round < 600; ++round) {
+    const RandomNode node(random, round);
+    if (node.children.size() < 2) continue;
+    const unsigned place = 1 + random() % (node.children.size() - 1);
+    std::vector<Child> others = node.children;
+    others[place - 1].split_count = InnerView::kUnknownSplitCount;
+    others.erase(others.begin() + place);
+    const InnerView before(others, {&right, "\xff\xff"});
+    const Child& added = node.children[place];
+    if (!before.MayGain(added.separator)) continue;
+    ++gained;
+    const InnerView view(before, place - 1, node.children[place - 1].split_count, added);
+    node.ExpectIn(view, random);
+    EXPECT_EQ(view.right(), &right);
+    EXPECT_EQ(view.right_fence(), before.right_fence());
+    EXPECT_EQ(view.size_bytes(), InnerView(node.children, {&right, "\xff\xff"}).size_bytes());
+  }
+  EXPECT_GT(gained, 300u);
 }
 
 TEST(InnerViewTest, CoversUpToTheRightFence) {
