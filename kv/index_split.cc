@@ -16,7 +16,6 @@ constexpr size_t kSplitFill = 80;
 
 // A key of the leaf as it will be.
 struct Item {
-  uint64_t head;  // Of the key, past what all keys begin with.
   std::string_view key;
   uint64_t slot;
   int place;  // In the leaf now; -1 for an insertion.
@@ -64,14 +63,26 @@ std::vector<NewLeaf> PlaceRights(const std::vector<Item>& items, const std::vect
   return rights;
 }
 
-void SortByKey(std::vector<Item>* items) {
-  const std::string_view first = items->front().key;
+// In the order of their keys.
+std::vector<Item> Sorted(const std::vector<Item>& items) {
+  const std::string_view first = items.front().key;
   size_t prefix = first.size();
-  for (const Item& item : *items) prefix = CommonPrefix(first.substr(0, prefix), item.key);
-  for (Item& item : *items) item.head = HeadOf(item.key.substr(prefix));
-  std::sort(items->begin(), items->end(), [](const Item& a, const Item& b) {
-    return a.head != b.head ? a.head < b.head : a.key < b.key;
+  for (const Item& item : items) prefix = CommonPrefix(first.substr(0, prefix), item.key);
+  // Heads of what follows the prefix decide mostly, and little is moved about.
+  struct Handle {
+    uint64_t head;
+    const Item* item;
+  };
+  std::vector<Handle> handles;
+  handles.reserve(items.size());
+  for (const Item& item : items) handles.push_back({HeadOf(item.key.substr(prefix)), &item});
+  std::sort(handles.begin(), handles.end(), [](const Handle& a, const Handle& b) {
+    return a.head != b.head ? a.head < b.head : a.item->key < b.item->key;
   });
+  std::vector<Item> sorted;
+  sorted.reserve(items.size());
+  for (const Handle& handle : handles) sorted.push_back(*handle.item);
+  return sorted;
 }
 
 absl::Status TwoSlotsOneKey(Address leaf) {
@@ -129,13 +140,13 @@ absl::Status Index::Impl::PlanSplit(LeafPlan* plan) {
                                               ": a slot leads to the record at ", SlotAddress(slot),
                                               ", which is no record of its tag; repair the store"));
     }
-    items.push_back({0, record->key, slot, static_cast<int>(i)});
+    items.push_back({record->key, slot, static_cast<int>(i)});
   }
   const size_t held = items.size();
   for (const Insertion& insertion : plan->insertions) {
-    items.push_back({0, insertion.key, insertion.slot, -1});
+    items.push_back({insertion.key, insertion.slot, -1});
   }
-  SortByKey(&items);
+  items = Sorted(items);
   const auto same_key = [](const Item& a, const Item& b) { return a.key == b.key; };
   if (std::adjacent_find(items.begin(), items.end(), same_key) != items.end()) {
     return TwoSlotsOneKey(plan->at.address);
