@@ -107,6 +107,16 @@ uint16_t KeyTag(std::string_view key) {
 
 uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t sequence,
                      std::string_view key, std::string_view value, uint8_t flags) {
+  const uint64_t value_offset = kHeaderSizeBytes + key.size();
+  // A long value begins through the cache, too: the line that it shares with the key goes out once.
+  // The rest goes first, so that it is on its way while the checksum is made.
+  const uint64_t to_line_end = kLineSizeBytes - (address + value_offset) % kLineSizeBytes;
+  const uint64_t cached = value.size() <= kCachedCopySizeBytes ? value.size() : to_line_end;
+  if (cached < value.size()) {
+    memory.CopyAndFlush(address + value_offset + cached, value.data() + cached,
+                        value.size() - cached);
+  }
+
   RecordHeader header = {};
   header.value_size_bytes = static_cast<uint32_t>(value.size());
   header.sequence = sequence;
@@ -115,20 +125,11 @@ uint32_t WriteRecord(Memory& memory, Address address, RecordKind kind, uint64_t 
   const uint32_t key_checksum = Crc32c(0, key.data(), key.size());
   const uint32_t body_checksum = Crc32c(key_checksum, value.data(), value.size());
   header.checksum = Checksum(body_checksum, header, address, memory.keyspace());
-
   char* to = memory.At(address);
   std::memcpy(to, &header, kHeaderSizeBytes);
   std::memcpy(to + kHeaderSizeBytes, key.data(), key.size());
-  const uint64_t value_offset = kHeaderSizeBytes + key.size();
-  // A long value begins through the cache, too: the line that it shares with the key goes out once.
-  const uint64_t to_line_end = kLineSizeBytes - (address + value_offset) % kLineSizeBytes;
-  const uint64_t cached = value.size() <= kCachedCopySizeBytes ? value.size() : to_line_end;
   if (cached != 0) std::memcpy(to + value_offset, value.data(), cached);
   memory.Flush(to, value_offset + cached);
-  if (cached < value.size()) {
-    memory.CopyAndFlush(address + value_offset + cached, value.data() + cached,
-                        value.size() - cached);
-  }
   return body_checksum;
 }
 
