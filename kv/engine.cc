@@ -303,6 +303,10 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
   const Index::Wait wait = recent != nullptr ? Index::Wait::kLater : Index::Wait::kDurable;
   for (unsigned attempts = 0;;) {
     absl::Status published = index_->Upsert(key, address, expected, wait).status();
+    if (published.ok()) {
+      if (recent != nullptr) recent->ended = true;
+      return published;
+    }
     if (absl::IsOutOfRange(published) || (absl::IsAborted(published) && expected == nullptr)) {
       // A put that overlapped this one has published a higher sequence number (K2).
       const uint64_t number = NextSequence();
@@ -311,11 +315,10 @@ absl::Status Engine::Publish(std::string_view key, Address address, uint32_t bod
       continue;
     }
     if (absl::IsResourceExhausted(published) && MakeRoom(&attempts)) continue;
-    if (!published.ok() && !absl::IsInternal(published)) {
+    if (!absl::IsInternal(published)) {
       if (recent != nullptr) recent->ended = Destroy(address);
       space_->Abandon(address);
     }
-    if (recent != nullptr && published.ok()) recent->ended = true;
     // After kInternal the index may refer to the slot.
     return WithKey(std::move(published), key);
   }
