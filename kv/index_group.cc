@@ -255,6 +255,8 @@ void Index::Impl::FinishSplit(const LeafPlan& plan) noexcept {
 absl::Status Index::Impl::ReserveHistory(const std::vector<LeafPlan>& plans, bool snapshots_seen,
                                          HistoryReserve* reserve) {
   for (const LeafPlan& plan : plans) {
+    // The leaf is locked, so without a snapshot it gets none.
+    if (!snapshots_seen && !snapshots.HasHistory(plan.at.address)) continue;
     for (const NewLeaf& right : plan.rights) {
       absl::Status status = reserve->Add(&snapshots, right.address, 0);
       if (!status.ok()) return status;

@@ -316,7 +316,7 @@ struct Index::Impl {
   absl::Status PlanEntries(absl::Span<const GroupEntry> entries, LeafPlan* plan, size_t* taken);
   absl::StatusOr<size_t> EntriesWithin(absl::Span<const GroupEntry> entries,
                                        const LeafPosition& at);
-  // What the round needs for histories: where leaves split always, so that versions can follow
+  // What the round needs for histories: where leaves with one split, so that versions can follow
   // their keys; elsewhere only if there are snapshots.
   absl::Status ReserveHistory(const std::vector<LeafPlan>& plans, bool snapshots_seen,
                               HistoryReserve* reserve);

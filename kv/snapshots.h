@@ -100,6 +100,12 @@ class Snapshots {
   // For readers, inside a ReadGuard: null if the leaf has no history.
   const LeafHistory* HistoryOf(Address leaf) const { return histories_.Find(leaf); }
 
+  // Of a leaf that the caller has locked; without a history it gets none but from the caller.
+  bool HasHistory(Address leaf) const {
+    const rcu::ReadGuard guard;
+    return histories_.Find(leaf) != nullptr;
+  }
+
   // A hint of a writer that will change the leaf.
   void PrefetchHistory(Address leaf) const {
     if (!any()) return;
