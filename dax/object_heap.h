@@ -1,7 +1,7 @@
 // The libpmemobj pool under a daxkv pool: the one place that calls libpmemobj and libpmemobj-cpp,
 // and so the one place where their exceptions become statuses.
 //
-// Thread safety: none; the pool calls it under its allocation mutex.
+// Thread safety: none; the pool calls it under its growth mutex, and at open and close.
 #ifndef DAXKV_DAX_OBJECT_HEAP_H_
 #define DAXKV_DAX_OBJECT_HEAP_H_
 

@@ -42,16 +42,16 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
   const uint64_t used_pages = (used_bytes + kPageSizeBytes - 1) / kPageSizeBytes;
   runs_allocated_.fetch_add(1, std::memory_order_relaxed);
   absl::StatusOr<Taken> taken;
-  bool has_blocks;
-  bool rest_has_blocks;
+  bool has_blocks, rest_has_blocks, wants_growth;
   {
-    const Lock lock(mutex_);
-    taken = TakeOrGrow(pages);
+    std::unique_lock<std::mutex> lock(mutex_);
+    taken = TakeOrGrow(pages, &lock);
     if (!taken.ok()) return taken.status();
     PageBitmap& spare = taken->segment->spare();
     has_blocks = spare.AllSet(taken->first, used_pages);
     rest_has_blocks = !spare.NoneSet(taken->first + used_pages, pages - used_pages);
     spare.Clear(taken->first, pages);
+    wants_growth = WantsGrowth();
   }
   // A block was broken, or one that is not ahead used: see NextAhead. Where there is but one ahead,
   // the next is soon enough when the last quarter of this one goes.
@@ -59,7 +59,7 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
   const bool is_time = one_ahead_.load(std::memory_order_relaxed)
                            ? in_block + pages > kHugePages * 3 / 4
                            : in_block == 0;
-  if ((!has_blocks || is_time) && !WantsAhead()) {
+  if ((!has_blocks || is_time || wants_growth) && !WantsAhead()) {
     wants_ahead_.store(true, std::memory_order_relaxed);
   }
   if (!has_blocks) {
@@ -82,15 +82,24 @@ absl::StatusOr<Run> PageSpace::AllocateRun(uint64_t pages, uint8_t kind, uint16_
 }
 
 // Growth comes before a look at all the rest: it costs the same in every pool.
-absl::StatusOr<PageSpace::Taken> PageSpace::TakeOrGrow(uint64_t pages) {
+absl::StatusOr<PageSpace::Taken> PageSpace::TakeOrGrow(uint64_t pages,
+                                                       std::unique_lock<std::mutex>* lock) {
   std::optional<Taken> taken = Take(pages, can_grow_ ? Pool::kMostWindowsPerRun : UINT64_MAX);
   if (taken) return *taken;
-  const absl::Status grown = Grow(pages);
-  can_grow_ = grown.ok();
-  taken = Take(pages, grown.ok() ? 0 : UINT64_MAX);
-  if (taken) return *taken;
-  if (!grown.ok()) return grown;
-  return absl::InternalError(absl::StrCat("no run of ", pages, " pages in growth"));
+  lock->unlock();
+  const Lock growth_lock(growth_mutex_);
+  lock->lock();
+  taken = Take(pages, 0);  // Who had growth_mutex_ may have grown.
+  // Others may take what we grew by.
+  for (absl::Status grown; !taken;) {
+    lock->unlock();
+    grown = Grow(pages);
+    lock->lock();
+    can_grow_ = grown.ok();
+    taken = Take(pages, grown.ok() ? 0 : UINT64_MAX);
+    if (!taken && !grown.ok()) return grown;
+  }
+  return *taken;
 }
 
 std::optional<PageSpace::Taken> PageSpace::Take(uint64_t pages, uint64_t most_windows) {

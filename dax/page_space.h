@@ -6,9 +6,11 @@
 // may have to wait for does not grow with the pool.
 //
 // Thread safety: all methods from any thread, except Attach, which comes first. One mutex guards
-// the allocators and growth. Blocks are reserved and punched for runs outside it, while the pages
-// are in no allocator and so nobody else's. Those of free pages are punched under it, and reserved
-// under another, which comes before it and which whoever gives a whole segment away holds, too.
+// the allocators. Blocks are reserved and punched for runs outside it, while the pages are in no
+// allocator and so nobody else's. Those of free pages are punched under it, and reserved under
+// ahead_mutex_. Growth, which waits for the medium, is under growth_mutex_: who finds room does not
+// wait for it. Whoever gives a whole segment away holds all three. Their order: ahead, growth, the
+// allocators'.
 #ifndef DAXKV_DAX_PAGE_SPACE_H_
 #define DAXKV_DAX_PAGE_SPACE_H_
 
@@ -86,17 +88,21 @@ class PageSpace {
   absl::Status AddStats(PoolStats& stats);
 
  private:
+  // By how much a pool grows at a time: with its size, as each part costs time at open.
+  static uint64_t GrowthStep(uint64_t size_bytes);
+  // Below this an object holds nothing of use beside its alignment.
+  static constexpr uint64_t kLeastSegmentBytes = uint64_t{3} << 20;
+
   struct Taken {
     Segment* segment;
     uint64_t first;  // Counted from the segment's first page.
   };
   using Lock = std::lock_guard<std::mutex>;
 
-  // These need mutex_ held.
-  absl::StatusOr<Taken> TakeOrGrow(uint64_t pages);
-  // Looks at no more than so many windows more.
-  std::optional<Taken> Take(uint64_t pages, uint64_t most_windows);
+  // These need growth_mutex_ held, and take mutex_ where they need it.
   absl::Status Grow(uint64_t pages);
+  absl::Status GrowByPart(uint64_t least_bytes);
+  bool HasRoomFor(uint64_t pages);
   absl::Status MakePart(uint64_t size_bytes);
   absl::Status ExtendHeap(uint64_t least_bytes);
   absl::Status VerifyMapping() const;
@@ -108,7 +114,17 @@ class PageSpace {
   absl::Status TakeGrowth(uint64_t least_bytes, const Fresh& fresh);
   absl::Status AppendSegments(uint64_t least_bytes, const Fresh& fresh);
   absl::Status ReserveObjectHeader(uint64_t chunk);
-  absl::Status ReturnEmptySegments();
+  // Once the heap has it, a new segment is there for everybody.
+  absl::Status TakeIn(const Fresh& fresh);
+  void GrowAhead();
+
+  // These need mutex_ held.
+  // Gives the lock back meanwhile if it has to grow.
+  absl::StatusOr<Taken> TakeOrGrow(uint64_t pages, std::unique_lock<std::mutex>* lock);
+  // Looks at no more than so many windows more.
+  std::optional<Taken> Take(uint64_t pages, uint64_t most_windows);
+  bool WantsGrowth() const;
+  absl::Status ReturnEmptySegments();  // And growth_mutex_.
   absl::StatusOr<Segment*> AttachEntry(uint64_t number);
   std::optional<Taken> NextAhead();
   absl::Status PunchSpare();
@@ -146,16 +162,19 @@ class PageSpace {
 
   std::mutex ahead_mutex_;      // Held while blocks of free pages are reserved; before mutex_.
   unsigned huge_refusals_ = 0;  // ahead_mutex_
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Segment>> segments_;  // In the table's order. Guarded by mutex_.
-  // A crash, or a lack of memory, may have left heap in no segment. Guarded by mutex_.
+  std::mutex growth_mutex_;     // Of the heap, and of the files' number; before mutex_.
+  // A crash, or a lack of memory, may have left heap in no segment. Guarded by growth_mutex_.
   bool heap_may_have_rest_ = true;
+  bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. growth_mutex_.
+  std::mutex mutex_;
+  // In the table's order. Changes under growth_mutex_ and mutex_, so that either is enough to read
+  // it; what the segments hold is under mutex_.
+  std::vector<std::unique_ptr<Segment>> segments_;
   std::atomic<uint64_t> runs_allocated_{0};
   std::atomic<bool> wants_ahead_{false};  // Spare pages were taken, or there were none.
   std::atomic<bool> one_ahead_{false};    // No more than one block belongs ahead: a hint.
   mutable std::atomic<uint64_t> descriptors_read_{0};
-  bool can_grow_ = true;        // The last growth did not fail. Guarded by mutex_.
-  bool cannot_extend_ = false;  // libpmemobj failed to grow in this session. Guarded by mutex_.
+  bool can_grow_ = true;  // The last growth did not fail. Guarded by mutex_.
   SegmentIndex index_;
 };
 

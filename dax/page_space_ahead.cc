@@ -1,4 +1,4 @@
-// How a PageSpace gets blocks for free pages before anybody asks for them.
+// How a PageSpace grows, and gets blocks for free pages, before anybody asks for them.
 
 #include <algorithm>
 #include <optional>
@@ -95,8 +95,40 @@ bool PageSpace::ReserveNextAhead() {
   return false;
 }
 
+// Where growth is all that a call would wait for the medium for. When less than half of the next
+// step is free, and less than half of what there is, so that small pools stay small. While windows
+// are not built, nobody knows what is free.
+bool PageSpace::WantsGrowth() const {
+  if (!persister_.process_only() || most_bytes_ == 0 || !can_grow_) return false;
+  uint64_t pages = 0, free_pages = 0;
+  for (const std::unique_ptr<Segment>& segment : segments_) {
+    if (segment->NextToBuild()) return false;
+    pages += segment->pages();
+    if (segment->allocator() != nullptr) free_pages += segment->allocator()->free_pages();
+  }
+  const uint64_t step_pages = GrowthStep(pages * kPageSizeBytes) / kPageSizeBytes;
+  return free_pages < std::min(step_pages, pages) / 2;
+}
+
+// An error is for who needs the room.
+void PageSpace::GrowAhead() {
+  const auto wants = [this] {
+    const Lock lock(mutex_);
+    return WantsGrowth();
+  };
+  if (!wants()) return;
+  const Lock growth_lock(growth_mutex_);
+  absl::Status status;
+  if (heap_may_have_rest_) status = TakeGrowth(kLeastSegmentBytes, {UINT64_MAX, false});
+  // Who needed room may have grown meanwhile.
+  if (status.ok() && wants()) status = GrowByPart(kLeastSegmentBytes);
+  const Lock lock(mutex_);
+  can_grow_ = status.ok();
+}
+
 void PageSpace::ReserveAhead() {
   wants_ahead_.store(false, std::memory_order_relaxed);
+  GrowAhead();
   while (files_.HasHoles() && ReserveNextAhead()) {
   }
 }

@@ -17,8 +17,6 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kHugeBytes = kHugePages * kPageSizeBytes;
 constexpr uint64_t kMostSegmentBytes = uint64_t{12} << 30;
-// Below this an object holds nothing of use beside its alignment.
-constexpr uint64_t kLeastSegmentBytes = 3 * kMiB;
 // A new pool, which comes with all its blocks, keeps them until Trim or Close from this size on:
 // punching them and reserving them again run by run costs more than their short stay.
 constexpr uint64_t kKeepBlocksFromBytes = 64 * kMiB;
@@ -34,15 +32,14 @@ uint64_t ObjectBytesFor(uint64_t pages) {
   return RoundUp(run_bytes + run_bytes / 448 + 2 * kMiB + kMiB / 2, kMiB);
 }
 
-// Steps grow with the pool, so that the number of parts, which each cost time at open, stays low:
-// about a hundred at 1 TiB.
-uint64_t GrowthStep(uint64_t size_bytes) {
+}  // namespace
+
+// About a hundred parts at 1 TiB.
+uint64_t PageSpace::GrowthStep(uint64_t size_bytes) {
   const uint64_t step =
       std::max(std::clamp(size_bytes / 2, 16 * kMiB, 256 * kMiB), size_bytes / 16);
   return std::min(step, 8192 * kMiB);
 }
-
-}  // namespace
 
 absl::Status PageSpace::Attach(uint64_t open_epoch, bool was_clean) {
   const Lock lock(mutex_);
@@ -83,7 +80,7 @@ absl::Status PageSpace::VerifyMapping() const {
 }
 
 absl::Status PageSpace::TakeWholeHeap() {
-  const Lock lock(mutex_);
+  const Lock growth_lock(growth_mutex_);
   absl::Status status = AppendSegments(kLeastSegmentBytes, {0, /*has_blocks=*/true});
   if (!status.ok() || !segments_.empty()) return status;
   return absl::ResourceExhaustedError("no room on the file system for the pool's first segment");
@@ -108,24 +105,30 @@ absl::Status PageSpace::AppendSegments(uint64_t least_bytes, const Fresh& fresh)
       if (absl::IsResourceExhausted(appended)) return absl::OkStatus();
       if (!appended.ok()) return appended;
     }
-    const absl::StatusOr<Segment*> attached = AttachEntry(segments_.size());
-    if (!attached.ok()) return attached.status();
-    Segment& segment = **attached;
-    absl::Status status = BuildAll(segment);
-    if (!status.ok()) return status;
-    // A failure to punch costs blocks, nothing else.
-    files_.Punch(segment.gap_offset(), segment.gap_bytes()).IgnoreError();
-    // Rounded up without an overflow.
-    const uint64_t fresh_page =
-        fresh.offset / kPageSizeBytes + (fresh.offset % kPageSizeBytes != 0);
-    const uint64_t first_fresh = std::clamp(fresh_page, segment.first_page(), segment.end_page());
-    if (fresh.has_blocks) {
-      segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
-    }
-    segment.may_hide_blocks = first_fresh != segment.first_page();
-    const bool keeps = !fresh.has_blocks || KeepsBlocks(segment.pages() * kPageSizeBytes);
-    if (!keeps || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
+    absl::Status taken_in = TakeIn(fresh);
+    if (!taken_in.ok()) return taken_in;
   }
+}
+
+absl::Status PageSpace::TakeIn(const Fresh& fresh) {
+  const Lock lock(mutex_);
+  const absl::StatusOr<Segment*> attached = AttachEntry(segments_.size());
+  if (!attached.ok()) return attached.status();
+  Segment& segment = **attached;
+  absl::Status status = BuildAll(segment);
+  if (!status.ok()) return status;
+  // A failure to punch costs blocks, nothing else.
+  files_.Punch(segment.gap_offset(), segment.gap_bytes()).IgnoreError();
+  // Rounded up without an overflow.
+  const uint64_t fresh_page = fresh.offset / kPageSizeBytes + (fresh.offset % kPageSizeBytes != 0);
+  const uint64_t first_fresh = std::clamp(fresh_page, segment.first_page(), segment.end_page());
+  if (fresh.has_blocks) {
+    segment.spare().Set(first_fresh - segment.first_page(), segment.end_page() - first_fresh);
+  }
+  segment.may_hide_blocks = first_fresh != segment.first_page();
+  const bool keeps = !fresh.has_blocks || KeepsBlocks(segment.pages() * kPageSizeBytes);
+  if (!keeps || segment.may_hide_blocks) PunchFree(segment).IgnoreError();
+  return absl::OkStatus();
 }
 
 // What is in no segment may be a hole, and libpmemobj writes a header where it puts an object.
@@ -135,26 +138,32 @@ absl::Status PageSpace::ReserveObjectHeader(uint64_t chunk) {
   return files_.Reserve(first, end - first);
 }
 
+bool PageSpace::HasRoomFor(uint64_t pages) {
+  const Lock lock(mutex_);
+  return std::any_of(segments_.begin(), segments_.end(), [&](const auto& segment) {
+    return segment->allocator() != nullptr && segment->allocator()->Fit(pages).has_value();
+  });
+}
+
 absl::Status PageSpace::Grow(uint64_t pages) {
   const uint64_t least_bytes = ObjectBytesFor(pages);
-  const auto fits = [&] {
-    return std::any_of(segments_.begin(), segments_.end(), [&](const auto& segment) {
-      return segment->allocator() != nullptr && segment->allocator()->Fit(pages).has_value();
-    });
-  };
   if (heap_may_have_rest_) {
     absl::Status status = TakeGrowth(kLeastSegmentBytes, {UINT64_MAX, false});
-    if (!status.ok() || fits()) return status;
+    if (!status.ok() || HasRoomFor(pages)) return status;
   }
   // More than once only where a step is cut in two by libpmemobj's own headers, every 16 GiB.
   for (int attempt = 0; attempt < 3; ++attempt) {
-    const Fresh fresh{files_.size_bytes(), /*has_blocks=*/false};
-    absl::Status status = ExtendHeap(least_bytes);
-    if (status.ok()) status = TakeGrowth(least_bytes, fresh);
-    if (!status.ok() || fits()) return status;
+    absl::Status status = GrowByPart(least_bytes);
+    if (!status.ok() || HasRoomFor(pages)) return status;
   }
   return absl::ResourceExhaustedError(
       absl::StrCat("the pool has grown, and still has no room for ", pages, " pages together"));
+}
+
+absl::Status PageSpace::GrowByPart(uint64_t least_bytes) {
+  const Fresh fresh{files_.size_bytes(), /*has_blocks=*/false};
+  absl::Status status = ExtendHeap(least_bytes);
+  return status.ok() ? TakeGrowth(least_bytes, fresh) : status;
 }
 
 // Takes in what the heap has grown by. After an error it is there still, and taken in next time.
@@ -213,6 +222,7 @@ absl::Status PageSpace::ExtendHeap(uint64_t least_bytes) {
   while (absl::IsResourceExhausted(status) && !(step == least && punched)) {
     if (step == least) {
       punched = true;
+      const Lock lock(mutex_);
       PunchSpare().IgnoreError();  // What was punched may be enough.
     }
     step = std::max(least, RoundUp(step / 2, kHugeBytes));
@@ -261,6 +271,7 @@ absl::Status PageSpace::PunchFree(Segment& segment) {
 
 absl::Status PageSpace::Trim() {
   const Lock ahead_lock(ahead_mutex_);
+  const Lock growth_lock(growth_mutex_);
   const Lock lock(mutex_);
   absl::Status status;
   for (const std::unique_ptr<Segment>& segment : segments_) status.Update(PunchFree(*segment));

@@ -51,6 +51,8 @@ class Persister {
   // Another promise from now on. The caller sees to what was flushed under the one before
   // (SyncAll). `most_bytes`: what the mapping may grow to.
   void SetDurability(Durability durability, uint64_t most_bytes = 0);
+  // Whether Flush and Drain write nothing. Relaxed: who sets it needs quiet.
+  bool process_only() const { return process_only_.load(std::memory_order_relaxed); }
   // Whether something was flushed since the last call that only SyncAll makes durable. False when
   // nothing was flushed since the last call but one, either: a store may reach the cache a moment
   // after its flush is seen.

@@ -198,9 +198,10 @@ class Pool {
   // Hands out a free run of at least `pages` pages (rounded up to a power of two, or above 512 to
   // a multiple of 512), in state reserved, with blocks for its first `used_bytes` (rounded up to
   // pages). Grows the pool when it must and may. The bytes are unspecified, not zero.
-  // Cost: about a microsecond, a fallocate for pages without blocks (but see ReserveAhead), and now
-  // and then a growth step, which other allocations wait for. A step makes the files longer by a
-  // hole: its cost is that of libpmemobj's transactions and, per 1 GiB, 2 MiB of descriptor words.
+  // Cost: about a microsecond, a fallocate for pages without blocks, and now and then a growth step
+  // (but see ReserveAhead for both), which all who find no room wait for. A step makes the files
+  // longer by a hole: its cost is that of libpmemobj's transactions (on kPageCache ten msyncs and
+  // fsyncs, with either durability) and, per 1 GiB, 2 MiB of descriptor words.
   // After open: see Lazy work above.
   //   kResourceExhausted  the pool or the file system is full; nothing changed
   //   kInvalidArgument    pages 0 or above kMaxRunPages, kind 0, used_bytes above the run
@@ -315,14 +316,17 @@ class Pool {
   //   kInternal  the file system or libpmemobj refused; others of the segments were trimmed
   absl::StatusOr<uint64_t> Trim();
 
-  // Does what AllocateRun has to do for pages without blocks ahead of time, for whoever has the
-  // time: reserves blocks for the pages that will be handed out next, 1/128 of what is in use but
-  // 2 MiB at least and 32 MiB at most, and maps them (on kPageCache for reading, which writes nothing).
-  // Nothing in pools that use less than 64 MiB, nor without holes. Spare blocks go back when the
-  // file system has no others. 2 MiB at a time, during which no other call waits for it, but one
-  // that meets a full file system, and Trim.
+  // Does what AllocateRun would have to wait for ahead of time, for whoever has the time.
+  //   Growth, with Durability::kProcess, where nobody else waits for the medium: a step, when less
+  //   than half of one is free, and less than half of the pool.
+  //   Blocks: reserves them for the pages that will be handed out next, 1/128 of what is in use but
+  //   2 MiB at least and 32 MiB at most, and maps them (on kPageCache for reading, which writes
+  //   nothing); 2 MiB at a time, during which no other call waits for it, but one that meets a full
+  //   file system, and Trim. None in pools that use less than 64 MiB, nor without holes. Spare
+  //   blocks go back when the file system has no others.
   void ReserveAhead();
-  // Whether it may have something to do: AllocateRun came to pages that are not ahead. A load.
+  // Whether it may have something to do: AllocateRun came to pages that are not ahead, or left few
+  // free. A load.
   bool WantsReserveAhead() const;
 
   // Punches the spare blocks; Trim without the search for others. The runs that come next reserve

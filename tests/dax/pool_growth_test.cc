@@ -203,6 +203,32 @@ TEST_P(PoolGrowthTest, BlocksComeAheadOfRunsInUse) {
   EXPECT_EQ(*pool->At(first.offset() + first.size_bytes() - 1), 'c');
 }
 
+// Who allocates finds room that is there already.
+TEST_P(PoolGrowthTest, StepsComeAheadOfRunsWithProcessDurability) {
+  PoolOptions options = Options();
+  options.durability = Durability::kProcess;
+  std::unique_ptr<Pool> pool = MustOpen(path_, options);
+  if (pool->media().media_class != MediaClass::kPageCache) GTEST_SKIP() << "nothing to wait for";
+  const auto file_size_bytes = [&] { return StatsOf(*pool).file_size_bytes; };
+  const uint64_t small = file_size_bytes();
+  MustFill(*pool, 16, 'a');
+  pool->ReserveAhead();
+  EXPECT_EQ(file_size_bytes(), small) << "half of it is free";
+  uint64_t steps = 0;
+  for (int filled = 0; filled < 256; ++filled) {
+    const uint64_t before = file_size_bytes();
+    MustFill(*pool, 128, 'b');
+    EXPECT_EQ(file_size_bytes(), before) << "run " << filled << " had to grow the pool";
+    if (pool->WantsReserveAhead()) pool->ReserveAhead();
+    steps += file_size_bytes() > before ? 1 : 0;
+    // No farther ahead than one step.
+    const PoolStats stats = StatsOf(*pool);
+    const uint64_t used_bytes = (stats.segment_pages - stats.free_pages) * kPageSizeBytes;
+    EXPECT_LE(stats.file_size_bytes, 2 * used_bytes + 32 * kTestMiB);
+  }
+  EXPECT_GE(steps, 3u);
+}
+
 // Runs come, go and are filled beside it; each must find its own bytes again, also after a crash.
 TEST_P(PoolGrowthTest, RunsComeAndGoBesideIt) {
   std::unique_ptr<Pool> pool = MustOpen(path_, Options());

@@ -399,7 +399,7 @@ TEST_P(AllocationFailureTest, WhatCouldNotBeTruncatedComesBackLater) {
     }
     for (int i = 0; i < records; ++i) ASSERT_THAT(db().Delete(NumberedKey(i)), IsOk());
   };
-  const int small = on_disk() ? 40 : 200, large = on_disk() ? 10 : 40;
+  const int small = on_disk() ? 20 : 200, large = on_disk() ? 4 : 40;
   ASSERT_NO_FATAL_FAILURE(fill_and_empty(small, 3000));
   FailEach([&] { return db().Compact().status(); },
            [&](bool) {
