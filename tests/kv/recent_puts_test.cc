@@ -43,20 +43,26 @@ constexpr int kKeys = 300;
 constexpr int kGroups = 8, kGroupKeys = 4;
 constexpr char kSecond[] = "second";
 
-// The store's file, and what the medium may have of it.
+// The store's file, and what the medium may have of it. The store's own threads msync at any time:
+// Observe, SetInSync and Forget wait for an msync that is under way.
 class PageCache {
  public:
   void Observe(const std::string& path) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(sync_mutex_, mutex_);
     ASSERT_NO_FATAL_FAILURE(file_.Map(path, kFileSizeBytes));
     copies_ = {file_.Copy()};
   }
+  // Called in the middle of every msync; must not call those three itself.
+  void SetInSync(std::function<void()> in_sync) {
+    const std::lock_guard<std::mutex> lock(sync_mutex_);
+    in_sync_ = std::move(in_sync);
+  }
+  // Ends that, too.
   void Forget() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(sync_mutex_, mutex_);
+    in_sync_ = nullptr;
     file_.Unmap();
   }
-  // Called in the middle of every msync, with a number of those so far.
-  std::function<void(uint64_t)> in_sync;
 
   int Sync(const char* address, size_t size_bytes) {
     const auto first = reinterpret_cast<uintptr_t>(address) & ~(kPageSizeBytes - 1);
@@ -69,7 +75,7 @@ class PageCache {
     FileCopy before;
     if (ours) {
       before = file_.Copy(first - base_, last - base_);
-      if (in_sync) in_sync(++syncs_);
+      if (in_sync_) in_sync_();
     }
     const int result = msync(reinterpret_cast<void*>(first), last - first, MS_SYNC);
     if (!ours) return result;
@@ -103,10 +109,10 @@ class PageCache {
  private:
   std::mutex sync_mutex_;  // Before the other.
   std::mutex mutex_;
-  MappedFile file_;
-  uintptr_t base_ = 0;            // sync_mutex_
-  uint64_t syncs_ = 0;            // sync_mutex_
-  std::vector<FileCopy> copies_;  // The first: what is known to be durable.
+  MappedFile file_;                // Changes under both.
+  uintptr_t base_ = 0;             // sync_mutex_
+  std::function<void()> in_sync_;  // sync_mutex_
+  std::vector<FileCopy> copies_;   // mutex_. The first: what is known to be durable.
 };
 
 PageCache medium;
@@ -280,7 +286,6 @@ class RecentPutsTest : public testing::Test {
  protected:
   RecentPutsTest() : directory_(Medium::kDisk) {}
   ~RecentPutsTest() override {
-    medium.in_sync = nullptr;
     medium.Forget();
     db_.reset();
   }
@@ -436,12 +441,12 @@ class RecentPutsTest : public testing::Test {
 
   // Cuts in the middle of msyncs of any thread, while the others go on.
   void CutInSyncs(std::mt19937_64& random, unsigned one_in) {
-    medium.in_sync = [this, &random, one_in](uint64_t) {
+    medium.SetInSync([this, &random, one_in] {
       const std::unique_lock<std::mutex> lock(cut_mutex_, std::try_to_lock);
       if (!lock.owns_lock() || testing::Test::HasFailure()) return;
       if (random() % (one_in / 2) == 0) medium.Capture();
       if (random() % one_in == 0) CutAndJudge(random);
-    };
+    });
   }
 
   void Run(unsigned threads, unsigned sessions, unsigned operations) {
@@ -468,7 +473,6 @@ class RecentPutsTest : public testing::Test {
         });
       }
       for (std::thread& worker : workers) worker.join();
-      medium.in_sync = nullptr;
       medium.Forget();
       if (session % 2 == 0) {
         second_.reset();
