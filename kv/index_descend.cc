@@ -8,12 +8,12 @@
 
 namespace daxkv::kv {
 
-absl::Status Index::Impl::Overcome(const Obstacle& obstacle, Address* gone) {
+absl::Status Index::Impl::Overcome(const Obstacle& obstacle, GoneExtents* gone) {
   switch (obstacle.kind) {
     case Obstacle::Kind::kAbsentExtent: {
       absl::Status status = memory->FaultIn(obstacle.address);
-      if (!absl::IsDataLoss(status) || *gone == obstacle.address) return status;
-      *gone = obstacle.address;
+      if (!absl::IsDataLoss(status) || obstacle.WhyGone(obstacle.address) != nullptr) return status;
+      gone->push_back({obstacle.address, std::move(status)});
       return absl::OkStatus();
     }
     case Obstacle::Kind::kNodeNotReady:
@@ -189,7 +189,12 @@ absl::Status Index::Impl::Probe(const LeafNode& leaf, std::string_view key, uint
           hit->lost = SlotAddress(slot);
           continue;
         }
-        if (absent) return obstacle.Absent(SlotAddress(slot));
+        if (absent) {
+          // Where a damaged record was, the extent may have been given back after a crash.
+          const absl::Status* gone = obstacle.WhyGone(SlotAddress(slot));
+          if (gone == nullptr) return obstacle.Absent(SlotAddress(slot));
+          record = *gone;
+        }
       }
       if (record.ok() && record->kind == kValueRecord && record->key == key) {
         hit->place = static_cast<int>(line * kSlotsPerLine + i);

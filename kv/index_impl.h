@@ -51,6 +51,13 @@
 
 namespace daxkv::kv {
 
+// An extent that could not be faulted in between the attempts of an operation.
+struct GoneExtent {
+  Address address;  // In it: as it was met.
+  absl::Status why;
+};
+using GoneExtents = std::vector<GoneExtent>;
+
 // Why an attempt returned kUnavailable.
 struct Obstacle {
   enum class Kind { kNone, kAbsentExtent, kNodeNotReady, kNoView, kSplitUnderWay };
@@ -59,7 +66,8 @@ struct Obstacle {
   unsigned level = 0;              // Of the node.
   InnerFrame* frame = nullptr;     // Whose view is missing.
 
-  Obstacle() = default;
+  // `gone_before`, which may be null: what the attempts before this one could not have.
+  explicit Obstacle(const GoneExtents* gone_before = nullptr) : gone(gone_before) {}
   Obstacle(const Obstacle&) = delete;
   Obstacle& operator=(const Obstacle&) = delete;
   ~Obstacle() {
@@ -67,12 +75,15 @@ struct Obstacle {
   }
 
   absl::Status Absent(Address where);
+  // Why an earlier attempt could not have what is absent; null: none tried.
+  const absl::Status* WhyGone(Address where) const;
   // As long as the obstacle is there, `set_ups_entered` has a window open.
   absl::Status NotReady(Address node, unsigned node_level, WriteWindows* set_ups_entered);
   absl::Status NoView(InnerFrame* which);
   absl::Status SplitUnderWay();
 
  private:
+  const GoneExtents* const gone;
   WriteWindows* set_ups = nullptr;
   WriteWindows::Token set_up;
 };
@@ -195,7 +206,7 @@ struct Index::Impl {
   // ---- index_descend.cc
   // An extent that can't be faulted in may have been freed since, with all that led to it: that is
   // no error until it is met again. `gone` remembers it between attempts.
-  absl::Status Overcome(const Obstacle& obstacle, Address* gone);
+  absl::Status Overcome(const Obstacle& obstacle, GoneExtents* gone);
   absl::Status DescendToFrame(const LeafTarget& target, unsigned level, InnerFrame** frame,
                               const InnerView** view, Obstacle& obstacle) const;
   absl::Status DescendToLeaf(const LeafTarget& target, LeafPosition* at, Obstacle& obstacle) const;
@@ -394,9 +405,9 @@ struct Index::Impl {
   // Runs an attempt until it meets no obstacle.
   template <typename Attempt>
   absl::Status Run(Attempt attempt) {
-    Address gone = kNullAddress;
+    GoneExtents gone;
     for (;;) {
-      Obstacle obstacle;
+      Obstacle obstacle(&gone);
       {
         rcu::ReadGuard guard;
         absl::Status status = attempt(obstacle);

@@ -20,6 +20,14 @@ absl::Status Obstacle::Absent(Address where) {
   return absl::Status(absl::StatusCode::kUnavailable, "");
 }
 
+const absl::Status* Obstacle::WhyGone(Address where) const {
+  if (gone == nullptr) return nullptr;
+  for (const GoneExtent& extent : *gone) {
+    if (extent.address == where) return &extent.why;
+  }
+  return nullptr;
+}
+
 absl::Status Obstacle::NotReady(Address node, unsigned node_level, WriteWindows* set_ups_entered) {
   if (set_ups == nullptr) {
     set_ups = set_ups_entered;

@@ -75,9 +75,9 @@ absl::Status Index::Impl::ScanLeaf(std::string_view from,
                                    std::string* next_from, bool* end) {
   // `from` may be *next_from's own bytes; that is written only when `from` is done with.
   std::vector<Address> absent;
-  Address gone = kNullAddress;
+  GoneExtents gone;
   for (;;) {
-    Obstacle obstacle;
+    Obstacle obstacle(&gone);
     {
       rcu::ReadGuard guard;
       ScanResult result;

@@ -320,9 +320,9 @@ absl::Status Index::Impl::LeafReader::Attempt(Obstacle& obstacle) {
 absl::Status Index::Impl::ReadLeafAt(uint64_t number, const LeafTarget& target,
                                      LeafContents* contents) {
   LeafReader reader = {*this, number, target, *contents, {}, {}, {}};
-  Address gone = kNullAddress;
+  GoneExtents gone;
   for (;;) {
-    Obstacle obstacle;
+    Obstacle obstacle(&gone);
     {
       rcu::ReadGuard guard;
       absl::Status status = reader.Attempt(obstacle);
