@@ -110,11 +110,10 @@ bool IsOfProgram(const void* address) {
 
 constexpr unsigned kNever = ~0u;
 thread_local unsigned fences_to_live = kNever;
-thread_local bool dead = false;
 std::atomic<bool> process_dead{false};
 
-// Whether what this thread does is of no effect any more.
-bool IsDead() { return dead || process_dead.load(std::memory_order_relaxed); }
+// Whether what any thread does is of no effect any more.
+bool IsDead() { return process_dead.load(std::memory_order_relaxed); }
 thread_local unsigned fence_delay_ms = 0;
 std::atomic<unsigned> grace_delay_ms{0};
 thread_local jmp_buf place_of_death;
@@ -137,7 +136,6 @@ void MeetFate(const void* caller) {
   if (fence_delay_ms != 0) usleep(fence_delay_ms * 1000);
   if (IsDead() || fences_to_live == kNever || !IsOfProgram(caller)) return;
   if (fences_to_live-- > 0) return;
-  dead = true;
   longjmp(place_of_death, 1);
 }
 
@@ -235,19 +233,24 @@ std::vector<CallSite> CallSites() {
 
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run) {
   fences_to_live = fences;
-  if (setjmp(place_of_death) == 0) run();
+  if (setjmp(place_of_death) == 0) {
+    run();
+  } else {
+    // Before the mutexes: whoever waits for one never gets it from a dead process.
+    EndProcess();
+  }
   fences_to_live = kNever;
   for (; !held_mutexes.empty(); held_mutexes.pop_back()) Unlock(held_mutexes.back());
 }
 void EndProcess() {
+  if (IsDead()) return;
   if (Observer* seen_by = observer.load(std::memory_order_acquire)) seen_by->OnDeath();
   process_dead.store(true, std::memory_order_relaxed);
 }
 void BeginProcess() {
   Observer* seen_by = observer.load(std::memory_order_acquire);
-  if (seen_by != nullptr && process_dead.load(std::memory_order_relaxed)) seen_by->OnBirth();
+  if (seen_by != nullptr && IsDead()) seen_by->OnBirth();
   fences_to_live = kNever;
-  dead = false;
   process_dead.store(false, std::memory_order_relaxed);
   late_flushes.clear();
   thread_number = NextThreadNumber();

@@ -82,14 +82,14 @@ void Mutate(const CallSite& site, Mutation mutation);
 
 // The process dies in this thread: at its fence or msync number `fences`, from 0, one of daxkv's,
 // before it takes effect. There `run` ends: no destructor of its frames runs, locks in leaves that
-// it held stay locked and memory that it had is lost, as when a process dies. Mutexes are unlocked,
-// for what is left of the store to be destroyed. No flush or fence of the thread counts from then
-// on, until EndProcess, or BeginProcess.
+// it held stay locked and memory that it had is lost, as when a process dies. That ends the process
+// (EndProcess), and only then are mutexes unlocked, for what is left of the store to be destroyed:
+// what another thread does with one must not count.
 void RunUntilDeath(unsigned fences, absl::FunctionRef<void()> run);
-// The process is dead: no flush, fence or barrier of any thread counts until BeginProcess, as what
-// is left of its objects is destroyed. It died before the flushes that no fence has completed: what
-// it stored is in the caches, and nobody has begun to write it back. What is stored from here on,
-// while its objects go, BeginProcess takes back.
+// The process is dead, if it was not before: no flush, fence or barrier of any thread counts until
+// BeginProcess, as what is left of its objects is destroyed. It died before the flushes that no
+// fence has completed: what it stored is in the caches, and nobody has begun to write it back. What
+// is stored from here on, while its objects go, BeginProcess takes back.
 void EndProcess();
 // The thread is a new process's from here on: another one than before to whoever asks.
 void BeginProcess();
