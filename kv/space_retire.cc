@@ -308,14 +308,17 @@ absl::Status Space::Impl::TruncateExtents(std::vector<ExtentFrame*>* frames) {
 }
 
 // Frames that are truncated, or set aside, become null. If one of the group can't be truncated, its
-// halves are tried.
+// halves are tried: some of it may have been released.
 void Space::Impl::TruncateNeighbours(absl::Span<ExtentFrame*> group, absl::Status* status) {
   const absl::Status truncated = WithoutExceptions([&] { return TruncateTogether(group); });
   if (truncated.ok()) {
     std::fill(group.begin(), group.end(), nullptr);
-  } else if (group.size() == 1 || absl::IsInternal(truncated) ||
-             std::find(group.begin(), group.end(), nullptr) != group.end()) {
+  } else if (group.size() == 1 || absl::IsInternal(truncated)) {
     if (!absl::IsDeadlineExceeded(truncated)) status->Update(truncated);
+  } else if (std::find(group.begin(), group.end(), nullptr) != group.end()) {
+    for (size_t i = 0; i < group.size(); ++i) {
+      if (group[i] != nullptr) TruncateNeighbours(group.subspan(i, 1), status);
+    }
   } else {
     TruncateNeighbours(group.subspan(0, group.size() / 2), status);
     TruncateNeighbours(group.subspan(group.size() / 2), status);
@@ -362,16 +365,23 @@ void Space::Impl::ListAside() noexcept {
   while (aside != nullptr) {
     ExtentFrame* const frame = aside;
     const absl::Status inserted = WithoutExceptions([&] {
+      const absl::StatusOr<dax::Run> run = FindExtent(frame->run().first_page);
+      if (!run.ok()) return run.status();
+      if (!run->live) return absl::NotFoundError("");
       ReserveMore(held_frames, 1);
       return InsertFrame(frame);
     });
-    if (!inserted.ok() && !absl::IsAlreadyExists(inserted)) return;
+    const bool gone = absl::IsNotFound(inserted) || absl::IsAlreadyExists(inserted);
+    if (!inserted.ok() && !gone) return;
     aside = frame->next_aside;
     if (inserted.ok()) {
       if (!frame->held.empty()) held_frames.push_back(frame);
       if (!frame->is_large()) Attach(frame);
     } else {
-      // A late retire has led to the extent, which got another frame, or the listing has.
+      // Its run was released before the truncation failed; or a late retire has led to the extent,
+      // or the listing, which got another frame and counted it.
+      const uint64_t size_bytes = frame->run().size_bytes();
+      ClassOf(*frame).run_size_bytes.fetch_sub(size_bytes, std::memory_order_relaxed);
       ForgetHeld(frame);
       rcu::Retire(frame);
     }
