@@ -46,23 +46,25 @@ unsigned SearchIn(const InnerView& view, const LeafTarget& target) {
 
 }  // namespace
 
+const InnerView* Index::Impl::ViewToSearch(const LeafTarget& target, InnerFrame** frame) {
+  for (;;) {
+    const InnerView* view = (*frame)->view.load(std::memory_order_acquire);
+    if (view == nullptr) return nullptr;
+    if (view->right() == nullptr || !target.IsRightOf(view->right_fence())) return view;
+    // BuildView and SplitInner make sure that fences ascend along `right`, so this ends.
+    *frame = view->right();
+  }
+}
+
 absl::Status Index::Impl::DescendToFrame(const LeafTarget& target, unsigned level,
                                          InnerFrame** frame, const InnerView** view,
                                          Obstacle& obstacle) const {
-  InnerFrame* at = root_frame.load(std::memory_order_acquire);
+  *frame = root_frame.load(std::memory_order_acquire);
   for (;;) {
-    const InnerView* seen = at->view.load(std::memory_order_acquire);
-    if (seen == nullptr) return obstacle.NoView(at);
-    if (seen->right() != nullptr && target.IsRightOf(seen->right_fence())) {
-      // BuildView and SplitInner make sure that fences ascend along `right`, so this ends.
-      at = seen->right();
-    } else if (at->level > level) {
-      at = seen->frame(SearchIn(*seen, target));
-    } else {
-      *frame = at;
-      *view = seen;
-      return absl::OkStatus();
-    }
+    *view = ViewToSearch(target, frame);
+    if (*view == nullptr) return obstacle.NoView(*frame);
+    if ((*frame)->level == level) return absl::OkStatus();
+    *frame = (*view)->frame(SearchIn(**view, target));
   }
 }
 

@@ -207,6 +207,9 @@ struct Index::Impl {
   // An extent that can't be faulted in may have been freed since, with all that led to it: that is
   // no error until it is met again. `gone` remembers it between attempts.
   absl::Status Overcome(const Obstacle& obstacle, GoneExtents* gone);
+  // Of the frame, or of one right of it on its level, if that is meant: sets *frame. Null: the
+  // frame has no view.
+  static const InnerView* ViewToSearch(const LeafTarget& target, InnerFrame** frame);
   absl::Status DescendToFrame(const LeafTarget& target, unsigned level, InnerFrame** frame,
                               const InnerView** view, Obstacle& obstacle) const;
   absl::Status DescendToLeaf(const LeafTarget& target, LeafPosition* at, Obstacle& obstacle) const;
@@ -266,6 +269,7 @@ struct Index::Impl {
   void ForgetStray(LeafNode& leaf, uint64_t slot) noexcept;
 
   // ---- index_find_many.cc
+  class ManyFinds;
   void FindMany(absl::Span<const std::string_view> keys,
                 absl::FunctionRef<absl::Status(size_t, const RecordView&)> visit,
                 absl::Span<absl::Status> statuses);
