@@ -14,7 +14,7 @@ namespace {
 // not too few records or too many, and of each record its beginning; longer ones have the
 // processor's own prefetching.
 constexpr uint64_t kPrefetchedAheadSizeBytes = 4096;
-constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 12;
+constexpr size_t kFewestPrefetchedRecords = 3, kMostPrefetchedRecords = 16;
 constexpr uint64_t kMostPrefetchedSizeBytes = 1280;
 constexpr uint64_t kLineSizeBytes = 64;
 // The record that this thread came by last: the next one is as long, mostly. A guess only, of any
@@ -200,8 +200,14 @@ void Iterator::Impl::PrefetchAhead() {
                                kFewestPrefetchedRecords, kMostPrefetchedRecords);
   }
   const uint64_t size_bytes = std::min(record_size_bytes, kMostPrefetchedSizeBytes);
+  // Several at once: page walks overlap only if the prefetches follow one another closely.
+  if (prefetched > position + ahead / 2 && prefetched < leaf.entries.size()) return;
   const size_t end = std::min(position + ahead, leaf.entries.size());
-  for (prefetched = std::max(prefetched, position); prefetched < end; ++prefetched) {
+  const size_t begin = std::max(prefetched, position);
+  for (size_t i = begin; i < end; ++i) {
+    __builtin_prefetch(engine->memory().At(leaf.entries[i].record));
+  }
+  for (prefetched = begin; prefetched < end; ++prefetched) {
     PrefetchLines(leaf.entries[prefetched].record, size_bytes);
   }
   if (next_prefetched || end < leaf.entries.size() || leaf.next == kNullAddress) return;
