@@ -50,6 +50,7 @@ const InnerView* Index::Impl::ViewToSearch(const LeafTarget& target, InnerFrame*
   for (;;) {
     const InnerView* view = (*frame)->view.load(std::memory_order_acquire);
     if (view == nullptr) return nullptr;
+    view->PrefetchSearch();
     if (view->right() == nullptr || !target.IsRightOf(view->right_fence())) return view;
     // BuildView and SplitInner make sure that fences ascend along `right`, so this ends.
     *frame = view->right();

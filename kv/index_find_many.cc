@@ -81,11 +81,7 @@ class Index::Impl::ManyFinds {
     for (unsigned level = root == nullptr ? 0 : root->level; level > 0; --level) {
       ForEach([&](size_t i, Look& look) {
         look.guess.view = ViewToSearch(keys_[i], &look.frame);
-        if (look.guess.view == nullptr) {
-          look.status = obstacle_.NoView(look.frame);
-        } else {
-          look.guess.view->PrefetchSearch();
-        }
+        if (look.guess.view == nullptr) look.status = obstacle_.NoView(look.frame);
       });
       ForEach([&](size_t i, Look& look) {
         look.guess.child = look.guess.view->Search(keys_[i]);

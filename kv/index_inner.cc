@@ -180,7 +180,7 @@ absl::Status Index::Impl::BuildView(InnerFrame* frame) {
         ExactSplitCount(*frame, right.frame, children[i].address, NextIn(children, i));
     if (frame->level > 1) children[i].frame = FrameOf(children[i].address, frame->level - 1);
   }
-  PublishView(frame, std::make_unique<InnerView>(children, right));
+  PublishView(frame, InnerView::Make(children, right));
   return absl::OkStatus();
 }
 
@@ -229,8 +229,8 @@ std::unique_ptr<const InnerView> Index::Impl::ViewWith(const NewChild& added,
                                                        const InnerView& view) {
   const unsigned left = view.Search(added.fence);
   if (view.separator(left) == added.fence || !view.MayGain(added.fence)) {
-    return std::make_unique<InnerView>(ChildrenWith(added, frame, view),
-                                       InnerView::Right{view.right(), view.right_fence()});
+    return InnerView::Make(ChildrenWith(added, frame, view),
+                           InnerView::Right{view.right(), view.right_fence()});
   }
   const auto address_of = [&](unsigned i) {
     return frame.level > 1 ? view.frame(i)->address : view.leaf(i);
@@ -243,7 +243,7 @@ std::unique_ptr<const InnerView> Index::Impl::ViewWith(const NewChild& added,
   child.split_count = ExactSplitCount(frame, view.right(), added.address, next);
   const uint32_t left_split_count =
       ExactSplitCount(frame, view.right(), address_of(left), added.address);
-  return std::make_unique<InnerView>(view, left, left_split_count, child);
+  return view.With(left, left_split_count, child);
 }
 
 // `made`: the right half, if the parent had to be split.
@@ -306,11 +306,10 @@ absl::Status Index::Impl::SplitInner(InnerFrame* frame, const std::vector<Child>
   const std::vector<Child> right_children(children.begin() + middle, children.end());
   absl::StatusOr<std::string_view> fence = LowFence(Header(right_children.front().address));
   if (!fence.ok()) return fence.status();
-  auto right_view = std::make_unique<InnerView>(right_children, old_right);
+  auto right_view = InnerView::Make(right_children, old_right);
   const Address right_address = slot->address();
   auto right_frame = std::make_unique<InnerFrame>(right_address, frame->level);
-  auto left_view =
-      std::make_unique<InnerView>(left_children, InnerView::Right{right_frame.get(), *fence});
+  auto left_view = InnerView::Make(left_children, InnerView::Right{right_frame.get(), *fence});
   InnerFrame* right = right_frame.get();
   {
     std::lock_guard<std::mutex> lock(frames_mutex);

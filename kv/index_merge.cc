@@ -265,7 +265,7 @@ std::unique_ptr<const InnerView> Index::Impl::LeafRewrite::NextView(
     first->split_count = run.exact ? 0 : InnerView::kUnknownSplitCount;
     now.erase(first + 1, first + static_cast<ptrdiff_t>(run.end - run.begin));
   }
-  return std::make_unique<InnerView>(now, InnerView::Right{view.right(), view.right_fence()});
+  return InnerView::Make(now, InnerView::Right{view.right(), view.right_fence()});
 }
 
 void Index::Impl::LeafRewrite::CollectStores() {

@@ -1,5 +1,9 @@
 // The view of an inner node: its children in order, in DRAM. Internal to kv/.
 //
+// A view is one block of memory, so that a search follows no pointer but the one to the view, and
+// can ask for all that it will read as soon as it has that:
+//   InnerView | a head for each child | a link for each child | the separators' bytes
+//
 // Thread safety: a view is immutable; it is published by InnerFrame::view and freed by RCU after it
 // was replaced. A frame lives as long as its index.
 #ifndef DAXKV_KV_INNER_VIEW_H_
@@ -55,11 +59,14 @@ class InnerView : public rcu::Head {
   };
 
   // `children` in strictly ascending order, one at least.
-  InnerView(const std::vector<Child>& children, const Right& right);
-  // `before` with one child more, right of child `left`, whose split count is `left_split_count`
-  // from now on; before.MayGain(added.separator). Copies, and computes next to nothing.
-  InnerView(const InnerView& before, unsigned left, uint32_t left_split_count, const Child& added);
-  // Whether the constructor above does for a new separator: it has the prefix of all the others.
+  static std::unique_ptr<const InnerView> Make(const std::vector<Child>& children,
+                                               const Right& right);
+  // This one with one child more, right of child `left`, whose split count is `left_split_count`
+  // from now on; MayGain(added.separator). Copies, and computes next to nothing.
+  std::unique_ptr<const InnerView> With(unsigned left, uint32_t left_split_count,
+                                        const Child& added) const;
+  static void operator delete(void* view) { ::operator delete(view); }
+  // Whether With does for a new separator: it has the prefix of all the others.
   bool MayGain(std::string_view separator) const {
     return count_ > 1 && separator.substr(0, prefix_.size()) == prefix_;
   }
@@ -81,19 +88,19 @@ class InnerView : public rcu::Head {
 
   // Ask the processor for what Search reads; and for what leads to child i.
   void PrefetchSearch() const {
-    for (unsigned i = 0; i < count_; i += 8) __builtin_prefetch(heads_ + i);
+    for (unsigned i = 0; i < count_; i += 8) __builtin_prefetch(heads() + i);
   }
-  void PrefetchChild(unsigned i) const { __builtin_prefetch(links_ + i); }
+  void PrefetchChild(unsigned i) const { __builtin_prefetch(links() + i); }
 
   unsigned size() const { return count_; }
   // Of a level-1 node.
-  Address leaf(unsigned i) const { return links_[i].leaf; }
-  uint32_t split_count(unsigned i) const { return links_[i].split_count; }
+  Address leaf(unsigned i) const { return links()[i].leaf; }
+  uint32_t split_count(unsigned i) const { return links()[i].split_count; }
   // Of a node above level 1.
-  InnerFrame* frame(unsigned i) const { return links_[i].frame; }
+  InnerFrame* frame(unsigned i) const { return links()[i].frame; }
   std::string_view separator(unsigned i) const {
-    const uint32_t begin = i == 0 ? 0 : links_[i - 1].separator_end;
-    return std::string_view(bytes_ + begin, links_[i].separator_end - begin);
+    const uint32_t begin = i == 0 ? 0 : links()[i - 1].separator_end;
+    return std::string_view(bytes() + begin, links()[i].separator_end - begin);
   }
   // All of it again, for the next version; the separators are views into this one. `level` is the
   // node's.
@@ -110,20 +117,34 @@ class InnerView : public rcu::Head {
     uint32_t separator_end;
   };
 
+  // The room behind the object.
+  struct Room {
+    uint64_t size_bytes;
+  };
+  static void* operator new(size_t object_size_bytes, Room room) {
+    return ::operator new(object_size_bytes + room.size_bytes);
+  }
+  static void operator delete(void* view, Room) { ::operator delete(view); }
+  static Room RoomFor(uint64_t count, uint64_t separators_size_bytes) {
+    return {count * (sizeof(uint64_t) + sizeof(Link)) + separators_size_bytes};
+  }
   static Link LinkTo(const Child& child, uint32_t separator_end);
-  // Makes room for count_ children with separators of so many bytes; *links and *bytes lie behind
-  // the heads, which are returned.
-  uint64_t* Allocate(uint64_t separators_size_bytes, Link** links, char** bytes);
 
-  unsigned count_;
-  std::string prefix_;                   // Which all separators but the first begin with.
-  std::unique_ptr<uint64_t[]> storage_;  // Heads, then links, then the separators' bytes.
-  const uint64_t* heads_;                // Past the prefix. heads_[0] is 0: "anything less".
-  const Link* links_;
-  const char* bytes_;
-  uint64_t storage_size_bytes_;
-  InnerFrame* right_;
-  std::string right_fence_;
+  InnerView(unsigned count, std::string_view prefix, const Right& right)
+      : count_(count), prefix_(prefix), right_(right.frame), right_fence_(right.fence) {}
+
+  // Past the prefix. heads()[0] is 0: "anything less".
+  const uint64_t* heads() const { return reinterpret_cast<const uint64_t*>(this + 1); }
+  uint64_t* heads() { return reinterpret_cast<uint64_t*>(this + 1); }
+  const Link* links() const { return reinterpret_cast<const Link*>(heads() + count_); }
+  Link* links() { return reinterpret_cast<Link*>(heads() + count_); }
+  const char* bytes() const { return reinterpret_cast<const char*>(links() + count_); }
+  char* bytes() { return reinterpret_cast<char*>(links() + count_); }
+
+  const unsigned count_;
+  const std::string prefix_;  // Which all separators but the first begin with.
+  InnerFrame* const right_;
+  const std::string right_fence_;
 };
 
 }  // namespace daxkv::kv

@@ -76,7 +76,8 @@ TEST(InnerViewTest, SearchAgreesWithItsDefinition) {
   std::mt19937 random(1);
   for (int round = 0; round < 600; ++round) {
     const RandomNode node(random, round);
-    const InnerView view(node.children, InnerView::Right());
+    const auto made = InnerView::Make(node.children, InnerView::Right());
+    const InnerView& view = *made;
     node.ExpectIn(view, random);
     const std::vector<Child> again = view.Children(/*level=*/1);
     ASSERT_EQ(again.size(), node.children.size());
@@ -96,15 +97,17 @@ TEST(InnerViewTest, AViewThatGainsAChildIsAsIfMadeWithIt) {
     std::vector<Child> others = node.children;
     others[place - 1].split_count = InnerView::kUnknownSplitCount;
     others.erase(others.begin() + place);
-    const InnerView before(others, {&right, "\xff\xff"});
+    const auto before = InnerView::Make(others, {&right, "\xff\xff"});
     const Child& added = node.children[place];
-    if (!before.MayGain(added.separator)) continue;
+    if (!before->MayGain(added.separator)) continue;
     ++gained;
-    const InnerView view(before, place - 1, node.children[place - 1].split_count, added);
+    const auto made = before->With(place - 1, node.children[place - 1].split_count, added);
+    const InnerView& view = *made;
     node.ExpectIn(view, random);
     EXPECT_EQ(view.right(), &right);
-    EXPECT_EQ(view.right_fence(), before.right_fence());
-    EXPECT_EQ(view.size_bytes(), InnerView(node.children, {&right, "\xff\xff"}).size_bytes());
+    EXPECT_EQ(view.right_fence(), before->right_fence());
+    EXPECT_EQ(view.size_bytes(),
+              InnerView::Make(node.children, {&right, "\xff\xff"})->size_bytes());
   }
   EXPECT_GT(gained, 300u);
 }
@@ -113,14 +116,14 @@ TEST(InnerViewTest, CoversUpToTheRightFence) {
   InnerFrame right(4096, 1);
   std::vector<Child> children(1);
   children[0].address = 1024;
-  const InnerView edge(children, InnerView::Right());
-  EXPECT_TRUE(edge.Covers("\xff\xff\xff"));
-  const InnerView view(children, {&right, "m"});
-  EXPECT_TRUE(view.Covers(""));
-  EXPECT_TRUE(view.Covers("lzzz"));
-  EXPECT_FALSE(view.Covers("m"));
-  EXPECT_FALSE(view.Covers("ma"));
-  EXPECT_EQ(view.right(), &right);
+  const auto edge = InnerView::Make(children, InnerView::Right());
+  EXPECT_TRUE(edge->Covers("\xff\xff\xff"));
+  const auto view = InnerView::Make(children, {&right, "m"});
+  EXPECT_TRUE(view->Covers(""));
+  EXPECT_TRUE(view->Covers("lzzz"));
+  EXPECT_FALSE(view->Covers("m"));
+  EXPECT_FALSE(view->Covers("ma"));
+  EXPECT_EQ(view->right(), &right);
 }
 
 }  // namespace
