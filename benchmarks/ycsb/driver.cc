@@ -103,6 +103,7 @@ class PhaseRun {
       : settings_(settings),
         phase_(phase),
         workload_(workload),
+        engine_(engine),
         status_(status),
         target_(settings.Real("target")),
         group_(phase == Phase::kLoad ? engine->load_group_records() : 1) {}
@@ -138,12 +139,16 @@ class PhaseRun {
     for (size_t i = 0; i < writers_.size(); ++i) {
       writers_[i]->thread = std::thread([this, i] { RunWriter(i); });
     }
-    start_ = gate_.OpenWhenWaiting(clients_.size() + writers_.size());
+    std::thread compactor;
+    const bool compacts = phase_ == Phase::kRun && settings_.Flag("backgroundcompaction");
+    if (compacts) compactor = std::thread([this] { RunCompactions(); });
+    start_ = gate_.OpenWhenWaiting(clients_.size() + writers_.size() + (compacts ? 1 : 0));
     Watch();
     for (const std::unique_ptr<Client>& client : clients_) client->thread.join();
     // Relaxed: a flag that says nothing about other memory.
     done_.store(true, std::memory_order_relaxed);
     for (const std::unique_ptr<Client>& writer : writers_) writer->thread.join();
+    if (compacts) compactor.join();
     return std::chrono::duration<double, std::milli>(end_ - start_).count();
   }
 
@@ -168,6 +173,8 @@ class PhaseRun {
     }
     return totals;
   }
+  // Of the background; once Run has returned. An error ended the run.
+  const absl::StatusOr<uint64_t>& Compactions() const { return compactions_; }
 
  private:
   // Updates without a pause for as long as the clients run.
@@ -176,6 +183,19 @@ class PhaseRun {
     Worker worker(workload_, writer->session.get(), &writer->measurements, clients_.size() + index);
     gate_.WaitUntilOpen();
     while (!done_.load(std::memory_order_relaxed)) worker.UpdateAny();
+  }
+
+  // Compacts again and again for as long as the clients run.
+  void RunCompactions() {
+    gate_.WaitUntilOpen();
+    while (!done_.load(std::memory_order_relaxed)) {
+      if (absl::Status status = engine_->Compact(); !status.ok()) {
+        compactions_ = status;
+        stop_.store(true, std::memory_order_relaxed);
+        return;
+      }
+      ++*compactions_;
+    }
   }
 
   void RunClient(size_t index) {
@@ -285,6 +305,7 @@ class PhaseRun {
   const Settings& settings_;
   const Phase phase_;
   CoreWorkload* const workload_;
+  Engine* const engine_;
   std::ostream* const status_;
   const double target_;
   const size_t group_;
@@ -292,7 +313,8 @@ class PhaseRun {
   StartingGate gate_;
   Clock::time_point start_;
   std::atomic<bool> stop_{false};
-  std::atomic<bool> done_{false};  // For the background writers.
+  std::atomic<bool> done_{false};  // For the background.
+  absl::StatusOr<uint64_t> compactions_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
   size_t finished_ = 0;    // Under mutex_.
@@ -313,6 +335,8 @@ std::vector<PropertyRule> DriverRules() {
                 "seconds after which a phase ends; 0: never"),
       WholeRule("backgroundwriters", "0", 0, 64,
                 "threads besides that update at full speed as long as a run lasts"),
+      FlagRule("backgroundcompaction", false,
+               "a thread besides that compacts the store again and again as long as a run lasts"),
       FlagRule(
           "warmup", false,
           "read every record once before a run begins, so that no page is touched first in it"),
@@ -350,7 +374,7 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
   RunResult result;
   MeasurementTotals writer_totals;
   double run_ms;
-  uint64_t cpu_ns;
+  uint64_t cpu_ns, compactions = 0;
   {
     PhaseRun run(settings, phase, workload->get(), engine->get(), status);
     if (absl::Status prepared = run.Prepare(engine->get()); !prepared.ok()) return prepared;
@@ -358,6 +382,8 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
     result.totals = run.Totals(/*finished=*/true);
     writer_totals = run.WriterTotals();
     cpu_ns = run.CpuNs();
+    if (!run.Compactions().ok()) return run.Compactions().status();
+    compactions = *run.Compactions();
   }
   double compact_ms = 0;
   if (settings.Flag("compactatend")) {
@@ -386,6 +412,9 @@ absl::StatusOr<RunResult> RunPhase(const EngineType& type, const Settings& setti
   for (ReportLine& line : OperationLines(writer_totals, *percentiles)) {
     line.section = "BACKGROUND-" + line.section;
     result.lines.push_back(std::move(line));
+  }
+  if (settings.Flag("backgroundcompaction")) {
+    result.lines.push_back({"BACKGROUND-COMPACTION", "Operations", absl::StrCat(compactions)});
   }
   Append(process_lines, &result.lines);
   const std::string section = absl::AsciiStrToUpper(type.name);

@@ -277,6 +277,25 @@ TEST_F(DriverTest, BackgroundWritersAreToldApart) {
               HasSubstr(absl::StrCat("[BACKGROUND-UPDATE], Operations, ", shelf->updates.load())));
 }
 
+TEST_F(DriverTest, BackgroundCompactionGoesOnAsLongAsTheRun) {
+  const std::string more = " -P benchmarks/workloads/workloadc -p fieldcount=1";
+  ASSERT_TRUE(Ycsb("load shelf" + more).ok());
+  absl::StatusOr<RunResult> result =
+      Ycsb("run shelf -p backgroundcompaction=true -p operationcount=100000" + more);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GT(shelf->compactions, 1);
+  EXPECT_THAT(
+      ReportText(result->lines),
+      HasSubstr(absl::StrCat("[BACKGROUND-COMPACTION], Operations, ", shelf->compactions.load())));
+}
+
+TEST_F(DriverTest, AFailedBackgroundCompactionEndsTheRun) {
+  absl::StatusOr<RunResult> result = Ycsb(
+      "run null -P benchmarks/workloads/workloadc -p backgroundcompaction=true "
+      "-p maxexecutiontime=600 -p operationcount=0");
+  EXPECT_TRUE(absl::IsUnimplemented(result.status())) << result.status();
+}
+
 TEST_F(DriverTest, TellsTheProcessMemory) {
   absl::StatusOr<RunResult> result = Ycsb("load shelf -P benchmarks/workloads/workloada");
   ASSERT_TRUE(result.ok());

@@ -22,7 +22,8 @@ goals, and a plot for each workload.
 Studies
   throughput  operations a second and latencies of the workloads, memory besides the store
   growth      load and C with 100 k, 1 M and 10 M records (of daxkv and the floor, unless told)
-  beside      latencies of reads alone, and beside a thread that writes at full speed
+  beside      latencies of reads alone, beside a thread that writes at full speed, and beside
+              that and one that compacts
   open        time to open after a clean close, and after SIGKILL
   space       blocks on the file system after load, overwrite, delete and compaction
   report      takes no samples: only writes the tables and plots of those there are

@@ -138,22 +138,33 @@ def growth(bench):
     throughput(grown)
 
 
+# What goes on beside the reads, and the properties that have it do so.
+COMPACTION = "C+1w+compact"
+BACKGROUNDS = {
+    "C+0w": {},
+    "C+1w": {"backgroundwriters": 1},
+    COMPACTION: {"backgroundwriters": 1, "backgroundcompaction": "true"},
+}
+
+
 def beside(bench):
-    """Latencies of reads alone, and beside a thread that updates at full speed."""
+    """Latencies of reads alone, beside a thread that updates at full speed, and beside that and one
+    that compacts again and again."""
     for number, records, value_bytes, _, engine in _cells(
             dataclasses.replace(bench, thread_counts=[1])):
         if engine.kind in (engines.FLOOR, engines.DRIVER):
             continue
         operations = bench.operations_for(records)
         properties = bench.run_properties(READS, records, operations, value_bytes)
-        names = {writers: _name("beside", engine, f"C+{writers}w", value_bytes, 1, records,
-                                operations, number, bench.warm) for writers in (0, 1)}
+        names = {what: _name("beside", engine, what, value_bytes, 1, records, operations, number,
+                             bench.warm)
+                 for what in BACKGROUNDS if engine.compacts or what != COMPACTION}
         if all(bench.results.has(name) for name in names.values()):
             continue
         with bench.store(engine) as store:
             store.run("load", "load", properties)
-            for writers, name in names.items():
-                sample = store.run("run", READS, {**properties, "backgroundwriters": writers})
+            for what, name in names.items():
+                sample = store.run("run", READS, {**properties, **BACKGROUNDS[what]})
                 if not bench.results.has(name):
                     bench.keep(name, sample)
 

@@ -1,6 +1,6 @@
 """The report: Markdown tables, aligned so that they read well as plain text too."""
 
-from comparison import engines, goals, summary as summaries, workloads
+from comparison import engines, goals, studies, summary as summaries, workloads
 
 DISTURBED_MARK = "*"
 
@@ -187,13 +187,13 @@ def _study_table(summary, study, steps, pick, text, title):
 
 
 def beside_tables(summary):
-    """Latencies of reads alone, and beside a writer."""
+    """Latencies of reads alone, beside a writer, and beside a writer and compaction."""
     parts = []
     for percentile in ("50", "99", "99.9"):
-        parts += _study_table(summary, "beside", ("C+0w", "C+1w"),
+        parts += _study_table(summary, "beside", tuple(studies.BACKGROUNDS),
                               summaries.latency("READ", percentile),
                               lambda figure: f"{figure:.3g}",
-                              f"us of a read, p{percentile}, alone and beside a writer")
+                              f"us of a read, p{percentile}, alone, beside a writer, and with compaction")
     return parts
 
 
