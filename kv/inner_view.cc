@@ -10,6 +10,9 @@ namespace {
 
 constexpr unsigned kNearLinks = 8;  // They lie in three lines at most.
 
+// So that heads may follow at once.
+static_assert(sizeof(InnerView) % alignof(uint64_t) == 0);
+
 }  // namespace
 
 InnerFrame::~InnerFrame() { delete view.load(std::memory_order_relaxed); }
