@@ -14,7 +14,7 @@ constexpr uint64_t kBlockBytes = kHugePages * kPageSizeBytes;
 constexpr uint64_t kAheadShare = 128;
 constexpr uint64_t kMostBlocksAhead = 16;
 // Nothing is done ahead in pools that use less: a block would be much of them.
-constexpr uint64_t kLeastUsedPages = (uint64_t{64} << 20) / kPageSizeBytes;
+constexpr uint64_t kLeastUsedPages = (uint64_t{32} << 20) / kPageSizeBytes;
 // Pages mapped by one call, during which a writer's first touch may have to wait.
 constexpr uint64_t kMapBytes = uint64_t{512} << 10;
 // A kernel that has looked for a huge page so often in vain is not asked again.

@@ -322,7 +322,7 @@ class Pool {
   //   Blocks: reserves them for the pages that will be handed out next, 1/128 of what is in use but
   //   2 MiB at least and 32 MiB at most, and maps them (on kPageCache for reading, which writes
   //   nothing); 2 MiB at a time, during which no other call waits for it, but one that meets a full
-  //   file system, and Trim. None in pools that use less than 64 MiB, nor without holes. Spare
+  //   file system, and Trim. None in pools that use less than 32 MiB, nor without holes. Spare
   //   blocks go back when the file system has no others.
   void ReserveAhead();
   // Whether it may have something to do: AllocateRun came to pages that are not ahead, or left few
